@@ -1,0 +1,77 @@
+//! [`bytes::Buf`]: a rope is read from its front, a cursor from where it stands.
+
+use std::borrow::Borrow;
+use std::io::IoSlice;
+
+use bytes::{Buf, Bytes};
+
+use crate::rope::{Cursor, Rope};
+
+impl Buf for Rope {
+    fn remaining(&self) -> usize {
+        self.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.chunks().next().unwrap_or_default()
+    }
+
+    fn chunks_vectored<'a>(&'a self, dst: &mut [IoSlice<'a>]) -> usize {
+        describe(self.chunks(), dst)
+    }
+
+    #[track_caller]
+    fn advance(&mut self, count: usize) {
+        Rope::advance(self, count);
+    }
+
+    /// Without a copy if one segment holds the bytes, or as cheaply as [`Rope::finalize`] can.
+    #[track_caller]
+    fn copy_to_bytes(&mut self, len: usize) -> Bytes {
+        contiguous(self.split_to(len))
+    }
+}
+
+impl<R: Borrow<Rope>> Buf for Cursor<R> {
+    fn remaining(&self) -> usize {
+        Cursor::remaining(self)
+    }
+
+    fn chunk(&self) -> &[u8] {
+        Cursor::chunk(self)
+    }
+
+    fn chunks_vectored<'a>(&'a self, dst: &mut [IoSlice<'a>]) -> usize {
+        describe(self.chunks(), dst)
+    }
+
+    #[track_caller]
+    fn advance(&mut self, count: usize) {
+        Cursor::advance(self, count);
+    }
+
+    /// Without a copy if one segment holds the bytes, or as cheaply as [`Rope::finalize`] can.
+    #[track_caller]
+    fn copy_to_bytes(&mut self, len: usize) -> Bytes {
+        let start = self.position();
+        Cursor::advance(self, len);
+        contiguous(self.rope().slice(start..start + len))
+    }
+}
+
+fn describe<'a>(chunks: impl Iterator<Item = &'a [u8]>, dst: &mut [IoSlice<'a>]) -> usize {
+    let mut count = 0;
+    for (slot, chunk) in dst.iter_mut().zip(chunks) {
+        *slot = IoSlice::new(chunk);
+        count += 1;
+    }
+    count
+}
+
+fn contiguous(rope: Rope) -> Bytes {
+    match rope.finalize() {
+        Ok(view) => view.into(),
+        // The trait cannot report a lack of memory; like every implementation of it, allocate and see.
+        Err(error) => error.into_rope().to_vec().into(),
+    }
+}

@@ -1,0 +1,77 @@
+//! [`bytes::BufMut`]: whatever writes into a buffer writes straight into the rope's tail.
+#![allow(unsafe_code)] // the trait is unsafe to implement
+
+use std::mem::MaybeUninit;
+
+use bytes::BufMut;
+use bytes::buf::UninitSlice;
+
+use crate::pool::Extent;
+use crate::rope::Rope;
+
+/// Bytes that a writer is offered at least, where the rope is that far from its limit.
+const CHUNK: usize = if cfg!(test) { 8 } else { 4096 };
+
+// SAFETY: `chunk_mut` hands out memory that the tail owns alone, and `advance_mut` counts the same
+// memory as filled; nothing between the two calls changes the tail.
+unsafe impl BufMut for Rope {
+    /// Up to the [limit](Rope::set_limit).
+    fn remaining_mut(&self) -> usize {
+        self.limit().min(isize::MAX as usize).saturating_sub(self.len())
+    }
+
+    unsafe fn advance_mut(&mut self, count: usize) {
+        let offered = self.tail_mut().map_or(0, |tail| tail.spare_mut().len());
+        assert!(
+            count <= offered,
+            "advance_mut: {count} is beyond the {offered} bytes that chunk_mut offered"
+        );
+        if let Some(tail) = self.tail_mut() {
+            // SAFETY: the caller has written them, which is what it promises to this function.
+            unsafe { tail.fill(count) };
+        }
+        self.cut_pieces();
+    }
+
+    /// Pool memory. When the pool has none it is the heap's, and [`PoolStats`](crate::PoolStats) counts
+    /// a fallback.
+    fn chunk_mut(&mut self) -> &mut UninitSlice {
+        let most = self.remaining_mut();
+        let spare = if most == 0 { &mut [] } else { self.writable(CHUNK.min(most)) };
+        let most = most.min(spare.len());
+        UninitSlice::uninit(&mut spare[..most])
+    }
+
+    fn put<T: bytes::Buf>(&mut self, mut src: T)
+    where
+        Self: Sized,
+    {
+        check(self, src.remaining());
+        while src.has_remaining() {
+            let chunk = src.chunk();
+            let count = chunk.len();
+            self.extend_from_slice(chunk);
+            src.advance(count);
+        }
+    }
+
+    fn put_slice(&mut self, src: &[u8]) {
+        check(self, src.len());
+        self.extend_from_slice(src);
+    }
+}
+
+#[track_caller]
+fn check(rope: &Rope, more: usize) {
+    let most = rope.remaining_mut();
+    assert!(more <= most, "{more} bytes are beyond the {most} that the rope's limit leaves");
+}
+
+impl Rope {
+    fn writable(&mut self, want: usize) -> &mut [MaybeUninit<u8>] {
+        if self.make_room(want).is_err() {
+            self.make_room_on_heap(want);
+        }
+        self.tail_mut().map_or(&mut [], Extent::spare_mut)
+    }
+}

@@ -1,0 +1,98 @@
+//! Conversions and comparisons.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::rope::Rope;
+
+macro_rules! from_owned {
+    ($($from:ty),*) => {$(
+        impl From<$from> for Rope {
+            /// One segment, without a copy.
+            fn from(bytes: $from) -> Rope {
+                let mut rope = Rope::new();
+                rope.push(bytes);
+                rope
+            }
+        }
+    )*};
+}
+
+from_owned!(Bytes, BytesMut, Vec<u8>, Box<[u8]>, String, &'static [u8], &'static str);
+
+impl From<Rope> for Vec<u8> {
+    /// Copies, unless the rope is one segment that nobody shares.
+    fn from(mut rope: Rope) -> Vec<u8> {
+        if rope.num_segments() > 1 {
+            return rope.to_vec();
+        }
+        rope.pop_front().map_or_else(Vec::new, Vec::from)
+    }
+}
+
+impl PartialEq for Rope {
+    fn eq(&self, other: &Rope) -> bool {
+        self.len() == other.len() && equal(self.chunks(), other.chunks())
+    }
+}
+
+impl Eq for Rope {}
+
+impl PartialEq<[u8]> for Rope {
+    fn eq(&self, other: &[u8]) -> bool {
+        self.len() == other.len() && equal(self.chunks(), std::iter::once(other))
+    }
+}
+
+impl PartialEq<Rope> for [u8] {
+    fn eq(&self, other: &Rope) -> bool {
+        other == self
+    }
+}
+
+macro_rules! equal_as_slice {
+    ($($other:ty),*) => {$(
+        impl PartialEq<$other> for Rope {
+            fn eq(&self, other: &$other) -> bool {
+                *self == other[..]
+            }
+        }
+
+        impl PartialEq<Rope> for $other {
+            fn eq(&self, other: &Rope) -> bool {
+                *other == self[..]
+            }
+        }
+    )*};
+}
+
+equal_as_slice!(&[u8], Vec<u8>, Bytes);
+
+impl<const N: usize> PartialEq<[u8; N]> for Rope {
+    fn eq(&self, other: &[u8; N]) -> bool {
+        *self == other[..]
+    }
+}
+
+impl<const N: usize> PartialEq<&[u8; N]> for Rope {
+    fn eq(&self, other: &&[u8; N]) -> bool {
+        *self == other[..]
+    }
+}
+
+/// Compares two sequences of non-empty chunks of the same total length.
+fn equal<'a>(one: impl Iterator<Item = &'a [u8]>, mut other: impl Iterator<Item = &'a [u8]>) -> bool {
+    let mut theirs: &[u8] = &[];
+    for mut ours in one {
+        while !ours.is_empty() {
+            if theirs.is_empty() {
+                theirs = other.next().unwrap_or_default();
+            }
+            let count = ours.len().min(theirs.len());
+            if count == 0 || ours[..count] != theirs[..count] {
+                return false;
+            }
+            (ours, theirs) = (&ours[count..], &theirs[count..]);
+        }
+    }
+    true
+}

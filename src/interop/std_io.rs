@@ -1,0 +1,132 @@
+//! `std::io`: a rope is read from its front and written at its end, a cursor is read and sought in.
+
+use std::borrow::Borrow;
+use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
+
+use bytes::Buf;
+
+use crate::recv::LimitReached;
+use crate::rope::{Cursor, Rope};
+
+/// What is read leaves the rope.
+impl Read for Rope {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        Ok(take(self, into))
+    }
+
+    fn read_exact(&mut self, into: &mut [u8]) -> io::Result<()> {
+        take_exact(self, into)
+    }
+
+    fn read_to_end(&mut self, into: &mut Vec<u8>) -> io::Result<usize> {
+        take_all(self, into)
+    }
+}
+
+impl BufRead for Rope {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        Ok(Buf::chunk(self))
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.advance(count);
+    }
+}
+
+/// What is written is copied behind the rope, up to its [limit](Rope::set_limit).
+impl Write for Rope {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = self.limit().saturating_sub(self.len());
+        if room == 0 && !bytes.is_empty() {
+            return Err(LimitReached(self.limit()).into());
+        }
+        let bytes = &bytes[..bytes.len().min(room)];
+        match self.copy_in(bytes) {
+            Err(not_copied) if not_copied.bytes == bytes.len() => Err(not_copied.error),
+            Err(not_copied) => Ok(bytes.len() - not_copied.bytes),
+            Ok(()) => Ok(bytes.len()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What is read stays in the rope.
+impl<R: Borrow<Rope>> Read for Cursor<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        Ok(take(self, into))
+    }
+
+    fn read_exact(&mut self, into: &mut [u8]) -> io::Result<()> {
+        take_exact(self, into)
+    }
+
+    fn read_to_end(&mut self, into: &mut Vec<u8>) -> io::Result<usize> {
+        take_all(self, into)
+    }
+}
+
+impl<R: Borrow<Rope>> BufRead for Cursor<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        Ok(Cursor::chunk(self))
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.advance(count);
+    }
+}
+
+/// The end is the rope's. Unlike a file, a rope has nothing behind it: seeking there is an error.
+impl<R: Borrow<Rope>> Seek for Cursor<R> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let len = self.rope().len();
+        let (base, by) = match to {
+            SeekFrom::Start(at) => (0, i128::from(at)),
+            SeekFrom::End(by) => (len, i128::from(by)),
+            SeekFrom::Current(by) => (self.position(), i128::from(by)),
+        };
+        let target = base as i128 + by;
+        match usize::try_from(target) {
+            Ok(position) if position <= len => {
+                self.set_position(position);
+                Ok(position as u64)
+            }
+            _ => {
+                let message = format!("cannot seek to {target} in a rope of {len} bytes");
+                Err(io::Error::new(io::ErrorKind::InvalidInput, message))
+            }
+        }
+    }
+}
+
+fn take(from: &mut impl Buf, into: &mut [u8]) -> usize {
+    let count = into.len().min(from.remaining());
+    from.copy_to_slice(&mut into[..count]);
+    count
+}
+
+fn take_exact(from: &mut impl Buf, into: &mut [u8]) -> io::Result<()> {
+    let (want, have) = (into.len(), from.remaining());
+    if have < want {
+        // As documented for `read_exact`, what was there is gone.
+        from.advance(have);
+        let message = format!("{want} bytes wanted, {have} left");
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
+    }
+    from.copy_to_slice(into);
+    Ok(())
+}
+
+fn take_all(from: &mut impl Buf, into: &mut Vec<u8>) -> io::Result<usize> {
+    let count = from.remaining();
+    into.try_reserve(count).map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error))?;
+    while from.has_remaining() {
+        let chunk = from.chunk();
+        let len = chunk.len();
+        into.extend_from_slice(chunk);
+        from.advance(len);
+    }
+    Ok(count)
+}

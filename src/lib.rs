@@ -1,0 +1,15 @@
+//! A rope of received pieces for Linux: filled by `readv`, sent by `writev`, finalised by one
+//! mmap-backed contiguous view instead of a join.
+
+mod interop;
+mod pool;
+mod recv;
+mod rope;
+mod send;
+mod sys;
+mod view;
+
+pub use pool::{Backing, Pool, PoolOptions, PoolStats};
+pub use rope::{Cursor, IntoIter, Rope};
+pub use sys::Received;
+pub use view::{FinalizeError, View};

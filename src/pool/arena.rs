@@ -1,0 +1,151 @@
+//! The memory itself: one sparse memfd, mapped once, or anonymous memory where no memfd can be had.
+#![allow(unsafe_code)] // raw access to the mapping
+
+use std::fs::File;
+use std::io;
+use std::ptr::{self, NonNull};
+
+use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
+
+use super::pages::Run;
+use crate::sys::memory;
+
+/// What the pages of a pool are made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Backing {
+    /// One memfd: pages can be given a second address, so views are mapped.
+    #[default]
+    Memfd,
+    /// Anonymous memory, because memfd_create(2) was refused: views over pages that are not side by
+    /// side are copied.
+    Anonymous,
+}
+
+/// Smallest arena worth having; below it the pool reports the kernel's refusal.
+const SMALLEST: u64 = 1 << 20;
+
+pub(crate) struct Arena {
+    map: MmapRaw,
+    /// The memfd that is mapped; `None` for anonymous memory.
+    file: Option<File>,
+    page: usize,
+}
+
+impl Arena {
+    /// Maps `len` bytes, or as much of it as the limits of this process admit.
+    pub(crate) fn new(len: u64, huge_pages: bool) -> io::Result<Arena> {
+        let page = memory::page_size();
+        let arena = Self::on_memfd(len, page).or_else(|_| Self::anonymous(len, page))?;
+        // A child that wrote into shared memory would write into this process's payloads. Failure is
+        // a kernel older than 2.6.16.
+        arena.map.advise(Advice::DontFork)?;
+        if huge_pages {
+            // Advice only: where the kernel has none for shared memory, the pages are small.
+            let _ = arena.map.advise(Advice::HugePage);
+        }
+        Ok(arena)
+    }
+
+    fn on_memfd(len: u64, page: usize) -> io::Result<Arena> {
+        let (file, granted) = memory::memfd(len)?;
+        if granted < len.min(SMALLEST) {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let len = granted;
+        let map = halving(len, page, |len| MmapOptions::new().len(len).map_raw(&file))?;
+        Ok(Arena { map, file: Some(file), page })
+    }
+
+    fn anonymous(len: u64, page: usize) -> io::Result<Arena> {
+        let map = halving(len, page, |len| MmapOptions::new().len(len).no_reserve_swap().map_anon())?;
+        Ok(Arena { map: map.into(), file: None, page })
+    }
+
+    pub(crate) fn page_size(&self) -> usize {
+        self.page
+    }
+
+    /// Whole pages in the arena.
+    pub(crate) fn pages(&self) -> u32 {
+        u32::try_from(self.map.len() / self.page).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn file(&self) -> Option<&File> {
+        self.file.as_ref()
+    }
+
+    pub(crate) fn backing(&self) -> Backing {
+        if self.file.is_some() { Backing::Memfd } else { Backing::Anonymous }
+    }
+
+    /// The address of the byte `offset` bytes into the arena, with provenance for all of it.
+    ///
+    /// # Panics
+    ///
+    /// If `offset` lies beyond the arena.
+    pub(crate) fn at(&self, offset: usize) -> NonNull<u8> {
+        assert!(offset <= self.map.len(), "offset {offset} is beyond the arena's {} bytes", self.map.len());
+        // SAFETY: just checked to be within the mapping, or one past its end.
+        let address = unsafe { self.map.as_mut_ptr().add(offset) };
+        // SAFETY: a mapping never starts at address zero.
+        unsafe { NonNull::new_unchecked(address) }
+    }
+
+    /// Where in the arena these bytes lie, if they do.
+    pub(crate) fn offset_of(&self, bytes: &[u8]) -> Option<usize> {
+        let offset = bytes.as_ptr().addr().checked_sub(self.map.as_ptr().addr())?;
+        (offset.checked_add(bytes.len())? <= self.map.len()).then_some(offset)
+    }
+
+    /// Makes pages resident, so that neither this process nor the kernel faults on them later.
+    ///
+    /// # Errors
+    ///
+    /// When there is no memory for them; touching such a page would have been SIGBUS.
+    pub(crate) fn commit(&self, run: Run) -> io::Result<()> {
+        let (offset, len) = self.bytes_of(run);
+        match (self.map.advise_range(Advice::PopulateWrite, offset, len), &self.file) {
+            // Before Linux 5.14: the memory can still be had beforehand, the page faults cannot.
+            (Err(error), Some(file)) if error.kind() == io::ErrorKind::InvalidInput => {
+                memory::allocate(file, offset as u64, len as u64)
+            }
+            (Err(error), None) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+            (result, _) => result,
+        }
+    }
+
+    /// Gives the memory of these pages back to the system.
+    pub(crate) fn decommit(&self, run: Run) -> io::Result<()> {
+        let (offset, len) = self.bytes_of(run);
+        match &self.file {
+            Some(file) => memory::punch_hole(file, offset as u64, len as u64),
+            // SAFETY: the pages are private to this arena and, as the caller took them, nobody's.
+            None => unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, len) },
+        }
+    }
+
+    /// Overwrites pages that nobody owns any more.
+    pub(crate) fn zero(&self, run: Run) {
+        let (offset, len) = self.bytes_of(run);
+        // SAFETY: within the mapping, see `bytes_of`; the caller is the last owner of the pages.
+        unsafe { ptr::write_bytes(self.at(offset).as_ptr(), 0, len) };
+    }
+
+    fn bytes_of(&self, run: Run) -> (usize, usize) {
+        debug_assert!(run.end() <= self.pages());
+        (run.start as usize * self.page, run.len as usize * self.page)
+    }
+}
+
+/// Tries `map` with `len` bytes and, as long as the kernel refuses, with half as many.
+fn halving<M>(len: u64, page: usize, map: impl Fn(usize) -> io::Result<M>) -> io::Result<M> {
+    let mut len = len;
+    loop {
+        let whole_pages = usize::try_from(len).unwrap_or(usize::MAX) / page * page;
+        match map(whole_pages) {
+            Err(_) if len / 2 >= SMALLEST => len /= 2,
+            done => return done,
+        }
+    }
+}

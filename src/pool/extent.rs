@@ -1,0 +1,301 @@
+//! A run of memory that is being filled from its start, and the pieces cut off its front.
+//!
+//! ```text
+//!     ┌──────────────┬───────────────┬───────────────────┐
+//!     │ filled       │ writable      │ not yet committed │
+//!     └──────────────┴───────────────┴───────────────────┘
+//!     base           + filled        + committed         + capacity
+//!      read only,     this extent's alone
+//!      may be shared
+//! ```
+//!
+//! Pointers come from the mapping or the allocation, never from a slice of the filled part: that part
+//! may be borrowed by others while the rest is being written.
+#![allow(unsafe_code)] // raw pointers into memory that is part shared, part writable
+
+use std::fmt;
+use std::io;
+use std::mem::{ManuallyDrop, MaybeUninit};
+use std::ptr::{self, NonNull};
+use std::slice;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Pool;
+use super::lease::Lease;
+
+/// Most bytes that share one owner, so that a small slice pins no more than that.
+pub(crate) const PIECE: usize = if cfg!(test) { 4 * 4096 } else { 2 << 20 };
+
+pub(crate) struct Extent {
+    /// The first byte. Valid for `capacity` bytes for as long as `owner` lives.
+    base: NonNull<u8>,
+    /// Bytes from `base` on that were written, and are never written again.
+    filled: usize,
+    /// Bytes from `base` on that may be touched. `filled <= committed <= capacity`.
+    committed: usize,
+    /// Bytes from `base` on that `owner` owns; whole pages at the end, if they are pages.
+    capacity: usize,
+    owner: Owner,
+}
+
+/// What keeps the memory of an extent or a piece alive.
+enum Owner {
+    Pages(Lease),
+    Heap(Arc<Block>),
+}
+
+// SAFETY: the bytes beyond `filled` are this extent's alone, and those before it are read only; the
+// owner, a lease or an `Arc`, may be dropped by any thread.
+unsafe impl Send for Extent {}
+// SAFETY: through `&Extent` the filled bytes are only read, and the others not at all.
+unsafe impl Sync for Extent {}
+
+impl Extent {
+    /// Up to `want` bytes of a pool, at least one page.
+    ///
+    /// # Errors
+    ///
+    /// `OutOfMemory` when the pool is at its capacity.
+    pub(crate) fn in_pool(pool: &Pool, want: usize) -> io::Result<Extent> {
+        let (lease, warm) = Lease::take(pool, pages_for(want, pool))?;
+        Ok(Self::over(lease, warm))
+    }
+
+    /// At least `want` bytes of a pool, side by side.
+    ///
+    /// # Errors
+    ///
+    /// `OutOfMemory` when there is no such run.
+    pub(crate) fn in_pool_exact(pool: &Pool, want: usize) -> io::Result<Extent> {
+        let (lease, warm) = Lease::take_exact(pool, pages_for(want, pool))?;
+        Ok(Self::over(lease, warm))
+    }
+
+    fn over(lease: Lease, warm: u32) -> Extent {
+        let (page, run) = (lease.pool().page_size(), lease.run());
+        Extent {
+            base: lease.pool().address_of(run.start as usize * page),
+            filled: 0,
+            committed: warm as usize * page,
+            capacity: run.len as usize * page,
+            owner: Owner::Pages(lease),
+        }
+    }
+
+    /// `capacity` bytes of the heap, not initialised.
+    ///
+    /// # Errors
+    ///
+    /// `OutOfMemory` when the allocator has none.
+    pub(crate) fn on_heap(capacity: usize) -> io::Result<Extent> {
+        let block = Block::new(capacity)?;
+        let (base, capacity) = (block.base, block.capacity);
+        Ok(Extent { base, filled: 0, committed: capacity, capacity, owner: Owner::Heap(Arc::new(block)) })
+    }
+
+    pub(crate) fn filled(&self) -> &[u8] {
+        // SAFETY: `filled` bytes from `base` on were written and never are again; the owner lives.
+        unsafe { slice::from_raw_parts(self.base.as_ptr(), self.filled) }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.filled
+    }
+
+    /// Bytes that can still be filled, once they are committed.
+    pub(crate) fn spare(&self) -> usize {
+        self.capacity - self.filled
+    }
+
+    /// The memory behind the filled bytes that may be written now.
+    pub(crate) fn spare_mut(&mut self) -> &mut [MaybeUninit<u8>] {
+        let len = self.committed - self.filled;
+        // SAFETY: within the owned and committed range, and nobody else refers to bytes beyond `filled`.
+        unsafe { slice::from_raw_parts_mut(self.base.as_ptr().add(self.filled).cast(), len) }
+    }
+
+    /// Makes at least `want` spare bytes, or all there are, ready to be written.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no memory for them; nothing has changed then.
+    pub(crate) fn commit(&mut self, want: usize) -> io::Result<()> {
+        let needed = self.filled.saturating_add(want).min(self.capacity);
+        if let (true, Owner::Pages(lease)) = (self.committed < needed, &self.owner) {
+            let page = lease.pool().page_size();
+            let end = lease.run().end();
+            // `base` may lie inside a page; the end of the capacity never does.
+            let beyond = |bytes: usize| end - to_pages((self.capacity - bytes) / page);
+            let upto = beyond(needed);
+            lease.commit(beyond(self.committed), upto)?;
+            self.committed = self.capacity - (end - upto) as usize * page;
+        }
+        Ok(())
+    }
+
+    /// Takes up to `more` further bytes directly behind; returns whether it got any.
+    pub(crate) fn grow(&mut self, more: usize) -> bool {
+        self.extend(more, false)
+    }
+
+    /// Takes at least `more` further bytes directly behind, or nothing.
+    pub(crate) fn grow_exact(&mut self, more: usize) -> bool {
+        self.extend(more, true)
+    }
+
+    fn extend(&mut self, more: usize, exactly: bool) -> bool {
+        let Owner::Pages(lease) = &mut self.owner else { return false };
+        let page = lease.pool().page_size();
+        let (got, warm) = lease.grow(to_pages(more.div_ceil(page)), exactly);
+        if self.committed == self.capacity {
+            self.committed += warm as usize * page;
+        }
+        self.capacity += got as usize * page;
+        got > 0
+    }
+
+    /// Gives whole pages that stayed empty back, but for `keep` bytes. Heap memory stays.
+    pub(crate) fn give_back(&mut self, keep: usize) {
+        let surplus = self.spare().saturating_sub(keep);
+        let Owner::Pages(lease) = &mut self.owner else { return };
+        let page = lease.pool().page_size();
+        let surplus = surplus / page;
+        if surplus > 0 {
+            lease.truncate(lease.run().end() - to_pages(surplus));
+            self.capacity -= surplus * page;
+            self.committed = self.committed.min(self.capacity);
+        }
+    }
+
+    /// Notes that `count` bytes of [`spare_mut`](Extent::spare_mut) were written.
+    ///
+    /// # Safety
+    ///
+    /// They were: all of them are initialised.
+    pub(crate) unsafe fn fill(&mut self, count: usize) {
+        debug_assert!(self.filled + count <= self.committed);
+        self.filled += count;
+    }
+
+    /// Copies as much of `bytes` as there is committed room for; returns how much that was.
+    pub(crate) fn copy_from(&mut self, bytes: &[u8]) -> usize {
+        let spare = self.spare_mut();
+        let count = spare.len().min(bytes.len());
+        // SAFETY: both are valid for `count` bytes; `spare` is borrowed mutably, so they do not overlap.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), spare.as_mut_ptr().cast(), count) };
+        // SAFETY: just written.
+        unsafe { self.fill(count) };
+        count
+    }
+
+    /// Cuts the first `len` filled bytes off, as a segment with an owner of its own. O(1), no copy.
+    pub(crate) fn split_to(&mut self, len: usize) -> Bytes {
+        assert!(len <= self.filled, "cannot cut {len} bytes off an extent of {}", self.filled);
+        let owner = match &mut self.owner {
+            Owner::Heap(block) => Owner::Heap(Arc::clone(block)),
+            Owner::Pages(lease) => Owner::Pages(lease.split_to(cut(self.base, len, lease))),
+        };
+        let piece = Piece { base: self.base, len, owner };
+        // SAFETY: `len` is at most the capacity.
+        self.base = unsafe { self.base.add(len) };
+        self.filled -= len;
+        self.committed -= len;
+        self.capacity -= len;
+        Bytes::from_owner(piece)
+    }
+
+    /// All filled bytes as a segment, while this extent goes on. O(pages), no copy.
+    pub(crate) fn share(&self) -> Bytes {
+        let owner = match &self.owner {
+            Owner::Heap(block) => Owner::Heap(Arc::clone(block)),
+            Owner::Pages(lease) => Owner::Pages(lease.share_to(cut(self.base, self.filled, lease))),
+        };
+        Bytes::from_owner(Piece { base: self.base, len: self.filled, owner })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn assert_invariants(&self) {
+        assert!(self.filled <= self.committed && self.committed <= self.capacity);
+        if let Owner::Pages(lease) = &self.owner {
+            let page = lease.pool().page_size();
+            let end = lease.pool().address_of(lease.run().end() as usize * page);
+            assert_eq!(self.base.as_ptr().addr() + self.capacity, end.as_ptr().addr());
+        }
+    }
+}
+
+impl fmt::Debug for Extent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Extent").field("len", &self.filled).field("capacity", &self.capacity).finish()
+    }
+}
+
+/// Filled bytes and what keeps them alive: the owner behind a `Bytes`.
+struct Piece {
+    base: NonNull<u8>,
+    len: usize,
+    owner: Owner,
+}
+
+// SAFETY: the bytes are read only from the moment the piece is made until the last owner is gone.
+unsafe impl Send for Piece {}
+// SAFETY: as above.
+unsafe impl Sync for Piece {}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        let _alive: &Owner = &self.owner;
+        // SAFETY: the extent had filled these bytes when it cut them off; the owner lives.
+        unsafe { slice::from_raw_parts(self.base.as_ptr(), self.len) }
+    }
+}
+
+/// Heap memory that is filled through raw pointers.
+struct Block {
+    base: NonNull<u8>,
+    capacity: usize,
+}
+
+// SAFETY: a block is an allocation and nothing else; who may write where is the extent's business.
+unsafe impl Send for Block {}
+// SAFETY: as above.
+unsafe impl Sync for Block {}
+
+impl Block {
+    fn new(capacity: usize) -> io::Result<Block> {
+        let mut memory = Vec::<u8>::new();
+        memory.try_reserve_exact(capacity).map_err(|error| {
+            io::Error::new(
+                io::ErrorKind::OutOfMemory,
+                format!("no heap memory for {capacity} bytes: {error}"),
+            )
+        })?;
+        let mut memory = ManuallyDrop::new(memory);
+        // SAFETY: a vector's pointer is never null.
+        let base = unsafe { NonNull::new_unchecked(memory.as_mut_ptr()) };
+        Ok(Block { base, capacity: memory.capacity() })
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // SAFETY: exactly the parts of the vector that `new` took apart, none of whose bytes it counts.
+        drop(unsafe { Vec::from_raw_parts(self.base.as_ptr(), 0, self.capacity) });
+    }
+}
+
+/// Where `base + len` lies in the arena, in bytes.
+fn cut(base: NonNull<u8>, len: usize, lease: &Lease) -> usize {
+    base.as_ptr().addr() - lease.pool().address_of(0).as_ptr().addr() + len
+}
+
+fn pages_for(bytes: usize, pool: &Pool) -> u32 {
+    to_pages(bytes.div_ceil(pool.page_size())).max(1)
+}
+
+/// More pages than there can be is as good as too many.
+fn to_pages(pages: usize) -> u32 {
+    u32::try_from(pages).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,338 @@
+//! Who owns which pages: a count on each page, and the free ones behind a lock.
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::arena::{Arena, Backing};
+use super::pages::{Pages, Run, Taken};
+use super::{ENOUGH, Pool, PoolOptions, PoolStats};
+
+/// All pages of a pool.
+pub(super) struct Leases {
+    arena: Arena,
+    /// How many leases each page belongs to. A page is free in `free` exactly if its count is 0, but
+    /// for the moment in which it changes hands.
+    counts: Box<[AtomicU32]>,
+    free: Mutex<Free>,
+    retain: u32,
+    decay: Duration,
+    zero_on_release: bool,
+    reduced: bool,
+}
+
+struct Free {
+    pages: Pages,
+    peak: u32,
+    /// Fewest warm free pages since `period`: so many were of no use to anybody.
+    idle: u32,
+    period: Instant,
+    last_given: Instant,
+}
+
+/// Some neighbouring pages of a pool. Each page is given back when its last lease goes.
+pub(super) struct Lease {
+    pool: Pool,
+    run: Run,
+}
+
+impl Leases {
+    pub(super) fn new(options: &PoolOptions) -> io::Result<Leases> {
+        let page = crate::sys::memory::page_size() as u64;
+        let pages = options.capacity.div_ceil(page);
+        if pages == 0 || pages > u64::from(u32::MAX) {
+            let message =
+                format!("a pool's capacity is 1 byte to 2^32 pages, not {} bytes", options.capacity);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        let arena = Arena::new(pages * page, options.huge_pages)?;
+        let total = arena.pages();
+        let now = Instant::now();
+        Ok(Leases {
+            counts: zeroed_counts(total as usize),
+            free: Mutex::new(Free {
+                pages: Pages::new(total),
+                peak: 0,
+                idle: 0,
+                period: now,
+                last_given: now,
+            }),
+            retain: u32::try_from(options.retain / page).unwrap_or(u32::MAX),
+            decay: options.decay,
+            zero_on_release: options.zero_on_release,
+            reduced: u64::from(total) < pages || arena.backing() != Backing::Memfd,
+            arena,
+        })
+    }
+
+    pub(super) fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    pub(super) fn stats(&self) -> PoolStats {
+        let free = self.free();
+        let bytes = |pages: u32| u64::from(pages) * self.arena.page_size() as u64;
+        PoolStats {
+            capacity: bytes(free.pages.total()),
+            in_use: bytes(free.pages.in_use()),
+            warm: bytes(free.pages.warm_free()),
+            peak: bytes(free.peak),
+            backing: self.arena.backing(),
+            reduced: self.reduced,
+            ..PoolStats::default()
+        }
+    }
+
+    /// Takes pages by one of the ways of [`Pages`] and counts this lease on each.
+    fn take(&self, take: impl FnOnce(&mut Pages) -> Option<Taken>) -> Option<Taken> {
+        let taken = {
+            let mut free = self.free();
+            let taken = take(&mut free.pages)?;
+            free.idle = free.idle.min(free.pages.warm_free());
+            free.peak = free.peak.max(free.pages.in_use());
+            taken
+        };
+        for count in self.counts(taken.run) {
+            // Only the taker knows of the page now, and the lock has ordered it after the last owner.
+            count.store(1, Ordering::Relaxed);
+        }
+        Some(taken)
+    }
+
+    /// Counts one more lease on each page. The caller holds one of them already.
+    fn add(&self, run: Run) {
+        for count in self.counts(run) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts one lease less on each page and gives back those that have none left.
+    fn release(&self, run: Run) {
+        let mut start = run.start;
+        for (page, count) in run.range().zip(self.counts(run)) {
+            if !release_one(count) {
+                self.give(Run { start, len: page - start });
+                start = page + 1;
+            }
+        }
+        self.give(Run { start, len: run.end() - start });
+    }
+
+    fn give(&self, run: Run) {
+        if run.len == 0 {
+            return;
+        }
+        if self.zero_on_release {
+            let written = self.free().pages.warm_prefix(run);
+            self.arena.zero(Run { start: run.start, len: written });
+        }
+        let now = Instant::now();
+        let surplus = {
+            let mut free = self.free();
+            let stale = free.surplus(now, self.decay);
+            free.pages.give(run);
+            free.last_given = now;
+            stale.max(free.pages.warm_free().saturating_sub(self.retain))
+        };
+        self.give_back_quietly(surplus);
+    }
+
+    /// Gives back what has been idle for as long as `decay`.
+    pub(super) fn give_back_idle(&self) {
+        let surplus = self.free().surplus(Instant::now(), self.decay);
+        self.give_back_quietly(surplus);
+    }
+
+    fn give_back_quietly(&self, pages: u32) {
+        if pages > 0 {
+            // What the kernel would not take back stays warm and usable: nothing is lost.
+            let _ = self.give_back(pages);
+        }
+    }
+
+    /// Gives up to `pages` warm free pages, the highest first, back to the system.
+    pub(super) fn give_back(&self, pages: u32) -> io::Result<u64> {
+        let (mut left, mut bytes) = (pages, 0);
+        // Taken while the hole is punched, so that nobody fills them meanwhile.
+        while let Some(run) = { self.free().pages.take_highest_warm(left) } {
+            let done = self.arena.decommit(run);
+            let mut free = self.free();
+            free.pages.set_warm(run, done.is_err());
+            free.pages.give(run);
+            free.idle = free.idle.min(free.pages.warm_free());
+            drop(free);
+            done?;
+            left -= run.len;
+            bytes += u64::from(run.len) * self.arena.page_size() as u64;
+        }
+        Ok(bytes)
+    }
+
+    fn counts(&self, run: Run) -> &[AtomicU32] {
+        &self.counts[run.start as usize..run.end() as usize]
+    }
+
+    /// Nothing panics while it holds this lock, so it cannot be poisoned.
+    fn free(&self) -> MutexGuard<'_, Free> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Free {
+    /// How many warm pages nobody has wanted for as long as `decay`. Call before pages are given.
+    fn surplus(&mut self, now: Instant, decay: Duration) -> u32 {
+        if now.saturating_duration_since(self.last_given) >= decay {
+            return self.pages.warm_free();
+        }
+        if now.saturating_duration_since(self.period) < decay {
+            return 0;
+        }
+        self.period = now;
+        std::mem::replace(&mut self.idle, self.pages.warm_free())
+    }
+}
+
+/// Returns whether this was the last lease.
+fn release_one(count: &AtomicU32) -> bool {
+    // As in `Arc`: the last owner has to see what the others did before the page changes hands. If this
+    // is the only lease, nobody else can add to the count, and no read-modify-write is needed.
+    if count.load(Ordering::Acquire) == 1 {
+        count.store(0, Ordering::Relaxed);
+        return true;
+    }
+    let last = count.fetch_sub(1, Ordering::Release) == 1;
+    if last {
+        fence(Ordering::Acquire);
+    }
+    last
+}
+
+/// Counts for as many pages, whose memory is not touched before it is used.
+#[allow(unsafe_code)] // there is no safe way to a large zeroed slice of atomics
+fn zeroed_counts(pages: usize) -> Box<[AtomicU32]> {
+    let zeroed = Box::into_raw(vec![0u32; pages].into_boxed_slice());
+    // SAFETY: the pointer comes from a box, and AtomicU32 has the size, alignment and bit validity of u32.
+    unsafe { Box::from_raw(zeroed as *mut [AtomicU32]) }
+}
+
+impl Lease {
+    /// Up to `want` pages and how many of them, from the first on, are warm.
+    ///
+    /// # Errors
+    ///
+    /// `OutOfMemory` when the pool is at its capacity.
+    pub(super) fn take(pool: &Pool, want: u32) -> io::Result<(Lease, u32)> {
+        Self::with(pool, want, |pages| pages.take(want, ENOUGH))
+    }
+
+    /// Exactly `want` pages, side by side.
+    ///
+    /// # Errors
+    ///
+    /// `OutOfMemory` when no such run is free.
+    pub(super) fn take_exact(pool: &Pool, want: u32) -> io::Result<(Lease, u32)> {
+        Self::with(pool, want, |pages| pages.take_exact(want))
+    }
+
+    fn with(
+        pool: &Pool,
+        want: u32,
+        take: impl FnOnce(&mut Pages) -> Option<Taken>,
+    ) -> io::Result<(Lease, u32)> {
+        let shared = &pool.0;
+        let taken = shared.leases.take(take).ok_or_else(|| out_of_memory(&shared.leases.stats(), want))?;
+        shared.extents.fetch_add(1, Ordering::Relaxed);
+        Ok((Lease { pool: pool.clone(), run: taken.run }, taken.warm))
+    }
+
+    /// Takes up to `want` of the pages that follow; returns how many, and how many of those, from the
+    /// first on, are warm.
+    pub(super) fn grow(&mut self, want: u32, exactly: bool) -> (u32, u32) {
+        let end = self.run.end();
+        let taken = self.leases().take(|pages| {
+            if exactly { pages.take_exact_at(end, want) } else { pages.take_at(end, want, ENOUGH) }
+        });
+        let Some(Taken { run, warm }) = taken else { return (0, 0) };
+        self.run.len += run.len;
+        (run.len, warm)
+    }
+
+    /// Gives back all pages from page `end` of the arena on.
+    pub(super) fn truncate(&mut self, end: u32) {
+        let keep = end.clamp(self.run.start, self.run.end()) - self.run.start;
+        let rest = Run { start: self.run.start + keep, len: self.run.len - keep };
+        self.run.len = keep;
+        self.leases().release(rest);
+    }
+
+    /// Cuts at `offset` bytes into the arena: returns the pages before, keeps those behind. The page
+    /// through which the cut goes belongs to both.
+    pub(super) fn split_to(&mut self, offset: usize) -> Lease {
+        let page = self.leases().arena.page_size();
+        let front_end = to_page(offset.div_ceil(page));
+        let rest_start = to_page(offset / page);
+        if rest_start < front_end {
+            self.leases().add(Run { start: rest_start, len: 1 });
+        }
+        let front = Run { start: self.run.start, len: front_end - self.run.start };
+        self.run = Run { start: rest_start, len: self.run.end() - rest_start };
+        Lease { pool: self.pool.clone(), run: front }
+    }
+
+    /// A further lease of the pages before `offset` bytes into the arena.
+    pub(super) fn share_to(&self, offset: usize) -> Lease {
+        let end = to_page(offset.div_ceil(self.leases().arena.page_size()));
+        let run = Run { start: self.run.start, len: end - self.run.start };
+        self.leases().add(run);
+        Lease { pool: self.pool.clone(), run }
+    }
+
+    /// Makes pages `first..end` of the arena, which are this lease's, resident.
+    pub(super) fn commit(&self, first: u32, end: u32) -> io::Result<()> {
+        let run = Run { start: first, len: end - first };
+        if self.leases().free().pages.warm_prefix(run) < run.len {
+            self.leases().arena.commit(run)?;
+            self.leases().free().pages.set_warm(run, true);
+        }
+        Ok(())
+    }
+
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    pub(super) fn run(&self) -> Run {
+        self.run
+    }
+
+    fn leases(&self) -> &Leases {
+        &self.pool.0.leases
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.leases().release(self.run);
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("run", &self.run).finish_non_exhaustive()
+    }
+}
+
+fn to_page(page: usize) -> u32 {
+    u32::try_from(page).expect("an arena has at most u32::MAX pages")
+}
+
+fn out_of_memory(stats: &PoolStats, want: u32) -> io::Error {
+    let message = format!(
+        "the pool is at its capacity: {} of {} bytes in use, no room for {want} pages side by side; \
+         drop ropes or views, or make the pool with a larger capacity",
+        stats.in_use, stats.capacity
+    );
+    io::Error::new(io::ErrorKind::OutOfMemory, message)
+}

@@ -1,0 +1,282 @@
+//! Floor 1: memory. One arena of recycled pages, handed out as extents.
+//!
+//! ```text
+//! arena.rs    one memfd, mapped once            (or anonymous memory)
+//! pages.rs    which pages are taken, which warm (pure)
+//! lease.rs    who owns which pages: a count on each
+//! extent.rs   a run of pages being filled, and the pieces cut off it
+//! ```
+
+mod arena;
+mod extent;
+mod lease;
+mod pages;
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+pub use arena::Backing;
+pub(crate) use extent::{Extent, PIECE};
+use lease::Leases;
+
+/// Warm runs below this many pages are left for small extents: each run is one map in a view.
+const ENOUGH: u32 = 16;
+
+/// Recycled memory that ropes receive into.
+///
+/// A pool is one sparse memfd, mapped once. Pages that a rope gives back stay resident, so the next
+/// payload costs neither page faults nor zeroing; after a while without use, or above a limit, they
+/// go back to the system. A `Pool` is a handle: clones share the memory, and ropes, views and
+/// [`Bytes`](bytes::Bytes) keep it alive after the last handle is gone.
+///
+/// Nothing runs in the background: idle memory is given back during the calls that use the pool, and
+/// by [`stats`](Pool::stats) and [`trim`](Pool::trim).
+///
+/// # Examples
+///
+/// ```
+/// use ropewalk::{Pool, Rope};
+///
+/// let pool = Pool::new()?;
+/// let mut rope = Rope::in_pool(&pool);
+/// rope.extend_from_slice(b"some bytes");
+/// assert!(pool.stats().in_use > 0);
+/// drop(rope);
+/// assert_eq!(pool.stats().in_use, 0);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Pool(Arc<Shared>);
+
+/// What all handles, extents and pieces of one pool share.
+struct Shared {
+    leases: Leases,
+    extents: AtomicU64,
+    fallbacks: AtomicU64,
+    bytes_copied: AtomicU64,
+    bytes_mapped: AtomicU64,
+    maps: AtomicU64,
+}
+
+impl Pool {
+    /// A pool with the [default options](PoolOptions).
+    ///
+    /// # Errors
+    ///
+    /// As for [`PoolOptions::create`].
+    pub fn new() -> io::Result<Pool> {
+        Self::options().create()
+    }
+
+    /// Options for a pool of your own measure.
+    #[must_use]
+    pub fn options() -> PoolOptions {
+        PoolOptions::default()
+    }
+
+    /// What the pool holds and has done so far. Gives back pages that have been idle for too long first.
+    #[must_use]
+    pub fn stats(&self) -> PoolStats {
+        let leases = &self.0.leases;
+        leases.give_back_idle();
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let mut stats = leases.stats();
+        stats.extents = load(&self.0.extents);
+        stats.fallbacks = load(&self.0.fallbacks);
+        stats.bytes_copied = load(&self.0.bytes_copied);
+        stats.bytes_mapped = load(&self.0.bytes_mapped);
+        stats.maps = load(&self.0.maps);
+        stats
+    }
+
+    /// Gives all memory that no rope, view or `Bytes` uses back to the system; returns how many bytes
+    /// that were.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to punch a hole; what was not given back stays usable.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Pool, Rope};
+    ///
+    /// let pool = Pool::new()?;
+    /// Rope::in_pool(&pool).extend_from_slice(&[7; 100_000]);
+    /// assert!(pool.trim()? >= 100_000);
+    /// assert_eq!(pool.stats().warm, 0);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn trim(&self) -> io::Result<u64> {
+        self.0.leases.give_back(u32::MAX)
+    }
+
+    /// Bytes per page of this machine.
+    pub(crate) fn page_size(&self) -> usize {
+        self.0.leases.arena().page_size()
+    }
+
+    /// Where in the arena these bytes lie, if they lie there.
+    pub(crate) fn offset_of(&self, bytes: &[u8]) -> Option<usize> {
+        self.0.leases.arena().offset_of(bytes)
+    }
+
+    /// The address of a byte of the arena, with provenance for all of it.
+    pub(crate) fn address_of(&self, offset: usize) -> std::ptr::NonNull<u8> {
+        self.0.leases.arena().at(offset)
+    }
+
+    /// The memfd, unless the arena had to be anonymous.
+    pub(crate) fn file(&self) -> Option<&File> {
+        self.0.leases.arena().file()
+    }
+
+    /// Notes that memory came from elsewhere because the pool had none.
+    pub(crate) fn count_fallback(&self) {
+        self.0.fallbacks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes what a view cost.
+    pub(crate) fn count_view(&self, copied: usize, mapped: usize, maps: usize) {
+        self.0.bytes_copied.fetch_add(copied as u64, Ordering::Relaxed);
+        self.0.bytes_mapped.fetch_add(mapped as u64, Ordering::Relaxed);
+        self.0.maps.fetch_add(maps as u64, Ordering::Relaxed);
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Pool").field(&self.0.leases.stats()).finish()
+    }
+}
+
+/// How a [`Pool`] is to be made, in the manner of [`std::fs::OpenOptions`].
+///
+/// # Examples
+///
+/// ```
+/// use ropewalk::Pool;
+/// use std::time::Duration;
+///
+/// let pool = Pool::options()
+///     .capacity(64 << 20)
+///     .retain(16 << 20)
+///     .decay(Duration::from_secs(1))
+///     .create()?;
+/// assert_eq!(pool.stats().capacity, 64 << 20);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct PoolOptions {
+    capacity: u64,
+    retain: u64,
+    decay: Duration,
+    huge_pages: bool,
+    zero_on_release: bool,
+}
+
+impl Default for PoolOptions {
+    fn default() -> PoolOptions {
+        PoolOptions {
+            capacity: crate::sys::memory::physical_memory(),
+            retain: u64::MAX,
+            decay: Duration::from_secs(10),
+            huge_pages: false,
+            zero_on_release: false,
+        }
+    }
+}
+
+impl PoolOptions {
+    /// Most bytes that all ropes together may hold, rounded up to whole pages. A receive beyond it is
+    /// an error of kind [`OutOfMemory`](io::ErrorKind::OutOfMemory) and loses nothing.
+    ///
+    /// Default: the machine's physical memory. Only address space is set aside, not memory.
+    pub fn capacity(mut self, bytes: u64) -> PoolOptions {
+        self.capacity = bytes;
+        self
+    }
+
+    /// Most bytes kept resident though nobody uses them; what is given back beyond that goes to the
+    /// system at once. Default: no limit but [`decay`](PoolOptions::decay).
+    pub fn retain(mut self, bytes: u64) -> PoolOptions {
+        self.retain = bytes;
+        self
+    }
+
+    /// How long memory stays resident without being used. Default: 10 seconds.
+    pub fn decay(mut self, after: Duration) -> PoolOptions {
+        self.decay = after;
+        self
+    }
+
+    /// Asks for transparent huge pages (`MADV_HUGEPAGE`). Default: no. Whether shared memory gets any
+    /// is the system's choice (`/sys/kernel/mm/transparent_hugepage/shmem_enabled`), and on some virtual
+    /// machines they are slower: measure.
+    pub fn huge_pages(mut self, ask: bool) -> PoolOptions {
+        self.huge_pages = ask;
+        self
+    }
+
+    /// Overwrites pages with zeros when they are given back. Default: no. Recycled pages are never
+    /// readable through this crate before they are filled again; this is for those who also want old
+    /// bytes gone from memory. Costs one pass over all that was received.
+    pub fn zero_on_release(mut self, zero: bool) -> PoolOptions {
+        self.zero_on_release = zero;
+        self
+    }
+
+    /// memfd_create(2) and mmap(2): makes the pool.
+    ///
+    /// Where a memfd is forbidden or too many files are open the pool is made of anonymous memory;
+    /// where so large a reservation is refused (`RLIMIT_AS`, `RLIMIT_FSIZE`) it is smaller.
+    /// [`Pool::stats`] tells.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a capacity of 0 or of more than 2³² pages; else the kernel's refusal of even
+    /// the smallest arena, 1 MiB.
+    pub fn create(self) -> io::Result<Pool> {
+        let leases = Leases::new(&self)?;
+        Ok(Pool(Arc::new(Shared {
+            leases,
+            extents: AtomicU64::new(0),
+            fallbacks: AtomicU64::new(0),
+            bytes_copied: AtomicU64::new(0),
+            bytes_mapped: AtomicU64::new(0),
+            maps: AtomicU64::new(0),
+        })))
+    }
+}
+
+/// What a [`Pool`] holds and has done. Sizes are in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PoolStats {
+    /// Most bytes that ropes may hold; smaller than asked for where the kernel refused the reservation.
+    pub capacity: u64,
+    /// Held by ropes, views and `Bytes`, in whole pages.
+    pub in_use: u64,
+    /// Resident, held by nobody, and handed out first.
+    pub warm: u64,
+    /// The most that was ever in use.
+    pub peak: u64,
+    /// What the pages are made of.
+    pub backing: Backing,
+    /// Whether the kernel refused a memfd or a reservation of the size asked for.
+    pub reduced: bool,
+    /// Runs of pages handed out so far.
+    pub extents: u64,
+    /// How often memory came from the heap because the pool had none to give.
+    pub fallbacks: u64,
+    /// Bytes that views copied.
+    pub bytes_copied: u64,
+    /// Bytes that views mapped.
+    pub bytes_mapped: u64,
+    /// Maps that views made.
+    pub maps: u64,
+}

@@ -1,0 +1,317 @@
+//! Which pages of the arena are taken, and which of the others are warm. Pure: no I/O.
+//!
+//! Two bits a page, kept in two bitmaps, so that neighbouring runs join by themselves:
+//!
+//! ```text
+//!            taken  warm
+//! cold free    0     0     never touched, or given back to the system
+//! warm free    0     1     resident: the next one to be handed out
+//! taken        1     ·     owned by extents; warm once it has been committed
+//! ```
+
+use std::ops::Range;
+
+/// Pages per bitmap word.
+const WORD: u32 = u64::BITS;
+
+/// A run of neighbouring pages, counted from the start of the arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) start: u32,
+    pub(crate) len: u32,
+}
+
+impl Run {
+    pub(crate) fn end(self) -> u32 {
+        self.start + self.len
+    }
+
+    pub(crate) fn range(self) -> Range<u32> {
+        self.start..self.end()
+    }
+
+    /// The first `len` pages, or all of them if there are fewer.
+    fn prefix(self, len: u32) -> Run {
+        Run { start: self.start, len: self.len.min(len) }
+    }
+}
+
+/// Pages that were just taken, and how many of them, from the first on, are warm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Taken {
+    pub(crate) run: Run,
+    pub(crate) warm: u32,
+}
+
+/// What a search looks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Free,
+    Warm,
+    WarmFree,
+}
+
+/// The state of every page of one arena.
+pub(crate) struct Pages {
+    /// Number of pages.
+    total: u32,
+    /// One bit a page: owned by an extent.
+    taken: Vec<u64>,
+    /// One bit a page: resident.
+    warm: Vec<u64>,
+    /// No page below is free and warm.
+    low_warm: u32,
+    /// No page below is free.
+    low_free: u32,
+    /// No page at or above was ever taken.
+    top: u32,
+    /// Pages taken. Equals the number of set bits in `taken`.
+    in_use: u32,
+    /// Pages free and warm. Equals the number of set bits in `warm & !taken`.
+    warm_free: u32,
+}
+
+impl Pages {
+    pub(crate) fn new(total: u32) -> Pages {
+        let words = total.div_ceil(WORD) as usize;
+        // Zeroed vectors of this size come from the system untouched: the bitmaps cost what is used.
+        Pages {
+            total,
+            taken: vec![0; words],
+            warm: vec![0; words],
+            low_warm: 0,
+            low_free: 0,
+            top: 0,
+            in_use: 0,
+            warm_free: 0,
+        }
+    }
+
+    pub(crate) fn total(&self) -> u32 {
+        self.total
+    }
+
+    pub(crate) fn in_use(&self) -> u32 {
+        self.in_use
+    }
+
+    pub(crate) fn warm_free(&self) -> u32 {
+        self.warm_free
+    }
+
+    /// Takes up to `want` neighbouring pages, at least one: warm before cold, low before high.
+    /// A run shorter than `enough` is taken only if there is none of that length.
+    ///
+    /// `None` when every page is taken.
+    pub(crate) fn take(&mut self, want: u32, enough: u32) -> Option<Taken> {
+        let enough = enough.min(want);
+        let run = self
+            .first_fit(Kind::WarmFree, enough)
+            .or_else(|| self.first_fit(Kind::Free, enough))
+            .or_else(|| self.first_fit(Kind::Free, 1))?;
+        Some(self.mark_taken(run.prefix(want)))
+    }
+
+    /// Takes exactly `want` neighbouring pages, at the lowest address where they are free.
+    pub(crate) fn take_exact(&mut self, want: u32) -> Option<Taken> {
+        let run = self.first_fit(Kind::WarmFree, want).or_else(|| self.first_fit(Kind::Free, want))?;
+        Some(self.mark_taken(run.prefix(want)))
+    }
+
+    /// Takes up to `want` pages from page `at` on, so that the extent that ends there grows in place.
+    ///
+    /// Cold pages are taken only if no warm run of `enough` pages waits elsewhere: a second extent
+    /// costs a map when the rope is finalised, a cold page costs a fault.
+    pub(crate) fn take_at(&mut self, at: u32, want: u32, enough: u32) -> Option<Taken> {
+        let mut run = self.run_at(Kind::WarmFree, at, want);
+        if run.len < want && self.first_fit_outside(enough.min(want), run).is_none() {
+            run = self.run_at(Kind::Free, at, want);
+        }
+        (run.len > 0).then(|| self.mark_taken(run))
+    }
+
+    /// Takes exactly `want` pages from page `at` on.
+    pub(crate) fn take_exact_at(&mut self, at: u32, want: u32) -> Option<Taken> {
+        let run = self.run_at(Kind::Free, at, want);
+        (run.len == want).then(|| self.mark_taken(run))
+    }
+
+    /// Gives pages back; those that were committed stay warm.
+    pub(crate) fn give(&mut self, run: Run) {
+        debug_assert_eq!(count(&self.taken, run), run.len, "pages given back twice: {run:?}");
+        set(&mut self.taken, run, false);
+        self.in_use -= run.len;
+        self.warm_free += count(&self.warm, run);
+        self.low_free = self.low_free.min(run.start);
+        self.low_warm = self.low_warm.min(run.start);
+    }
+
+    /// Takes up to `max` warm free pages from the top down, to be handed back to the system.
+    pub(crate) fn take_highest_warm(&mut self, max: u32) -> Option<Run> {
+        if max == 0 || self.warm_free == 0 {
+            return None;
+        }
+        let end = self.find_last(self.top, true)?;
+        let start = self.find_last(end, false).unwrap_or(0).max(end.saturating_sub(max));
+        Some(self.mark_taken(Run { start, len: end - start }).run)
+    }
+
+    /// How many pages from the start of `run` on were committed before.
+    pub(crate) fn warm_prefix(&self, run: Run) -> u32 {
+        self.find(Kind::Warm, run.start, run.end(), false) - run.start
+    }
+
+    /// Notes whether these pages, which the caller owns, are resident.
+    pub(crate) fn set_warm(&mut self, run: Run, warm: bool) {
+        set(&mut self.warm, run, warm);
+    }
+
+    fn mark_taken(&mut self, run: Run) -> Taken {
+        let was_warm = count(&self.warm, run);
+        set(&mut self.taken, run, true);
+        self.in_use += run.len;
+        self.warm_free -= was_warm;
+        self.top = self.top.max(run.end());
+        if self.low_warm >= run.start {
+            self.low_warm = self.low_warm.max(run.end());
+        }
+        if self.low_free >= run.start {
+            self.low_free = self.low_free.max(run.end());
+        }
+        let warm = if was_warm == run.len { run.len } else { self.warm_prefix(run) };
+        Taken { run, warm }
+    }
+
+    /// The lowest run of at least `len` pages; all of it.
+    fn first_fit(&mut self, kind: Kind, len: u32) -> Option<Run> {
+        if kind == Kind::WarmFree && self.warm_free < len {
+            return None;
+        }
+        let mut from = self.low(kind);
+        let mut first = true;
+        while let Some(run) = self.next_run(kind, from) {
+            if first {
+                self.set_low(kind, run.start);
+                first = false;
+            }
+            if run.len >= len {
+                return Some(run);
+            }
+            from = run.end();
+        }
+        None
+    }
+
+    /// Like `first_fit` for warm pages, leaving `except` aside.
+    fn first_fit_outside(&mut self, len: u32, except: Run) -> Option<Run> {
+        let found = self.first_fit(Kind::WarmFree, len)?;
+        if except.len == 0 || found.start != except.start {
+            return Some(found);
+        }
+        let mut from = found.end();
+        while let Some(run) = self.next_run(Kind::WarmFree, from) {
+            if run.len >= len {
+                return Some(run);
+            }
+            from = run.end();
+        }
+        None
+    }
+
+    fn low(&self, kind: Kind) -> u32 {
+        if kind == Kind::WarmFree { self.low_warm } else { self.low_free }
+    }
+
+    fn set_low(&mut self, kind: Kind, page: u32) {
+        *(if kind == Kind::WarmFree { &mut self.low_warm } else { &mut self.low_free }) = page;
+    }
+
+    /// The whole run at or after page `from`.
+    fn next_run(&self, kind: Kind, from: u32) -> Option<Run> {
+        let limit = if kind == Kind::WarmFree { self.top } else { self.total };
+        let start = self.find(kind, from, limit, true);
+        let end = self.find(kind, start, limit, false);
+        (start < end).then_some(Run { start, len: end - start })
+    }
+
+    /// The run that starts at page `at`, cut to `max` pages; it may be empty.
+    fn run_at(&self, kind: Kind, at: u32, max: u32) -> Run {
+        let limit = at.saturating_add(max).min(self.total);
+        Run { start: at, len: self.find(kind, at, limit, false).saturating_sub(at) }
+    }
+
+    /// The first page in `from..limit` that is (`wanted`) or is not of this kind; `limit` if none is.
+    fn find(&self, kind: Kind, from: u32, limit: u32, wanted: bool) -> u32 {
+        let mut page = from;
+        while page < limit {
+            let word = self.word(kind, (page / WORD) as usize);
+            let word = (if wanted { word } else { !word }) >> (page % WORD);
+            if word != 0 {
+                return (page + word.trailing_zeros()).min(limit);
+            }
+            page = (page / WORD + 1) * WORD;
+        }
+        limit.max(from)
+    }
+
+    /// One past the last page below `end` that is (`wanted`) or is not free and warm.
+    fn find_last(&self, end: u32, wanted: bool) -> Option<u32> {
+        let mut end = end;
+        while end > 0 {
+            let at = (end - 1) / WORD;
+            let word = self.word(Kind::WarmFree, at as usize);
+            let word = (if wanted { word } else { !word }) << (WORD - 1 - (end - 1) % WORD);
+            if word != 0 {
+                return Some(end - word.leading_zeros());
+            }
+            end = at * WORD;
+        }
+        None
+    }
+
+    fn word(&self, kind: Kind, at: usize) -> u64 {
+        match kind {
+            Kind::Free => !self.taken[at],
+            Kind::Warm => self.warm[at],
+            Kind::WarmFree => self.warm[at] & !self.taken[at],
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn assert_invariants(&self) {
+        let taken = |page| bit(&self.taken, page);
+        let warm_free = |page| bit(&self.warm, page) && !taken(page);
+        let pages = || 0..self.total;
+        assert_eq!(pages().filter(|&p| taken(p)).count(), self.in_use as usize);
+        assert_eq!(pages().filter(|&p| warm_free(p)).count(), self.warm_free as usize);
+        assert!(pages().filter(|&p| taken(p)).all(|p| p < self.top));
+        assert!(pages().filter(|&p| !taken(p)).all(|p| p >= self.low_free));
+        assert!(pages().filter(|&p| warm_free(p)).all(|p| p >= self.low_warm && p < self.top));
+    }
+}
+
+#[cfg(test)]
+fn bit(bits: &[u64], page: u32) -> bool {
+    bits[(page / WORD) as usize] >> (page % WORD) & 1 == 1
+}
+
+/// Calls `each` with every word that `run` touches and the mask of its pages in that word.
+fn words(run: Run, mut each: impl FnMut(usize, u64)) {
+    let mut page = run.start;
+    while page < run.end() {
+        let in_word = (WORD - page % WORD).min(run.end() - page);
+        let mask = (u64::MAX >> (WORD - in_word)) << (page % WORD);
+        each((page / WORD) as usize, mask);
+        page += in_word;
+    }
+}
+
+fn set(bits: &mut [u64], run: Run, on: bool) {
+    words(run, |at, mask| if on { bits[at] |= mask } else { bits[at] &= !mask });
+}
+
+fn count(bits: &[u64], run: Run) -> u32 {
+    let mut n = 0;
+    words(run, |at, mask| n += (bits[at] & mask).count_ones());
+    n
+}

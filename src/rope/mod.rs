@@ -1,0 +1,487 @@
+//! Floor 2: the rope. Segments in order, one tail that is being filled, and positions in them.
+//!
+//! ```text
+//! segments.rs  the owned pieces and where each starts   (the only file that names smallvec)
+//! tail.rs      the extent behind them that is being filled
+//! pace.rs      how many bytes to ask for, or to offer, next
+//! gather.rs    the iovecs of one send
+//! cursor.rs    a position outside the rope
+//! search.rs    finding bytes across segments
+//! ```
+
+mod cursor;
+mod gather;
+mod pace;
+mod search;
+mod segments;
+mod tail;
+
+use std::fmt;
+use std::iter;
+use std::ops::{Bound, RangeBounds};
+
+use bytes::Bytes;
+
+use crate::pool::{Extent, Pool};
+pub use cursor::Cursor;
+pub(crate) use gather::Iovecs;
+pub(crate) use pace::Pace;
+use segments::{IntoSegments, Segments};
+
+/// Bytes in the order in which they arrived, in as many pieces as they came in.
+///
+/// A rope receives with `readv` straight into memory of its [`Pool`], sends by gather writes, is cut
+/// and joined without copying, and ends as one contiguous [`View`](crate::View).
+///
+/// ```text
+/// Rope   [seg][seg][seg][tail····]        each segment is a `Bytes`: counted, sliceable,
+///          0    1    2    being filled    from the pool or from anybody else
+/// ```
+///
+/// Length, emptiness and the number of segments are known: O(1). Finding a position is O(log n) in the
+/// number of segments. Consecutive small reads and copies fill the same tail and are *one* segment.
+///
+/// # Examples
+///
+/// ```
+/// use ropewalk::{Pool, Rope};
+///
+/// let pool = Pool::new()?;
+/// let mut rope = Rope::in_pool(&pool);
+/// rope.extend_from_slice(b"a header, ");
+/// rope.push("a shared body"); // no copy
+/// let view = rope.finalize()?;
+/// assert_eq!(&*view, b"a header, a shared body");
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Default)]
+pub struct Rope {
+    segments: Segments,
+    /// What is being filled, behind the segments. `None`, or with filled or spare bytes.
+    tail: Option<Extent>,
+    /// Where the tail comes from; the heap, if nowhere.
+    pool: Option<Pool>,
+    limit: Limit,
+    reads: Pace,
+    sends: Pace,
+}
+
+/// Most bytes that a rope receives.
+#[derive(Clone, Copy)]
+struct Limit(usize);
+
+impl Default for Limit {
+    fn default() -> Limit {
+        Limit(usize::MAX)
+    }
+}
+
+impl Rope {
+    /// An empty rope that receives into the heap. For many or large payloads use [`in_pool`](Rope::in_pool).
+    #[must_use]
+    pub fn new() -> Rope {
+        Rope::default()
+    }
+
+    /// An empty rope that receives into `pool`. It holds no memory of it until bytes arrive.
+    #[must_use]
+    pub fn in_pool(pool: &Pool) -> Rope {
+        Rope { pool: Some(pool.clone()), ..Rope::default() }
+    }
+
+    /// The pool that this rope receives into.
+    #[must_use]
+    pub fn pool(&self) -> Option<&Pool> {
+        self.pool.as_ref()
+    }
+
+    /// Bytes in the rope. O(1).
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.segments.len() + self.tail_len()
+    }
+
+    /// Whether there are none. O(1).
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Pieces that the rope is made of, the tail included. O(1).
+    #[must_use]
+    pub fn num_segments(&self) -> usize {
+        self.segments.count() + usize::from(self.tail_len() > 0)
+    }
+
+    /// Most bytes that this rope may hold by receiving; [`usize::MAX`] if there is no limit.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.limit.0
+    }
+
+    /// Sets the most bytes that the rope may hold by receiving or through
+    /// [`BufMut`](bytes::BufMut). Beyond it a receive fails with
+    /// [`QuotaExceeded`](std::io::ErrorKind::QuotaExceeded) and takes nothing more from the kernel;
+    /// all that has arrived stays. What the program itself [pushes](Rope::push) is not limited.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::Rope;
+    /// use std::io::{ErrorKind, Write};
+    /// use std::os::unix::net::UnixStream;
+    ///
+    /// let (mut peer, socket) = UnixStream::pair()?;
+    /// peer.write_all(b"far too much")?;
+    /// let mut rope = Rope::new();
+    /// rope.set_limit(3);
+    /// assert_eq!(rope.readv_from(&socket)?, 3);
+    /// assert_eq!(rope.readv_from(&socket).unwrap_err().kind(), ErrorKind::QuotaExceeded);
+    /// assert_eq!(rope, b"far"[..]);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn set_limit(&mut self, bytes: usize) {
+        self.limit = Limit(bytes);
+    }
+
+    /// Appends a segment without copying it. Amortised O(1).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut rope = ropewalk::Rope::new();
+    /// rope.push("static");
+    /// rope.push(vec![b'!'; 3]);
+    /// assert_eq!((rope.len(), rope.num_segments()), (9, 2));
+    /// ```
+    #[inline]
+    pub fn push(&mut self, bytes: impl Into<Bytes>) {
+        self.push_bytes(bytes.into());
+    }
+
+    #[inline]
+    fn push_bytes(&mut self, bytes: Bytes) {
+        if self.tail.is_some() && !bytes.is_empty() {
+            self.freeze();
+        }
+        self.segments.push(bytes);
+    }
+
+    /// Puts a segment in front without copying it. Amortised O(1).
+    pub fn push_front(&mut self, bytes: impl Into<Bytes>) {
+        self.segments.push_front(bytes.into());
+    }
+
+    /// Moves all of `other` to the end, without copying. O(segments of the shorter one).
+    ///
+    /// This rope keeps its own pool and limit.
+    pub fn append(&mut self, mut other: Rope) {
+        if !other.is_empty() {
+            self.freeze();
+            other.freeze();
+            self.segments.append(std::mem::take(&mut other.segments));
+        }
+    }
+
+    /// Takes the first `at` bytes off, without copying. O(log n + segments on the smaller side).
+    ///
+    /// The returned rope has this rope's pool and limit; this one goes on receiving where it was.
+    ///
+    /// # Panics
+    ///
+    /// If `at > self.len()`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut rope = ropewalk::Rope::from("head and body");
+    /// let head = rope.split_to(4);
+    /// assert_eq!(head, b"head"[..]);
+    /// assert_eq!(rope, b" and body"[..]);
+    /// ```
+    #[track_caller]
+    #[must_use = "use `advance` to drop the bytes"]
+    pub fn split_to(&mut self, at: usize) -> Rope {
+        self.check("split_to", at);
+        if at > self.segments.len() {
+            self.freeze();
+        }
+        let segments = self.segments.split_to(at);
+        self.beside(segments)
+    }
+
+    /// Takes everything from position `at` on, without copying. O(log n + segments taken).
+    ///
+    /// The returned rope has this rope's pool and limit; this one goes on receiving behind what is left.
+    ///
+    /// # Panics
+    ///
+    /// If `at > self.len()`.
+    #[track_caller]
+    #[must_use = "use `truncate` to drop the bytes"]
+    pub fn split_off(&mut self, at: usize) -> Rope {
+        self.check("split_off", at);
+        self.freeze();
+        let segments = self.segments.split_off(at);
+        self.beside(segments)
+    }
+
+    /// Drops the first `count` bytes; segments and pages that are used up are released at once.
+    ///
+    /// # Panics
+    ///
+    /// If `count > self.len()`.
+    #[track_caller]
+    #[inline]
+    pub fn advance(&mut self, count: usize) {
+        self.check("advance", count);
+        if count > self.segments.len() {
+            self.freeze();
+        }
+        self.segments.advance(count);
+    }
+
+    /// Keeps the first `len` bytes and drops the rest; does nothing if there are fewer.
+    pub fn truncate(&mut self, len: usize) {
+        if len < self.len() {
+            drop(self.split_off(len));
+        }
+    }
+
+    /// Drops all bytes and gives the tail back. Pool and limit stay.
+    pub fn clear(&mut self) {
+        self.segments = Segments::default();
+        self.tail = None;
+    }
+
+    /// The bytes of `range` as a rope of their own, sharing the memory. O(log n + segments in the range).
+    ///
+    /// # Panics
+    ///
+    /// If the range starts after its end or ends beyond the rope.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let rope = ropewalk::Rope::from("0123456789");
+    /// assert_eq!(rope.slice(2..=4), b"234"[..]);
+    /// ```
+    #[track_caller]
+    #[must_use]
+    pub fn slice(&self, range: impl RangeBounds<usize>) -> Rope {
+        let (from, to) = self.resolve(range);
+        let mut segments = self.segments.slice(from, to.min(self.segments.len()));
+        let before = self.segments.len();
+        if let Some(tail) = self.tail.as_ref().filter(|_| to > before && to > from) {
+            segments.push(tail.share().slice(from.saturating_sub(before)..to - before));
+        }
+        self.beside(segments)
+    }
+
+    /// The bytes as borrowed slices, in order, none of them empty.
+    #[must_use]
+    pub fn chunks(&self) -> impl DoubleEndedIterator<Item = &[u8]> + Clone {
+        let tail = self.tail.as_ref().map(Extent::filled).filter(|tail| !tail.is_empty());
+        self.segments.iter().map(|bytes| &**bytes).chain(tail)
+    }
+
+    /// The bytes as owned segments, in order, sharing the memory; none of them is empty.
+    #[must_use]
+    pub fn segments(&self) -> impl DoubleEndedIterator<Item = Bytes> {
+        let tail = self.tail.as_ref().filter(|tail| tail.len() > 0).map(Extent::share);
+        self.segments.iter().cloned().chain(tail)
+    }
+
+    /// A copy of all bytes. To have them side by side without a copy, [finalise](Rope::finalize).
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut vec = Vec::with_capacity(self.len());
+        self.chunks().for_each(|chunk| vec.extend_from_slice(chunk));
+        vec
+    }
+
+    /// Moves the first bytes into `dst`, which is filled: they leave the rope, as with
+    /// [`Buf::copy_to_slice`](bytes::Buf::copy_to_slice).
+    ///
+    /// # Panics
+    ///
+    /// If `dst` is longer than the rope.
+    #[track_caller]
+    pub fn copy_to_slice(&mut self, dst: &mut [u8]) {
+        self.check("copy_to_slice", dst.len());
+        let mut done = 0;
+        for chunk in self.chunks() {
+            let count = chunk.len().min(dst.len() - done);
+            dst[done..done + count].copy_from_slice(&chunk[..count]);
+            done += count;
+        }
+        self.advance(done);
+    }
+
+    /// A position in this rope that moves without changing it.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor<&Rope> {
+        Cursor::new(self)
+    }
+
+    /// A position in this rope, together with it.
+    #[must_use]
+    pub fn into_cursor(self) -> Cursor<Rope> {
+        Cursor::new(self)
+    }
+
+    /// Moves the tail's bytes to the segments and hands all of them out.
+    pub(crate) fn take_segments(&mut self) -> impl ExactSizeIterator<Item = Bytes> + use<> {
+        self.freeze();
+        self.tail = None;
+        std::mem::take(&mut self.segments).into_iter()
+    }
+
+    /// Takes the first segment.
+    pub(crate) fn pop_front(&mut self) -> Option<Bytes> {
+        if self.segments.count() == 0 {
+            self.freeze();
+        }
+        self.segments.pop_front()
+    }
+
+    pub(crate) fn reads_mut(&mut self) -> &mut Pace {
+        &mut self.reads
+    }
+
+    pub(crate) fn sends(&mut self) -> &mut Pace {
+        &mut self.sends
+    }
+
+    /// An empty rope like this one, with these segments.
+    fn beside(&self, segments: Segments) -> Rope {
+        Rope {
+            segments,
+            tail: None,
+            pool: self.pool.clone(),
+            limit: self.limit,
+            reads: self.reads,
+            sends: self.sends,
+        }
+    }
+
+    /// Piece `index`: a segment, the tail behind them, or nothing.
+    fn piece(&self, index: usize) -> &[u8] {
+        match (self.segments.get(index), &self.tail) {
+            (Some(bytes), _) => bytes,
+            (None, Some(tail)) if index == self.segments.count() => tail.filled(),
+            _ => &[],
+        }
+    }
+
+    #[track_caller]
+    fn check(&self, operation: &str, at: usize) {
+        assert!(at <= self.len(), "{operation}: {at} is beyond the rope's {} bytes", self.len());
+    }
+
+    #[track_caller]
+    fn resolve(&self, range: impl RangeBounds<usize>) -> (usize, usize) {
+        let from = match range.start_bound() {
+            Bound::Included(&at) => at,
+            Bound::Excluded(&before) => before.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let to = match range.end_bound() {
+            Bound::Included(&last) => last.saturating_add(1),
+            Bound::Excluded(&at) => at,
+            Bound::Unbounded => self.len(),
+        };
+        assert!(from <= to, "the range starts at {from}, after its end at {to}");
+        self.check("the range ends", to);
+        (from, to)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn assert_invariants(&self) {
+        self.segments.assert_invariants();
+        if let Some(tail) = &self.tail {
+            tail.assert_invariants();
+            assert!(tail.len() + tail.spare() > 0);
+        }
+        assert_eq!(self.len(), self.chunks().map(<[u8]>::len).sum::<usize>());
+        assert_eq!(self.num_segments(), self.chunks().count());
+    }
+}
+
+impl Clone for Rope {
+    /// Shares the memory. O(segments).
+    fn clone(&self) -> Rope {
+        self.slice(..)
+    }
+}
+
+impl fmt::Debug for Rope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rope")
+            .field("len", &self.len())
+            .field("segments", &self.num_segments())
+            .field("pooled", &self.pool.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Extend<Bytes> for Rope {
+    fn extend<I: IntoIterator<Item = Bytes>>(&mut self, segments: I) {
+        segments.into_iter().for_each(|bytes| self.push_bytes(bytes));
+    }
+}
+
+impl<'a> Extend<&'a [u8]> for Rope {
+    /// Copies the slices into the tail.
+    fn extend<I: IntoIterator<Item = &'a [u8]>>(&mut self, slices: I) {
+        slices.into_iter().for_each(|slice| self.extend_from_slice(slice));
+    }
+}
+
+impl<B: Into<Bytes>> FromIterator<B> for Rope {
+    fn from_iter<I: IntoIterator<Item = B>>(segments: I) -> Rope {
+        let mut rope = Rope::new();
+        segments.into_iter().for_each(|bytes| rope.push(bytes));
+        rope
+    }
+}
+
+/// The segments of a [`Rope`], one after the other.
+pub struct IntoIter(IntoSegments);
+
+impl fmt::Debug for IntoIter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IntoIter").field("segments", &self.0.len()).finish()
+    }
+}
+
+impl Iterator for IntoIter {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        self.0.next()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+impl DoubleEndedIterator for IntoIter {
+    fn next_back(&mut self) -> Option<Bytes> {
+        self.0.next_back()
+    }
+}
+
+impl ExactSizeIterator for IntoIter {}
+impl iter::FusedIterator for IntoIter {}
+
+impl IntoIterator for Rope {
+    type Item = Bytes;
+    type IntoIter = IntoIter;
+
+    fn into_iter(mut self) -> IntoIter {
+        self.freeze();
+        IntoIter(self.segments.into_iter())
+    }
+}

@@ -1,0 +1,272 @@
+//! The owned pieces of a rope, in order, with the position of each.
+//!
+//! ```text
+//! entries  [ ·  |  ·  | seg | seg | seg ]        · taken off the front, not yet reused
+//!                     ^head
+//! ends      .     .     e0    e1    e2           segment i ends at position e_i - start
+//! ```
+//!
+//! `start` and the ends only ever differ by lengths; they wrap, so the front can move both ways and
+//! nothing is renumbered when bytes leave or arrive there.
+
+use std::mem;
+
+use bytes::{Buf, Bytes};
+use smallvec::SmallVec;
+
+/// Segments kept inside the rope itself.
+const INLINE: usize = 2;
+
+#[derive(Clone)]
+struct Entry {
+    /// Where the segment ends, counted from the same origin as `Segments::start`.
+    end: usize,
+    /// Never empty from `head` on, always empty before it.
+    bytes: Bytes,
+}
+
+impl Entry {
+    const EMPTY: Entry = Entry { end: 0, bytes: Bytes::new() };
+}
+
+#[derive(Default)]
+pub(crate) struct Segments {
+    entries: SmallVec<[Entry; INLINE]>,
+    /// Entries before it are empty. If there are entries, `head < entries.len()`.
+    head: usize,
+    /// The origin of the positions: where the first segment starts.
+    start: usize,
+    /// Where the last segment ends.
+    end: usize,
+}
+
+impl Segments {
+    /// Bytes in all segments. O(1).
+    pub(crate) fn len(&self) -> usize {
+        self.end.wrapping_sub(self.start)
+    }
+
+    /// Number of segments. O(1).
+    pub(crate) fn count(&self) -> usize {
+        self.entries.len() - self.head
+    }
+
+    pub(crate) fn get(&self, index: usize) -> Option<&Bytes> {
+        self.live().get(index).map(|entry| &entry.bytes)
+    }
+
+    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &Bytes> + ExactSizeIterator + Clone {
+        self.live().iter().map(|entry| &entry.bytes)
+    }
+
+    /// Where segment `index` starts.
+    pub(crate) fn start_of(&self, index: usize) -> usize {
+        match index.checked_sub(1).and_then(|before| self.live().get(before)) {
+            Some(before) => before.end.wrapping_sub(self.start),
+            None => 0,
+        }
+    }
+
+    /// The segment that holds the byte at `position`; `count()` if none does. O(log n).
+    pub(crate) fn index_of(&self, position: usize) -> usize {
+        self.live().partition_point(|entry| entry.end.wrapping_sub(self.start) <= position)
+    }
+
+    #[inline]
+    pub(crate) fn push(&mut self, bytes: Bytes) {
+        if bytes.is_empty() {
+            return;
+        }
+        if self.entries.len() == self.entries.capacity() && self.head >= self.entries.len().div_ceil(2) {
+            self.close_gap();
+        }
+        self.end = self.end.wrapping_add(bytes.len());
+        self.entries.push(Entry { end: self.end, bytes });
+    }
+
+    pub(crate) fn push_front(&mut self, bytes: Bytes) {
+        if bytes.is_empty() {
+            return;
+        }
+        if self.head == 0 {
+            self.open_gap(self.entries.len().max(1));
+        }
+        self.head -= 1;
+        self.entries[self.head] = Entry { end: self.start, bytes };
+        self.start = self.start.wrapping_sub(self.entries[self.head].bytes.len());
+    }
+
+    /// Takes the first segment. Amortised O(1).
+    #[inline]
+    pub(crate) fn pop_front(&mut self) -> Option<Bytes> {
+        let first = self.entries.get_mut(self.head)?;
+        let bytes = mem::take(&mut first.bytes);
+        self.start = first.end;
+        self.head += 1;
+        if self.head == self.entries.len() {
+            self.entries.clear();
+            self.head = 0;
+        }
+        Some(bytes)
+    }
+
+    /// Drops the first `count` bytes.
+    #[inline]
+    pub(crate) fn advance(&mut self, count: usize) {
+        let mut left = count;
+        while left > 0 {
+            let first = &mut self.entries[self.head].bytes;
+            if left < first.len() {
+                first.advance(left);
+                self.start = self.start.wrapping_add(left);
+                return;
+            }
+            left -= first.len();
+            self.pop_front();
+        }
+    }
+
+    /// Takes the first `at` bytes off. O(segments on the smaller side).
+    pub(crate) fn split_to(&mut self, at: usize) -> Segments {
+        if at == self.len() {
+            return mem::take(self);
+        }
+        let whole = self.index_of(at);
+        if whole > self.count() / 2 {
+            let rest = self.split_off(at);
+            return mem::replace(self, rest);
+        }
+        let mut front = Segments::default();
+        for _ in 0..whole {
+            front.extend(self.pop_front());
+        }
+        let inside = at - front.len();
+        if inside > 0 {
+            let first = &mut self.entries[self.head].bytes;
+            front.push(first.split_to(inside));
+            self.start = self.start.wrapping_add(inside);
+        }
+        front
+    }
+
+    /// Takes everything from position `at` on. O(segments taken).
+    pub(crate) fn split_off(&mut self, at: usize) -> Segments {
+        let index = self.index_of(at);
+        let inside = at - self.start_of(index);
+        let mut rest = Segments::default();
+        if inside > 0 {
+            let cut = &mut self.entries[self.head + index];
+            rest.push(cut.bytes.split_off(inside));
+            cut.end = self.start.wrapping_add(at);
+        }
+        let whole = index + usize::from(inside > 0);
+        rest.extend(self.entries.drain(self.head + whole..).map(|entry| entry.bytes));
+        self.end = self.start.wrapping_add(at);
+        if self.head == self.entries.len() {
+            self.entries.clear();
+            self.head = 0;
+        }
+        rest
+    }
+
+    /// Moves all of `other` behind the last segment. O(segments of the shorter one).
+    pub(crate) fn append(&mut self, mut other: Segments) {
+        if self.count() >= other.count() {
+            self.extend(other);
+        } else {
+            let front = mem::replace(self, Segments::default());
+            front.into_iter().rev().for_each(|bytes| other.push_front(bytes));
+            *self = other;
+        }
+    }
+
+    /// The segments of `from..to`, sharing their memory. O(log n + segments in the range).
+    pub(crate) fn slice(&self, from: usize, to: usize) -> Segments {
+        let first = self.index_of(from);
+        let mut at = self.start_of(first);
+        let mut slice = Segments::default();
+        for bytes in self.iter().skip(first) {
+            if at >= to {
+                break;
+            }
+            slice.push(bytes.slice(from.saturating_sub(at)..bytes.len().min(to - at)));
+            at += bytes.len();
+        }
+        slice
+    }
+
+    fn live(&self) -> &[Entry] {
+        &self.entries[self.head..]
+    }
+
+    fn close_gap(&mut self) {
+        self.entries.drain(..self.head);
+        self.head = 0;
+    }
+
+    fn open_gap(&mut self, gap: usize) {
+        self.entries.insert_many(0, std::iter::repeat_n(Entry::EMPTY, gap));
+        self.head = gap;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn assert_invariants(&self) {
+        assert!(self.head < self.entries.len() || (self.head == 0 && self.entries.is_empty()));
+        assert!(self.entries[..self.head].iter().all(|entry| entry.bytes.is_empty()));
+        let mut end = self.start;
+        for entry in self.live() {
+            assert!(!entry.bytes.is_empty());
+            end = end.wrapping_add(entry.bytes.len());
+            assert_eq!(entry.end, end);
+        }
+        assert_eq!(self.end, end);
+    }
+}
+
+impl Clone for Segments {
+    fn clone(&self) -> Segments {
+        let entries = self.live().iter().cloned().collect();
+        Segments { entries, head: 0, start: self.start, end: self.end }
+    }
+}
+
+impl Extend<Bytes> for Segments {
+    fn extend<I: IntoIterator<Item = Bytes>>(&mut self, segments: I) {
+        segments.into_iter().for_each(|bytes| self.push(bytes));
+    }
+}
+
+/// The segments, one after the other.
+pub(crate) struct IntoSegments(smallvec::IntoIter<[Entry; INLINE]>);
+
+impl IntoIterator for Segments {
+    type Item = Bytes;
+    type IntoIter = IntoSegments;
+
+    fn into_iter(mut self) -> IntoSegments {
+        if self.head > 0 {
+            self.close_gap();
+        }
+        IntoSegments(self.entries.into_iter())
+    }
+}
+
+impl Iterator for IntoSegments {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        self.0.next().map(|entry| entry.bytes)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+impl DoubleEndedIterator for IntoSegments {
+    fn next_back(&mut self) -> Option<Bytes> {
+        self.0.next_back().map(|entry| entry.bytes)
+    }
+}
+
+impl ExactSizeIterator for IntoSegments {}

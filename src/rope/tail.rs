@@ -1,0 +1,188 @@
+//! The tail: one extent behind the segments that is being filled.
+//!
+//! ```text
+//!  … [segment][segment] [filled | spare]      copies and reads fill the spare bytes;
+//!                        └── tail ──┘         `freeze` turns the filled ones into segments
+//! ```
+
+use std::io;
+
+use super::Rope;
+use crate::pool::{Extent, PIECE};
+
+/// A rope keeps empty pages for this part of what it holds, so that ropes growing beside each other
+/// in one pool do not interleave page by page. A rope that holds little keeps none.
+const KEEP_PART: usize = 16;
+
+/// Most empty bytes a rope keeps.
+const KEEP_MOST: usize = 256 << 10;
+
+/// Smallest tail on the heap.
+const HEAP_LEAST: usize = 64;
+
+impl Rope {
+    /// Makes room for at least `more` bytes behind those that are there, side by side.
+    ///
+    /// In a pool this takes one run of pages, so a payload of known length that is received into an
+    /// empty rope is contiguous from the start and [finalised](Rope::finalize) at no cost. The pages
+    /// count as in use at once; memory is committed as bytes arrive.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`](io::ErrorKind::OutOfMemory) when the pool has no such run, or the heap no such
+    /// memory. The rope is as it was.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Pool, Rope};
+    ///
+    /// let pool = Pool::new()?;
+    /// let mut rope = Rope::in_pool(&pool);
+    /// rope.reserve(10 << 20)?;
+    /// rope.extend_from_slice(&[7; 10 << 20]);
+    /// assert_eq!(rope.finalize()?.copied_bytes(), 0);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn reserve(&mut self, more: usize) -> io::Result<()> {
+        let spare = self.tail.as_ref().map_or(0, Extent::spare);
+        if spare >= more || self.tail.as_mut().is_some_and(|tail| tail.grow_exact(more - spare)) {
+            return Ok(());
+        }
+        let fresh = match &self.pool {
+            Some(pool) => Extent::in_pool_exact(pool, more)?,
+            None => Extent::on_heap(more)?,
+        };
+        self.replace_tail(fresh);
+        Ok(())
+    }
+
+    /// Appends a copy of `bytes` to the tail. Consecutive small ones are one segment.
+    ///
+    /// When the pool has no memory the copy lies on the heap, and [`PoolStats`](crate::PoolStats)
+    /// counts a fallback.
+    ///
+    /// # Panics
+    ///
+    /// When the heap has no memory either.
+    pub fn extend_from_slice(&mut self, bytes: &[u8]) {
+        let mut left = bytes;
+        while let Err(not_copied) = self.copy_in(left) {
+            left = &left[left.len() - not_copied.bytes..];
+            self.make_room_on_heap(left.len());
+        }
+    }
+
+    /// Copies into the tail; on an error, what came before it is in the rope.
+    pub(crate) fn copy_in(&mut self, bytes: &[u8]) -> Result<(), NotCopied> {
+        let mut left = bytes;
+        while !left.is_empty() {
+            let room = self.make_room(left.len());
+            let copied = room.map_err(|error| NotCopied { bytes: left.len(), error })?.copy_from(left);
+            left = &left[copied..];
+            self.cut_pieces();
+        }
+        Ok(())
+    }
+
+    /// A tail with committed room for `want` bytes, or for fewer but at least one.
+    pub(crate) fn make_room(&mut self, want: usize) -> io::Result<&mut Extent> {
+        let spare = self.tail.as_ref().map_or(0, Extent::spare);
+        let grown = spare < want.min(HEAP_LEAST) && self.grow_tail(want);
+        if spare == 0 && !grown {
+            let fresh = self.new_extent(self.generous(want))?;
+            self.replace_tail(fresh);
+        }
+        let tail = self.tail.as_mut().expect("it was there with spare room, or was made just now");
+        tail.commit(want.min(PIECE))?;
+        Ok(tail)
+    }
+
+    /// For callers that cannot be told of an error: a tail on the heap.
+    ///
+    /// # Panics
+    ///
+    /// When the heap has no memory either.
+    pub(crate) fn make_room_on_heap(&mut self, want: usize) -> &mut Extent {
+        let fresh = Extent::on_heap(self.generous(want).min(PIECE));
+        if let Some(pool) = &self.pool {
+            pool.count_fallback();
+        }
+        self.replace_tail(fresh.unwrap_or_else(|error| panic!("{error}")));
+        self.tail.as_mut().expect("made just now")
+    }
+
+    fn grow_tail(&mut self, want: usize) -> bool {
+        let generous = self.generous(want);
+        self.tail.as_mut().is_some_and(|tail| tail.grow(generous))
+    }
+
+    /// Copied pieces come one by one and tell nothing of the whole, so the tail grows with the rope.
+    fn generous(&self, want: usize) -> usize {
+        want.max(self.len().clamp(HEAP_LEAST, KEEP_MOST))
+    }
+
+    /// A fresh extent of this rope's kind of memory.
+    pub(crate) fn new_extent(&self, want: usize) -> io::Result<Extent> {
+        match &self.pool {
+            Some(pool) => Extent::in_pool(pool, want),
+            None => Extent::on_heap(want.min(PIECE)),
+        }
+    }
+
+    /// The tail as it is, for reading into.
+    pub(crate) fn tail_mut(&mut self) -> Option<&mut Extent> {
+        self.tail.as_mut()
+    }
+
+    pub(crate) fn tail_len(&self) -> usize {
+        self.tail.as_ref().map_or(0, Extent::len)
+    }
+
+    /// Lets `fresh` be filled next. What the tail held becomes segments; its spare pages go back.
+    pub(crate) fn replace_tail(&mut self, fresh: Extent) {
+        self.freeze();
+        self.tail = Some(fresh);
+    }
+
+    /// Turns the tail's bytes into segments. The room behind them stays the tail.
+    pub(crate) fn freeze(&mut self) {
+        self.cut_pieces();
+        let Some(tail) = &mut self.tail else { return };
+        if tail.len() > 0 {
+            self.segments.push(tail.split_to(tail.len()));
+        }
+        if tail.spare() == 0 {
+            self.tail = None;
+        }
+    }
+
+    /// Turns full pieces of the tail into segments, so that none pins more than `PIECE` bytes.
+    pub(crate) fn cut_pieces(&mut self) {
+        let Some(tail) = &mut self.tail else { return };
+        while tail.len() >= PIECE {
+            self.segments.push(tail.split_to(PIECE));
+        }
+        if tail.len() + tail.spare() == 0 {
+            self.tail = None;
+        }
+    }
+
+    /// Gives empty pages back, all of them if the rope is empty.
+    pub(crate) fn give_back_spare(&mut self) {
+        let keep = (self.len() / KEEP_PART).min(KEEP_MOST);
+        let Some(tail) = &mut self.tail else { return };
+        if tail.len() == 0 && keep == 0 {
+            self.tail = None;
+        } else {
+            tail.give_back(keep);
+        }
+    }
+}
+
+/// Why the last bytes of a copy are not in the rope.
+pub(crate) struct NotCopied {
+    /// How many are missing.
+    pub(crate) bytes: usize,
+    pub(crate) error: io::Error,
+}

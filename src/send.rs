@@ -1,0 +1,182 @@
+//! Floor 3: sending. One call of the kernel takes as many segments as it may name.
+//!
+//! Two ways with the same three rungs: a [`Rope`] loses what was sent, a [`Cursor`] moves on.
+
+use std::borrow::Borrow;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use crate::rope::{Cursor, Iovecs, Pace, Rope};
+use crate::sys;
+
+impl Rope {
+    /// sendmsg(2), or writev(2) for what is not a socket: sends from the front. What was sent leaves
+    /// the rope, and its pages are free again. Returns how many bytes that were: 0 only if the rope is
+    /// empty.
+    ///
+    /// One call that takes effect, repeated on EINTR; at most 1 024 segments. Sockets never raise
+    /// SIGPIPE; pipes do, unless the signal is ignored, as it is in Rust programs.
+    ///
+    /// # Errors
+    ///
+    /// * [`WouldBlock`](io::ErrorKind::WouldBlock): the descriptor takes nothing now.
+    /// * [`WriteZero`](io::ErrorKind::WriteZero): it took nothing and reported no error.
+    /// * Whatever else the kernel reports, [`BrokenPipe`](io::ErrorKind::BrokenPipe) for one.
+    ///
+    /// After any error the rope is exactly what has not been sent, and the call can be repeated.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::Rope;
+    /// use std::io::Read;
+    /// use std::os::unix::net::UnixStream;
+    ///
+    /// let (socket, mut peer) = UnixStream::pair()?;
+    /// let mut rope: Rope = ["many ", "small ", "pieces"].into_iter().collect();
+    /// while !rope.is_empty() {
+    ///     rope.writev_to(&socket)?;
+    /// }
+    /// let mut got = [0; 17];
+    /// peer.read_exact(&mut got)?;
+    /// assert_eq!(&got, b"many small pieces");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn writev_to(&mut self, fd: impl AsFd) -> io::Result<usize> {
+        self.send(|iovecs| write(fd.as_fd(), iovecs))
+    }
+
+    /// sendmsg(2): like [`writev_to`](Rope::writev_to) on a socket, with descriptors beside the bytes.
+    ///
+    /// The descriptors go with the first byte of this call: when it returns, they were sent, however
+    /// many bytes it took. Pass `&[]` for the rest. After an error they were not. `flags` are those of
+    /// sendmsg(2), such as `MSG_MORE`; usually 0. `MSG_NOSIGNAL` is always set.
+    ///
+    /// # Errors
+    ///
+    /// As for [`writev_to`](Rope::writev_to); and `InvalidInput` for descriptors with an empty rope,
+    /// since they need a byte to go with, and for `MSG_ZEROCOPY`, whose pages may not be reused when the
+    /// call returns.
+    pub fn sendmsg_to(&mut self, fd: impl AsFd, flags: i32, fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+        check_message(self.is_empty(), flags, fds)?;
+        self.send(|iovecs| sys::sendmsg(fd.as_fd(), iovecs, flags, fds))
+    }
+
+    /// [`writev_to`](Rope::writev_to) until the rope is empty.
+    ///
+    /// # Errors
+    ///
+    /// As for [`writev_to`](Rope::writev_to). What was sent before is gone from the rope: after
+    /// `WouldBlock`, wait until the descriptor is writable and call again.
+    pub fn write_all_to(&mut self, fd: impl AsFd) -> io::Result<()> {
+        until_done(|| self.writev_to(&fd))
+    }
+
+    fn send(&mut self, call: impl FnOnce(&Iovecs<'_>) -> io::Result<usize>) -> io::Result<usize> {
+        let mut iovecs = Iovecs::new();
+        let mut pace = *self.sends();
+        self.gather(0, 0, pace.bytes(), &mut iovecs);
+        let sent = offer(&iovecs, &mut pace, call)?;
+        drop(iovecs);
+        *self.sends() = pace;
+        self.advance(sent);
+        Ok(sent)
+    }
+}
+
+impl<R: Borrow<Rope>> Cursor<R> {
+    /// sendmsg(2), or writev(2) for what is not a socket: sends from the cursor on and moves it by as
+    /// much. Returns how many bytes that were: 0 only at the end.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Rope::writev_to`]. After any error the cursor stands at the first byte not sent.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::Rope;
+    /// use std::os::unix::net::UnixStream;
+    ///
+    /// let rope = Rope::from("to both");
+    /// let (one, other) = UnixStream::pair()?;
+    /// for socket in [&one, &other] {
+    ///     rope.cursor().write_all_to(socket)?;
+    /// }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn writev_to(&mut self, fd: impl AsFd) -> io::Result<usize> {
+        self.send(|iovecs| write(fd.as_fd(), iovecs))
+    }
+
+    /// sendmsg(2): like [`writev_to`](Cursor::writev_to) on a socket, with descriptors that go with the
+    /// first byte of this call; see [`Rope::sendmsg_to`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Rope::sendmsg_to`].
+    pub fn sendmsg_to(&mut self, fd: impl AsFd, flags: i32, fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+        check_message(self.remaining() == 0, flags, fds)?;
+        self.send(|iovecs| sys::sendmsg(fd.as_fd(), iovecs, flags, fds))
+    }
+
+    /// [`writev_to`](Cursor::writev_to) until the cursor is at the end.
+    ///
+    /// # Errors
+    ///
+    /// As for [`writev_to`](Cursor::writev_to). After `WouldBlock`, wait until the descriptor is
+    /// writable and call again: the cursor has moved by what was sent.
+    pub fn write_all_to(&mut self, fd: impl AsFd) -> io::Result<()> {
+        until_done(|| self.writev_to(&fd))
+    }
+
+    fn send(&mut self, call: impl FnOnce(&Iovecs<'_>) -> io::Result<usize>) -> io::Result<usize> {
+        let mut iovecs = Iovecs::new();
+        let mut pace = *self.sends();
+        self.gather(pace.bytes(), &mut iovecs);
+        let sent = offer(&iovecs, &mut pace, call)?;
+        drop(iovecs);
+        *self.sends() = pace;
+        self.advance(sent);
+        Ok(sent)
+    }
+}
+
+/// Makes the call, unless there is nothing to send, and holds the kernel to its word.
+fn offer(
+    iovecs: &Iovecs<'_>,
+    pace: &mut Pace,
+    call: impl FnOnce(&Iovecs<'_>) -> io::Result<usize>,
+) -> io::Result<usize> {
+    if iovecs.is_empty() {
+        return Ok(0);
+    }
+    match call(iovecs)? {
+        0 => Err(io::Error::new(io::ErrorKind::WriteZero, "the descriptor took none of the bytes offered")),
+        sent => {
+            pace.note(sys::iovec::held(iovecs), sent);
+            Ok(sent)
+        }
+    }
+}
+
+/// writev(2) on a socket raises SIGPIPE, so a socket gets sendmsg(2).
+fn write(fd: BorrowedFd<'_>, iovecs: &Iovecs<'_>) -> io::Result<usize> {
+    match sys::sendmsg(fd, iovecs, 0, &[]) {
+        Err(error) if sys::is_refused_as_no_socket(&error) => sys::writev(fd, iovecs),
+        done => done,
+    }
+}
+
+fn check_message(empty: bool, flags: i32, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    if empty && !fds.is_empty() {
+        let message = format!("{} descriptors, but no byte for them to go with", fds.len());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
+    sys::check_send_flags(flags)
+}
+
+fn until_done(mut send: impl FnMut() -> io::Result<usize>) -> io::Result<()> {
+    while send()? > 0 {}
+    Ok(())
+}

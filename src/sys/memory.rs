@@ -1,0 +1,90 @@
+//! The calls behind the arena: a memfd, its holes, a second address for its pages.
+#![allow(unsafe_code)] // `mmap` with MAP_FIXED
+
+use std::ffi::c_void;
+use std::fs::File;
+use std::io;
+use std::num::NonZeroUsize;
+use std::ptr::NonNull;
+
+use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
+use nix::libc::off_t;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+use nix::unistd::{SysconfVar, sysconf};
+
+/// memfd_create(2): close-on-exec, `len` bytes of hole, sealed against shrinking and growing.
+///
+/// The file is cut to `RLIMIT_FSIZE` first, because ftruncate(2) beyond that limit raises SIGXFSZ.
+pub(crate) fn memfd(len: u64) -> io::Result<(File, u64)> {
+    let len = len.min(file_size_limit());
+    let file = File::from(memfd_create(c"ropewalk", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
+    file.set_len(len)?;
+    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok((file, len))
+}
+
+/// fallocate(2): backs a range of the file with memory, or says that there is none.
+pub(crate) fn allocate(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    Ok(fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, to_off(offset)?, to_off(len)?)?)
+}
+
+/// fallocate(2) with `FALLOC_FL_PUNCH_HOLE`: gives the memory of a range back to the system.
+pub(crate) fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    Ok(fallocate(file, flags, to_off(offset)?, to_off(len)?)?)
+}
+
+/// mmap(2) with `MAP_FIXED | MAP_SHARED`, read only: gives pages of `file` a second address.
+///
+/// # Safety
+///
+/// `at..at + len` lies in a mapping that the caller owns, and nothing refers to its bytes.
+pub(crate) unsafe fn map_over(
+    at: NonNull<u8>,
+    len: NonZeroUsize,
+    file: &File,
+    offset: u64,
+) -> io::Result<()> {
+    #[cfg(test)]
+    if let Some(error) = super::script::map() {
+        return Err(error.into());
+    }
+    let address = NonZeroUsize::new(at.as_ptr().expose_provenance());
+    let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
+    // SAFETY: the caller owns the range, so replacing what is mapped there hurts nobody.
+    unsafe { mmap(address, len, ProtFlags::PROT_READ, flags, file, to_off(offset)?) }
+        .map(|_: NonNull<c_void>| ())?;
+    Ok(())
+}
+
+/// sysconf(3), `_SC_PAGESIZE`.
+pub(crate) fn page_size() -> usize {
+    system_value(SysconfVar::PAGE_SIZE).unwrap_or(4096)
+}
+
+/// sysconf(3), `_SC_PHYS_PAGES`: bytes of physical memory.
+pub(crate) fn physical_memory() -> u64 {
+    let pages = system_value(SysconfVar::_PHYS_PAGES).unwrap_or(1 << 18);
+    pages as u64 * page_size() as u64
+}
+
+fn system_value(name: SysconfVar) -> Option<usize> {
+    sysconf(name).ok().flatten().and_then(|value| usize::try_from(value).ok())
+}
+
+/// getrlimit(2), `RLIMIT_FSIZE`.
+fn file_size_limit() -> u64 {
+    match getrlimit(Resource::RLIMIT_FSIZE) {
+        Ok((RLIM_INFINITY, _)) | Err(_) => u64::MAX,
+        Ok((soft, _)) => soft,
+    }
+}
+
+fn to_off(value: u64) -> io::Result<off_t> {
+    off_t::try_from(value).map_err(|_| {
+        io::Error::new(io::ErrorKind::FileTooLarge, format!("offset {value} does not fit off_t"))
+    })
+}

@@ -1,0 +1,119 @@
+//! A kernel that follows a script, for the tests of this crate. It exists under `cfg(test)` only.
+//!
+//! Each thread has its own. While a script is set, no payload call of that thread reaches the real kernel.
+#![allow(unsafe_code)] // writes into the rooms, as the kernel would
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::ptr;
+
+use nix::errno::Errno;
+
+use super::iovec::{Room, held, offered};
+
+/// The answer to one call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Step {
+    /// Moves at most this many bytes.
+    Move(usize),
+    /// Fails without having moved a byte.
+    Fail(Errno),
+    /// Moves nothing and reports more than was offered.
+    Lie(usize),
+}
+
+#[derive(Default)]
+struct Script {
+    steps: VecDeque<Step>,
+    /// What a read delivers, from the front.
+    incoming: VecDeque<u8>,
+    /// What writes took.
+    delivered: Vec<u8>,
+    /// Errors for the maps of a view.
+    maps: VecDeque<Option<Errno>>,
+}
+
+thread_local! {
+    static SCRIPT: RefCell<Option<Script>> = const { RefCell::new(None) };
+}
+
+/// Runs `body` with a kernel that gives these answers, then moves everything offered;
+/// returns what it was sent beside the body's own result.
+pub(crate) fn run<T>(
+    steps: impl IntoIterator<Item = Step>,
+    incoming: &[u8],
+    body: impl FnOnce() -> T,
+) -> (T, Vec<u8>) {
+    let script = Script {
+        steps: steps.into_iter().collect(),
+        incoming: incoming.iter().copied().collect(),
+        ..Script::default()
+    };
+    SCRIPT.set(Some(script));
+    let result = body();
+    let script = SCRIPT.take().expect("set above");
+    (result, script.delivered)
+}
+
+/// Lets the coming maps of this thread fail with these errors, or succeed.
+pub(crate) fn maps(answers: impl IntoIterator<Item = Option<Errno>>) {
+    let script = Script { maps: answers.into_iter().collect(), steps: VecDeque::new(), ..Script::default() };
+    SCRIPT.set(Some(script));
+}
+
+/// Ends [`maps`].
+pub(crate) fn end() {
+    SCRIPT.set(None);
+}
+
+fn step(answer: impl FnOnce(&mut Script, Step) -> nix::Result<usize>) -> Option<nix::Result<usize>> {
+    SCRIPT.with_borrow_mut(|script| {
+        let script = script.as_mut()?;
+        let step = script.steps.pop_front().unwrap_or(Step::Move(usize::MAX));
+        Some(match step {
+            Step::Fail(error) => Err(error),
+            Step::Lie(beyond) => answer(script, Step::Lie(beyond)),
+            Step::Move(_) => answer(script, step),
+        })
+    })
+}
+
+pub(crate) fn read(rooms: &mut [Room<'_>]) -> Option<nix::Result<usize>> {
+    step(|script, step| {
+        let most = match step {
+            Step::Move(most) => most,
+            Step::Lie(beyond) => return Ok(offered(rooms) + beyond),
+            Step::Fail(error) => return Err(error),
+        };
+        let mut count = 0;
+        for room in rooms {
+            for at in 0..room.len() {
+                let Some(byte) = (count < most).then(|| script.incoming.pop_front()).flatten() else {
+                    return Ok(count);
+                };
+                // SAFETY: `at` is below the room's length.
+                unsafe { ptr::write(room.as_mut_ptr().add(at), byte) };
+                count += 1;
+            }
+        }
+        Ok(count)
+    })
+}
+
+pub(crate) fn write(slices: &[IoSlice<'_>]) -> Option<nix::Result<usize>> {
+    step(|script, step| {
+        let most = match step {
+            Step::Move(most) => most,
+            Step::Lie(beyond) => return Ok(held(slices) + beyond),
+            Step::Fail(error) => return Err(error),
+        };
+        let before = script.delivered.len();
+        script.delivered.extend(slices.iter().flat_map(|slice| slice.iter()).take(most));
+        Ok(script.delivered.len() - before)
+    })
+}
+
+pub(crate) fn map() -> Option<Errno> {
+    SCRIPT.with_borrow_mut(|script| script.as_mut()?.maps.pop_front()?)
+}

@@ -1,0 +1,147 @@
+//! The memory of a view: pages with a second address, or segments that lie side by side.
+#![allow(unsafe_code)] // maps pages, and makes slices of what lies there
+
+use std::fs::File;
+use std::io;
+use std::num::NonZeroUsize;
+use std::ptr::{self, NonNull};
+use std::slice;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use memmap2::{MmapOptions, MmapRaw};
+
+use super::plan::Layout;
+use crate::rope::Rope;
+use crate::sys::memory;
+
+/// Segments that lie side by side in the arena, as one slice.
+pub(super) struct Adjacent {
+    /// From the arena, so that it is good for all of them.
+    base: NonNull<u8>,
+    len: usize,
+    /// Keeps the pages.
+    _rope: Rope,
+}
+
+// SAFETY: the bytes are read only for as long as any segment lives, and `Rope` is Send and Sync.
+unsafe impl Send for Adjacent {}
+// SAFETY: as above.
+unsafe impl Sync for Adjacent {}
+
+impl Adjacent {
+    /// # Safety
+    ///
+    /// The bytes of `rope` are the `rope.len()` bytes from `base` on, and `base` is good for all of them.
+    pub(super) unsafe fn new(base: NonNull<u8>, rope: Rope) -> Adjacent {
+        Adjacent { base, len: rope.len(), _rope: rope }
+    }
+}
+
+impl AsRef<[u8]> for Adjacent {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: promised to `new`; the segments keep the bytes alive and unchanged.
+        unsafe { slice::from_raw_parts(self.base.as_ptr(), self.len) }
+    }
+}
+
+/// One reservation in which some pages are the arena's and the others hold copies.
+pub(super) struct Mapping {
+    reservation: MmapRaw,
+    lead: usize,
+    len: usize,
+    /// Keep the mapped pages from being recycled.
+    _segments: Vec<Bytes>,
+    _claim: Claim,
+}
+
+impl Mapping {
+    /// Lays `rope` out; its segments that lie in the arena are kept.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the reservation or one of the maps, or when so many maps exist that this
+    /// process might run out of them. Nothing is left behind then.
+    ///
+    /// # Safety
+    ///
+    /// `layout` is the plan for this very rope, and its places are those of `arena`.
+    pub(super) unsafe fn new(
+        rope: &Rope,
+        layout: &Layout,
+        arena: &File,
+        keep: impl Fn(&Bytes) -> bool,
+    ) -> io::Result<Mapping> {
+        let claim = Claim::new(layout.maps.len() + layout.copies.len() + 1)?;
+        let len = layout.lead + rope.len();
+        let reservation = MmapRaw::from(MmapOptions::new().len(len).no_reserve_swap().map_anon()?);
+        let address = |offset: usize| {
+            debug_assert!(offset < len);
+            // SAFETY: within the reservation, whose address is not null.
+            unsafe { NonNull::new_unchecked(reservation.as_mut_ptr().add(offset)) }
+        };
+        let mut cursor = rope.cursor();
+        for range in &layout.copies {
+            cursor.set_position(range.start);
+            while cursor.position() < range.end {
+                let count = cursor.chunk().len().min(range.end - cursor.position());
+                let to = address(layout.lead + cursor.position());
+                // SAFETY: `count` bytes of the rope go where nothing but the copies is, in a reservation
+                // that is large enough for all of it.
+                unsafe { ptr::copy_nonoverlapping(cursor.chunk().as_ptr(), to.as_ptr(), count) };
+                cursor.advance(count);
+            }
+        }
+        for map in &layout.maps {
+            let len = NonZeroUsize::new(map.len).expect("the plan has no empty map");
+            // SAFETY: whole pages of the reservation, which holds no reference and, there, no copy.
+            unsafe { memory::map_over(address(map.at), len, arena, map.place as u64)? };
+        }
+        let segments = rope.segments().filter(keep).collect();
+        Ok(Mapping { reservation, lead: layout.lead, len: rope.len(), _segments: segments, _claim: claim })
+    }
+}
+
+impl AsRef<[u8]> for Mapping {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: the lead is less than the reservation's first page.
+        let first = unsafe { self.reservation.as_ptr().add(self.lead) };
+        // SAFETY: `new` has copied or mapped all `len` bytes behind the lead, and nobody writes to them
+        // any more: the copies are this mapping's own, the segments keep the pages.
+        unsafe { slice::from_raw_parts(first, self.len) }
+    }
+}
+
+/// Maps of all views of this process.
+static CLAIMED: AtomicUsize = AtomicUsize::new(0);
+
+/// Some of the maps that the kernel admits to this process (`vm.max_map_count`), of which views leave
+/// three quarters to others.
+struct Claim(usize);
+
+impl Claim {
+    fn new(maps: usize) -> io::Result<Claim> {
+        let before = CLAIMED.fetch_add(maps, Ordering::Relaxed);
+        let claim = Claim(maps);
+        if before + maps > most_maps() {
+            // Dropped here, which undoes it.
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "too many maps in this process"));
+        }
+        Ok(claim)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        CLAIMED.fetch_sub(self.0, Ordering::Relaxed);
+    }
+}
+
+fn most_maps() -> usize {
+    static MOST: OnceLock<usize> = OnceLock::new();
+    *MOST.get_or_init(|| {
+        let setting = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
+        setting.trim().parse().unwrap_or(65_530) / 4
+    })
+}

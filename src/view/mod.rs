@@ -1,0 +1,213 @@
+//! Floor 4: the rope as one contiguous view.
+//!
+//! ```text
+//! plan.rs  what to borrow, map and copy   (pure)
+//! map.rs   does it
+//! ```
+
+mod map;
+mod plan;
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::ops::Deref;
+
+use bytes::Bytes;
+
+use crate::pool::Pool;
+use crate::rope::Rope;
+use map::{Adjacent, Mapping};
+use plan::{Bounds, Layout, Plan, Span};
+
+/// Fewest bytes that are mapped rather than copied; measured, see `docs/design.md`.
+const LEAST_MAP: usize = 32 << 10;
+
+/// Most maps in one view.
+const MOST_MAPS: usize = 4096;
+
+/// A finalised rope: all its bytes, side by side, read only.
+///
+/// It keeps the pages that it shows, whatever becomes of the pool's handles and of other ropes. A clone
+/// shares them: O(1). So does a [`Bytes`] made of it.
+///
+/// # Examples
+///
+/// ```
+/// use ropewalk::Rope;
+///
+/// let mut rope = Rope::from("one ");
+/// rope.push("slice");
+/// let view = rope.finalize()?;
+/// assert_eq!(view.len(), 9);
+/// assert!(view.ends_with(b"slice"));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Default)]
+pub struct View {
+    bytes: Bytes,
+    copied: usize,
+    mapped: usize,
+    maps: usize,
+}
+
+impl View {
+    /// Bytes that had to be copied.
+    #[must_use]
+    pub fn copied_bytes(&self) -> usize {
+        self.copied
+    }
+
+    /// Bytes whose pages were given a second address. What was neither copied nor mapped is borrowed.
+    #[must_use]
+    pub fn mapped_bytes(&self) -> usize {
+        self.mapped
+    }
+
+    /// Maps that this took.
+    #[must_use]
+    pub fn num_maps(&self) -> usize {
+        self.maps
+    }
+}
+
+impl Deref for View {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl AsRef<[u8]> for View {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl fmt::Debug for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("View")
+            .field("len", &self.bytes.len())
+            .field("copied", &self.copied)
+            .field("mapped", &self.mapped)
+            .field("maps", &self.maps)
+            .finish()
+    }
+}
+
+impl From<View> for Bytes {
+    /// No copy. Slices of the `Bytes` keep all of the view.
+    fn from(view: View) -> Bytes {
+        view.bytes
+    }
+}
+
+/// There was no memory for a view. The rope is in it, unharmed.
+pub struct FinalizeError {
+    rope: Box<Rope>,
+    source: io::Error,
+}
+
+impl FinalizeError {
+    /// Gives the rope back.
+    #[must_use]
+    pub fn into_rope(self) -> Rope {
+        *self.rope
+    }
+}
+
+impl fmt::Debug for FinalizeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FinalizeError").field("rope", &self.rope).field("source", &self.source).finish()
+    }
+}
+
+impl fmt::Display for FinalizeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot make {} bytes contiguous: {}", self.rope.len(), self.source)
+    }
+}
+
+impl Error for FinalizeError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+impl From<FinalizeError> for io::Error {
+    fn from(error: FinalizeError) -> io::Error {
+        io::Error::new(error.source.kind(), error)
+    }
+}
+
+impl Rope {
+    /// Makes the rope one contiguous, immutable view.
+    ///
+    /// * Segments that lie side by side, as those of a rope that is alone in its pool or was
+    ///   [reserved](Rope::reserve), are borrowed: nothing is copied or mapped.
+    /// * Other segments of the pool are mapped, read only, over one reservation, mmap(2): a system call
+    ///   per run of pages, and page faults when they are read.
+    /// * What shares a page with something else, lies outside the pool, or is too short to be worth a
+    ///   map is copied. So is everything where the kernel refuses to map, and in an anonymous pool.
+    ///
+    /// # Errors
+    ///
+    /// When there is no memory for the copies. [`FinalizeError::into_rope`] gives the rope back.
+    pub fn finalize(mut self) -> Result<View, FinalizeError> {
+        self.freeze();
+        let view = match (self.num_segments(), self.pool().cloned()) {
+            (0, _) => Ok(View::default()),
+            (1, _) => Ok(View { bytes: self.take_segments().next().unwrap_or_default(), ..View::default() }),
+            (_, Some(pool)) => self.finalize_in(&pool),
+            (_, None) => self.copy(),
+        }?;
+        Ok(view)
+    }
+
+    fn finalize_in(self, pool: &Pool) -> Result<View, FinalizeError> {
+        let spans = self.chunks().map(|chunk| Span { place: pool.offset_of(chunk), len: chunk.len() });
+        let most_maps = if pool.file().is_some() { MOST_MAPS } else { 0 };
+        let bounds = Bounds { page: pool.page_size(), least_map: LEAST_MAP, most_maps };
+        let view = match plan::plan(spans, bounds) {
+            Plan::Borrow { place } => Ok(self.borrow_adjacent(pool, place)),
+            Plan::Map(layout) => self.map(pool, &layout).or_else(|_refused| self.copy()),
+            Plan::Copy => self.copy(),
+        }?;
+        pool.count_view(view.copied, view.mapped, view.maps);
+        Ok(view)
+    }
+
+    #[allow(unsafe_code)] // the plan says where the bytes are
+    fn borrow_adjacent(self, pool: &Pool, place: usize) -> View {
+        // SAFETY: the plan found every segment where its predecessor ends, the first one at `place`.
+        let bytes = unsafe { Adjacent::new(pool.address_of(place), self) };
+        View { bytes: Bytes::from_owner(bytes), ..View::default() }
+    }
+
+    #[allow(unsafe_code)] // the plan was made for this rope
+    fn map(&self, pool: &Pool, layout: &Layout) -> io::Result<View> {
+        let arena = pool.file().ok_or(io::ErrorKind::Unsupported)?;
+        let in_pool = |bytes: &Bytes| pool.offset_of(bytes).is_some();
+        // SAFETY: the plan was made of this rope's segments and their places in this pool.
+        let mapping = unsafe { Mapping::new(self, layout, arena, in_pool)? };
+        let mapped = layout.mapped();
+        Ok(View {
+            bytes: Bytes::from_owner(mapping),
+            copied: self.len() - mapped,
+            mapped,
+            maps: layout.maps.len(),
+        })
+    }
+
+    fn copy(mut self) -> Result<View, FinalizeError> {
+        let mut copy = Vec::new();
+        if let Err(error) = copy.try_reserve_exact(self.len()) {
+            let source = io::Error::new(io::ErrorKind::OutOfMemory, error);
+            return Err(FinalizeError { rope: Box::new(self), source });
+        }
+        // Each segment is released once it is copied, so that the peak stays near the payload's size.
+        self.take_segments().for_each(|segment| copy.extend_from_slice(&segment));
+        Ok(View { copied: copy.len(), bytes: copy.into(), ..View::default() })
+    }
+}

@@ -1,0 +1,114 @@
+//! Receiving from real descriptors.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::thread;
+
+use ropewalk::{Pool, Rope};
+
+/// A connected pair on loopback, both ends blocking.
+fn tcp_pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let here = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    (here, listener.accept().unwrap().0)
+}
+
+/// Bytes in which every position differs from its neighbours and no page repeats.
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len as u64).map(|i| (i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect()
+}
+
+fn receive_all(rope: &mut Rope, from: &TcpStream) {
+    while rope.readv_from(from).unwrap() > 0 {}
+}
+
+#[test]
+fn a_payload_of_unknown_size_is_contiguous_without_a_copy() {
+    let pool = Pool::new().unwrap();
+    for _ in 0..2 {
+        let (mut peer, socket) = tcp_pair();
+        let payload = pattern(64 << 20);
+        let expected = payload.clone();
+        let sender = thread::spawn(move || peer.write_all(&payload).unwrap());
+        let mut rope = Rope::in_pool(&pool);
+        receive_all(&mut rope, &socket);
+        sender.join().unwrap();
+        let view = rope.finalize().unwrap();
+        assert!(*view == expected[..]);
+        assert_eq!((view.copied_bytes(), view.mapped_bytes(), view.num_maps()), (0, 0, 0));
+        drop(view);
+        assert_eq!(pool.stats().in_use, 0);
+    }
+}
+
+#[test]
+fn a_million_one_byte_reads_are_one_segment() {
+    let pool = Pool::new().unwrap();
+    let (mut peer, socket) = UnixStream::pair().unwrap();
+    let payload = pattern(1_000_000);
+    let expected = payload.clone();
+    let sender = thread::spawn(move || peer.write_all(&payload).unwrap());
+    let mut rope = Rope::in_pool(&pool);
+    while rope.readv_up_to(&socket, 1).unwrap() > 0 {}
+    sender.join().unwrap();
+    assert_eq!(rope.num_segments(), 1);
+    assert!(rope == expected);
+}
+
+#[test]
+fn ropes_that_grow_at_the_same_time_are_mapped() {
+    let pool = Pool::new().unwrap();
+    let payload = pattern(16 << 20);
+    let pairs: Vec<_> = (0..8).map(|_| tcp_pair()).collect();
+    let mut ropes: Vec<_> = (0..8).map(|_| Rope::in_pool(&pool)).collect();
+    thread::scope(|scope| {
+        for (peer, _) in &pairs {
+            let payload = &payload;
+            scope.spawn(move || {
+                let mut peer = peer;
+                peer.write_all(payload).unwrap();
+                peer.shutdown(std::net::Shutdown::Write).unwrap();
+            });
+        }
+        let mut open = vec![true; 8];
+        while open.contains(&true) {
+            for (at, (_, socket)) in pairs.iter().enumerate() {
+                open[at] = open[at] && ropes[at].readv_from(socket).unwrap() > 0;
+            }
+        }
+    });
+    for rope in ropes {
+        let view = rope.finalize().unwrap();
+        assert!(*view == payload[..]);
+        assert!(view.copied_bytes() < payload.len() / 20, "{view:?}");
+    }
+}
+
+#[test]
+fn the_limit_takes_nothing_out_of_the_socket() {
+    let (mut peer, mut socket) = UnixStream::pair().unwrap();
+    peer.write_all(b"0123456789").unwrap();
+    let mut rope = Rope::new();
+    rope.set_limit(4);
+    assert_eq!(rope.readv_from(&socket).unwrap(), 4);
+    let error = rope.readv_from(&socket).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::QuotaExceeded);
+    assert!(error.to_string().contains("limit of 4 bytes"), "{error}");
+    assert_eq!(rope, b"0123");
+    let mut rest = [0; 6];
+    socket.read_exact(&mut rest).unwrap();
+    assert_eq!(&rest, b"456789");
+    drop(peer);
+    assert_eq!(rope.readv_from(&socket).unwrap(), 0, "a payload of just the limit ends well");
+}
+
+#[test]
+fn an_idle_connection_holds_nothing() {
+    let pool = Pool::new().unwrap();
+    let (_peer, socket) = UnixStream::pair().unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let mut rope = Rope::in_pool(&pool);
+    assert_eq!(rope.readv_from(&socket).unwrap_err().kind(), ErrorKind::WouldBlock);
+    assert_eq!(pool.stats().in_use, 0);
+}
