@@ -7,6 +7,8 @@ mod recv;
 mod rope;
 mod send;
 mod sys;
+#[cfg(test)]
+mod tests;
 mod view;
 
 pub use pool::{Backing, Pool, PoolOptions, PoolStats};

@@ -33,6 +33,6 @@ impl Rope {
     pub(crate) fn chunks_from(&self, index: usize) -> impl Iterator<Item = &[u8]> + Clone {
         let tail = self.tail.iter().map(|tail| tail.filled()).filter(|tail| !tail.is_empty());
         let tail = tail.skip(index.saturating_sub(self.segments.count()));
-        self.segments.iter().skip(index).map(|bytes| &**bytes).chain(tail)
+        self.segments.iter_from(index).map(|bytes| &**bytes).chain(tail)
     }
 }

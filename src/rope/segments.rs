@@ -56,7 +56,15 @@ impl Segments {
     }
 
     pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &Bytes> + ExactSizeIterator + Clone {
-        self.live().iter().map(|entry| &entry.bytes)
+        self.iter_from(0)
+    }
+
+    /// The segments from `index` on, none if there are fewer. O(1).
+    pub(crate) fn iter_from(
+        &self,
+        index: usize,
+    ) -> impl DoubleEndedIterator<Item = &Bytes> + ExactSizeIterator + Clone {
+        self.live().get(index..).unwrap_or_default().iter().map(|entry| &entry.bytes)
     }
 
     /// Where segment `index` starts.
@@ -185,7 +193,7 @@ impl Segments {
         let first = self.index_of(from);
         let mut at = self.start_of(first);
         let mut slice = Segments::default();
-        for bytes in self.iter().skip(first) {
+        for bytes in self.iter_from(first) {
             if at >= to {
                 break;
             }

@@ -1,0 +1,52 @@
+//! Tests that need the inside: a kernel that follows a script, and a flat model of the rope.
+//!
+//! Constants are small here (two iovecs a call, pieces of four pages), so that every seam is met often.
+#![allow(clippy::unwrap_used)]
+
+mod finalize;
+mod model;
+mod receive;
+mod send;
+
+use nix::errno::Errno;
+
+use crate::rope::Rope;
+
+/// What a call may fail with while the rope lives on.
+const ERRORS: [Errno; 11] = [
+    Errno::EAGAIN,
+    Errno::ENOBUFS,
+    Errno::EPIPE,
+    Errno::ECONNRESET,
+    Errno::EMSGSIZE,
+    Errno::ENOMEM,
+    Errno::ENOSPC,
+    Errno::EMFILE,
+    Errno::EPERM,
+    Errno::EFAULT,
+    Errno::EIO,
+];
+
+/// Bytes in which neighbours differ.
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|at| u8::try_from(at % 251).unwrap()).collect()
+}
+
+/// A rope of these bytes in segments of the given lengths; the rest is in the tail.
+fn rope_of(bytes: &[u8], lengths: &[usize]) -> Rope {
+    let mut rope = Rope::new();
+    let mut rest = bytes;
+    for &len in lengths {
+        let (segment, behind) = rest.split_at(len);
+        rope.push(segment.to_vec());
+        rest = behind;
+    }
+    rope.extend_from_slice(rest);
+    rope.assert_invariants();
+    rope
+}
+
+/// A descriptor for calls that never reach the kernel.
+fn any_fd() -> std::io::Stdin {
+    std::io::stdin()
+}

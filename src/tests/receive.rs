@@ -1,0 +1,75 @@
+//! Short reads, errors and lies at every point.
+
+use nix::errno::Errno;
+
+use super::{ERRORS, any_fd, pattern};
+use crate::pool::Pool;
+use crate::rope::Rope;
+use crate::sys::script::{self, Step};
+
+fn ropes() -> Vec<Rope> {
+    let pool = (!cfg!(miri)).then(|| Rope::in_pool(&Pool::options().capacity(1 << 20).create().unwrap()));
+    pool.into_iter().chain([Rope::new()]).collect()
+}
+
+#[test]
+fn every_split_and_error() {
+    let bytes = pattern(9);
+    for error in ERRORS {
+        for first in 1..9 {
+            for mut rope in ropes() {
+                let steps = [Step::Fail(Errno::EINTR), Step::Move(first), Step::Fail(error), Step::Lie(1)];
+                let (_, _) = script::run(steps, &bytes, || {
+                    assert_eq!(rope.readv_from(any_fd()).unwrap(), first);
+                    assert_eq!(rope, bytes[..first]);
+                    assert_eq!(rope.readv_from(any_fd()).unwrap_err().raw_os_error(), Some(error as i32));
+                    assert_eq!(rope, bytes[..first]);
+                    let lie = rope.readv_from(any_fd()).unwrap_err().to_string();
+                    assert!(lie.contains("offered"), "{lie}");
+                    assert_eq!(rope, bytes[..first]);
+                    assert_eq!(rope.readv_from(any_fd()).unwrap(), bytes.len() - first);
+                    assert_eq!(rope.readv_from(any_fd()).unwrap(), 0);
+                });
+                rope.assert_invariants();
+                assert_eq!(rope, bytes);
+                assert_eq!(rope.num_segments(), 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn never_more_than_asked_for() {
+    let bytes = pattern(100);
+    for mut rope in ropes() {
+        script::run([], &bytes, || {
+            for max in 0..12 {
+                assert_eq!(rope.readv_up_to(any_fd(), max).unwrap(), max);
+            }
+            assert_eq!(rope.recvmsg_from(any_fd(), 0).unwrap().bytes, 100 - 66);
+        });
+        assert_eq!(rope, bytes);
+    }
+}
+
+#[test]
+fn a_payload_over_many_pieces_is_cut_at_pages() {
+    let bytes = pattern(if cfg!(miri) { 20_000 } else { 300_000 });
+    for mut rope in ropes() {
+        let steps = [1, 4095, 1, 4096, 17, 70_000, 3].map(Step::Move);
+        script::run(steps, &bytes, || while rope.readv_from(any_fd()).unwrap() > 0 {});
+        rope.assert_invariants();
+        assert_eq!(rope, bytes);
+        assert!(rope.chunks().all(|chunk| chunk.len() <= crate::pool::PIECE));
+        let view = rope.finalize().unwrap();
+        assert_eq!(*view, bytes);
+    }
+}
+
+#[test]
+fn the_flags_that_would_tell_lies_are_refused() {
+    for flags in [nix::libc::MSG_PEEK, nix::libc::MSG_TRUNC, nix::libc::MSG_ERRQUEUE] {
+        let error = Rope::new().recvmsg_from(any_fd(), flags).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+    }
+}

@@ -1,0 +1,185 @@
+//! Short writes, errors and lies at every point, for both ways of sending.
+
+use std::io::ErrorKind;
+
+use nix::errno::Errno;
+use proptest::prelude::*;
+
+use super::{ERRORS, any_fd, pattern, rope_of};
+use crate::rope::Rope;
+use crate::sys::script::{self, Step};
+
+/// The two ways to send, behind one face.
+trait Send {
+    fn of(rope: Rope) -> Self;
+    fn send(&mut self) -> std::io::Result<usize>;
+    fn send_all(&mut self) -> std::io::Result<()>;
+    /// What is still to be sent.
+    fn left(&self) -> Vec<u8>;
+}
+
+impl Send for Rope {
+    fn of(rope: Rope) -> Rope {
+        rope
+    }
+    fn send(&mut self) -> std::io::Result<usize> {
+        self.writev_to(any_fd())
+    }
+    fn send_all(&mut self) -> std::io::Result<()> {
+        self.write_all_to(any_fd())
+    }
+    fn left(&self) -> Vec<u8> {
+        self.assert_invariants();
+        self.to_vec()
+    }
+}
+
+impl Send for crate::Cursor<Rope> {
+    fn of(rope: Rope) -> Self {
+        rope.into_cursor()
+    }
+    fn send(&mut self) -> std::io::Result<usize> {
+        self.writev_to(any_fd())
+    }
+    fn send_all(&mut self) -> std::io::Result<()> {
+        self.write_all_to(any_fd())
+    }
+    fn left(&self) -> Vec<u8> {
+        let all = self.get_ref().to_vec();
+        assert_eq!(self.remaining(), all.len() - self.position());
+        assert_eq!(self.chunks().flatten().copied().collect::<Vec<u8>>(), all[self.position()..]);
+        all[self.position()..].to_vec()
+    }
+}
+
+/// Segment lengths that put a boundary, or none, at every place of five bytes; what is left is the tail.
+fn shapes() -> impl Iterator<Item = Vec<usize>> {
+    (0..16u32).map(|cuts| {
+        let mut lengths = vec![1];
+        for bit in 0..4 {
+            match cuts >> bit & 1 {
+                1 => lengths.push(1),
+                _ => *lengths.last_mut().unwrap() += 1,
+            }
+        }
+        lengths
+    })
+}
+
+fn every_split_and_error<S: Send>() {
+    let bytes = pattern(7);
+    for shape in shapes() {
+        for first in 1..=7 {
+            for error in ERRORS {
+                let mut sender = S::of(rope_of(&bytes, &shape));
+                let steps = [Step::Fail(Errno::EINTR), Step::Move(first), Step::Fail(error)];
+                let (_, delivered) = script::run(steps, &[], || {
+                    let sent = sender.send().unwrap();
+                    assert!(sent >= 1 && sent <= first);
+                    assert_eq!(sender.left(), bytes[sent..]);
+                    if sent < bytes.len() {
+                        assert_eq!(sender.send().unwrap_err().raw_os_error(), Some(error as i32));
+                        assert_eq!(sender.left(), bytes[sent..]);
+                    }
+                    let rest = sender.send_all();
+                    assert!(rest.is_ok() || sent == bytes.len());
+                    assert_eq!(sender.left(), b"");
+                });
+                assert_eq!(delivered, bytes, "{shape:?}, {first} first, then {error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_split_and_error_consuming() {
+    every_split_and_error::<Rope>();
+}
+
+#[test]
+fn every_split_and_error_by_cursor() {
+    every_split_and_error::<crate::Cursor<Rope>>();
+}
+
+fn nothing_taken_and_too_much<S: Send>() {
+    let bytes = pattern(7);
+    for shape in shapes() {
+        let mut sender = S::of(rope_of(&bytes, &shape));
+        let (_, delivered) = script::run([Step::Move(0), Step::Lie(1)], &[], || {
+            assert_eq!(sender.send().unwrap_err().kind(), ErrorKind::WriteZero);
+            assert_eq!(sender.left(), bytes);
+            let lie = sender.send().unwrap_err().to_string();
+            assert!(lie.contains("offered"), "{lie}");
+            assert_eq!(sender.left(), bytes);
+        });
+        assert_eq!(delivered, b"");
+    }
+}
+
+#[test]
+fn nothing_taken_and_too_much_consuming() {
+    nothing_taken_and_too_much::<Rope>();
+}
+
+#[test]
+fn nothing_taken_and_too_much_by_cursor() {
+    nothing_taken_and_too_much::<crate::Cursor<Rope>>();
+}
+
+#[test]
+fn an_empty_rope_makes_no_call() {
+    let (sent, _) = script::run([Step::Fail(Errno::EIO)], &[], || Rope::new().writev_to(any_fd()));
+    assert_eq!(sent.unwrap(), 0);
+}
+
+fn answer() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1..40usize).prop_map(Step::Move),
+        1 => (0..ERRORS.len()).prop_map(|at| Step::Fail(ERRORS[at])),
+        1 => Just(Step::Fail(Errno::EINTR)),
+        1 => Just(Step::Move(0)),
+        1 => (1..9usize).prop_map(Step::Lie),
+    ]
+}
+
+fn until_it_is_through<S: Send>(lengths: &[usize], tail: usize, steps: &[Step]) {
+    let bytes = pattern(lengths.iter().sum::<usize>() + tail);
+    let mut sender = S::of(rope_of(&bytes, lengths));
+    let mut sent = 0;
+    let (_, delivered) = script::run(steps.iter().copied(), &[], || {
+        while sent < bytes.len() {
+            sent += sender.send().unwrap_or(0);
+            assert_eq!(sender.left(), bytes[sent..]);
+        }
+    });
+    assert_eq!(delivered, bytes);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: if cfg!(miri) { 8 } else { 256 }, ..Default::default() })]
+
+    #[test]
+    fn any_answers_in_any_order(
+        lengths in proptest::collection::vec(1..60usize, 0..40),
+        tail in 0..60usize,
+        steps in proptest::collection::vec(answer(), 0..60),
+    ) {
+        until_it_is_through::<Rope>(&lengths, tail, &steps);
+        until_it_is_through::<crate::Cursor<Rope>>(&lengths, tail, &steps);
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "long")]
+fn three_hundred_thousand_segments_a_few_bytes_at_a_time() {
+    let bytes = pattern(600_000);
+    let rope: Rope = bytes.chunks(2).map(<[u8]>::to_vec).collect();
+    assert_eq!(rope.num_segments(), 300_000);
+    let few = (0..).map(|call| Step::Move(1 + call * 31 % 7)).take(bytes.len());
+    let mut cursor = rope.clone().into_cursor();
+    let (_, delivered) = script::run(few.clone(), &[], || cursor.send_all().unwrap());
+    assert!(delivered == bytes);
+    let mut rope = rope;
+    let (_, delivered) = script::run(few, &[], || rope.send_all().unwrap());
+    assert!(delivered == bytes && rope.is_empty());
+}
