@@ -10,9 +10,12 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use crate::pool::Extent;
+use bytes::Bytes;
+
+use crate::pool::{Extent, Pool};
 use crate::rope::Rope;
 use crate::sys::iovec::Room;
 use crate::sys::{self, Received};
@@ -104,65 +107,152 @@ impl Rope {
         if want == 0 {
             return Ok(None);
         }
-        let result = self.prepare(want).and_then(|fresh| self.fill(want, fresh, call, count));
+        let result = self.prepare(want).and_then(|ahead| self.fill(want, ahead, call, count));
         self.give_back_spare();
         result.map(Some)
     }
 
-    /// Makes `want` spare bytes ready: behind the tail if possible, else in the extent returned.
-    fn prepare(&mut self, want: usize) -> io::Result<Option<Extent>> {
-        let mut ready = 0;
+    /// Finds `want` bytes of room, or some at least, behind what is there.
+    fn prepare(&mut self, want: usize) -> io::Result<Ahead> {
+        let (mut room, mut ready) = (0, 0);
         if let Some(tail) = self.tail_mut() {
             if tail.spare() < want {
                 tail.grow(want - tail.spare());
             }
-            ready = tail.spare().min(want);
-            tail.commit(ready)?;
+            (room, ready) = (tail.spare().min(want), tail.ready().min(want));
         }
-        if ready == want {
-            return Ok(None);
+        if ready < room {
+            return self.warm_tail(want);
         }
-        let fresh =
-            self.new_extent(want - ready).and_then(|mut fresh| fresh.commit(want - ready).map(|()| fresh));
+        if room == want {
+            return Ok(Ahead::Nothing);
+        }
         // A smaller read is better than none.
-        fresh.map(Some).or_else(|error| if ready > 0 { Ok(None) } else { Err(error) })
+        self.ahead(want - room).or_else(|error| if room > 0 { Ok(Ahead::Nothing) } else { Err(error) })
     }
 
-    /// Makes the call with what was prepared.
+    /// Makes a way into the tail's pages, some of which are cold.
+    fn warm_tail(&mut self, want: usize) -> io::Result<Ahead> {
+        let Some(tail) = self.tail_mut() else { return Ok(Ahead::Nothing) };
+        if let Some(bounce) = tail.bounce() {
+            return Ok(Ahead::ColdTail(bounce));
+        }
+        tail.commit(want)?;
+        Ok(Ahead::Nothing)
+    }
+
+    /// A fresh extent, and the way into it.
+    fn ahead(&self, want: usize) -> io::Result<Ahead> {
+        let mut fresh = self.new_extent(want)?;
+        if fresh.ready() == 0 {
+            if let Some(bounce) = fresh.bounce() {
+                return Ok(Ahead::Cold(fresh, bounce));
+            }
+            fresh.commit(want)?;
+        }
+        Ok(Ahead::Warm(fresh))
+    }
+
+    /// Makes the call with the tail's room and what was prepared beyond it.
     fn fill<T>(
         &mut self,
         want: usize,
-        mut fresh: Option<Extent>,
+        mut ahead: Ahead,
         call: impl FnOnce(&mut [Room<'_>]) -> io::Result<T>,
         count: impl FnOnce(&T) -> usize,
     ) -> io::Result<T> {
-        let behind = Room::new(self.tail_mut().map_or(&mut [], Extent::spare_mut), want);
-        let in_tail = behind.len();
-        let ahead = Room::new(fresh.as_mut().map_or(&mut [], Extent::spare_mut), want - in_tail);
-        let in_fresh = ahead.len();
-        let mut rooms = [behind, ahead];
-        let used = usize::from(in_tail == 0)..1 + usize::from(in_fresh > 0);
-        let result = call(&mut rooms[used])?;
-        let count = count(&result);
-        self.keep(count, in_tail, fresh);
-        self.reads_mut().note(in_tail + in_fresh, count);
-        Ok(result)
+        let beyond = ahead.room(self.tail_mut().map_or(0, |tail| tail.spare() - tail.ready()));
+        let first = Room::new(self.tail_mut().map_or(&mut [], Extent::spare_mut), want);
+        let in_tail = first.len();
+        let second = Room::new(ahead.memory(), beyond.min(want - in_tail));
+        let offered = in_tail + second.len();
+        let mut rooms = [first, second];
+        let used = usize::from(in_tail == 0)..1 + usize::from(offered > in_tail);
+        let result = call(&mut rooms[used]);
+        let moved = result.as_ref().map_or(0, count);
+        self.keep(moved, in_tail, ahead);
+        self.reads_mut().note(offered, moved);
+        result
     }
 
     /// Counts what the kernel wrote as filled: the tail's room first.
     #[allow(unsafe_code)] // that the bytes are there is known only here
-    fn keep(&mut self, count: usize, in_tail: usize, fresh: Option<Extent>) {
+    fn keep(&mut self, count: usize, in_tail: usize, mut ahead: Ahead) {
         if let Some(tail) = self.tail_mut() {
             // SAFETY: the kernel fills rooms in order and wrote `count` bytes, which `sys` has checked
             // to be no more than it was offered.
             unsafe { tail.fill(count.min(in_tail)) };
         }
-        if let Some(mut fresh) = fresh.filter(|_| count > in_tail) {
-            // SAFETY: as above; the rest went into the second room.
-            unsafe { fresh.fill(count - in_tail) };
-            self.replace_tail(fresh);
+        let more = count.saturating_sub(in_tail);
+        if let (true, Some(extent)) = (more > 0, ahead.extent_mut()) {
+            // SAFETY: as above; the rest went into the second room, which is this extent's.
+            unsafe { extent.fill(more) };
+        }
+        match ahead {
+            Ahead::Warm(fresh) if more > 0 => self.replace_tail(fresh),
+            Ahead::Cold(fresh, bounce) => {
+                if more > 0 {
+                    self.replace_tail(fresh);
+                }
+                self.pass_on(bounce);
+            }
+            Ahead::ColdTail(bounce) => self.pass_on(bounce),
+            Ahead::Warm(_) | Ahead::Nothing => {}
         }
         self.cut_pieces();
+    }
+
+    /// Writes what came into `bounce` to the tail's cold pages.
+    fn pass_on(&mut self, bounce: Extent) {
+        let written = match self.tail_mut() {
+            Some(tail) if bounce.len() > 0 => tail.write_cold(bounce.filled()),
+            _ => 0,
+        };
+        let pool = self.pool().cloned();
+        if written < bounce.len() {
+            // The kernel has no memory for the pages, but the bytes are out of the socket: keep them.
+            self.push(Bytes::copy_from_slice(&bounce.filled()[written..]));
+            pool.iter().for_each(Pool::refuse_bounce);
+        }
+        if let Some(pool) = pool {
+            pool.give_bounce(bounce);
+        }
+    }
+}
+
+/// Where bytes go that find no room in the tail's committed pages.
+enum Ahead {
+    /// None are asked for.
+    Nothing,
+    /// To an extent whose pages are mapped.
+    Warm(Extent),
+    /// To a bounce buffer, and from there to the tail's own cold pages.
+    ColdTail(Extent),
+    /// To a bounce buffer, and from there to an extent whose pages are cold.
+    Cold(Extent, Extent),
+}
+
+impl Ahead {
+    /// The extent that the kernel is to write to.
+    fn extent_mut(&mut self) -> Option<&mut Extent> {
+        match self {
+            Ahead::Nothing => None,
+            Ahead::Warm(extent) | Ahead::ColdTail(extent) | Ahead::Cold(_, extent) => Some(extent),
+        }
+    }
+
+    fn memory(&mut self) -> &mut [MaybeUninit<u8>] {
+        self.extent_mut().map_or(&mut [], Extent::spare_mut)
+    }
+
+    /// Most bytes that may be read, `cold_tail` being what is cold in the tail.
+    fn room(&self, cold_tail: usize) -> usize {
+        match self {
+            Ahead::Nothing => 0,
+            Ahead::Warm(fresh) => fresh.ready(),
+            Ahead::ColdTail(_) => cold_tail,
+            Ahead::Cold(fresh, _) => fresh.spare(),
+        }
     }
 }
 

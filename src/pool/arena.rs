@@ -98,14 +98,17 @@ impl Arena {
         (offset.checked_add(bytes.len())? <= self.map.len()).then_some(offset)
     }
 
-    /// Makes pages resident, so that neither this process nor the kernel faults on them later.
+    /// Puts pages into the page tables, so that neither this process nor the kernel faults on them later.
+    /// If they are not `warm` they get memory first.
     ///
     /// # Errors
     ///
     /// When there is no memory for them; touching such a page would have been SIGBUS.
-    pub(crate) fn commit(&self, run: Run) -> io::Result<()> {
+    pub(crate) fn commit(&self, run: Run, warm: bool) -> io::Result<()> {
         let (offset, len) = self.bytes_of(run);
-        match (self.map.advise_range(Advice::PopulateWrite, offset, len), &self.file) {
+        // A read fault maps sixteen pages that have memory at once, and writable: the arena is shared.
+        let populate = if warm { Advice::PopulateRead } else { Advice::PopulateWrite };
+        match (self.map.advise_range(populate, offset, len), &self.file) {
             // Before Linux 5.14: the memory can still be had beforehand, the page faults cannot.
             (Err(error), Some(file)) if error.kind() == io::ErrorKind::InvalidInput => {
                 memory::allocate(file, offset as u64, len as u64)
@@ -113,6 +116,21 @@ impl Arena {
             (Err(error), None) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
             (result, _) => result,
         }
+    }
+
+    /// pwrite(2): fills cold pages, from the start of page `first` on, without a fault and without zeroing
+    /// them first. Returns how many bytes the kernel took: all of them, unless it has no memory.
+    pub(crate) fn write(&self, first: u32, bytes: &[u8]) -> usize {
+        let Some(file) = &self.file else { return 0 };
+        let start = first as usize * self.page;
+        let mut done = 0;
+        while done < bytes.len() {
+            match memory::write_at(file, &bytes[done..], (start + done) as u64) {
+                Ok(count) if count > 0 => done += count,
+                _ => break,
+            }
+        }
+        done
     }
 
     /// Gives the memory of these pages back to the system.

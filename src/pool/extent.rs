@@ -59,8 +59,8 @@ impl Extent {
     ///
     /// `OutOfMemory` when the pool is at its capacity.
     pub(crate) fn in_pool(pool: &Pool, want: usize) -> io::Result<Extent> {
-        let (lease, warm) = Lease::take(pool, pages_for(want, pool))?;
-        Ok(Self::over(lease, warm))
+        let (lease, mapped) = Lease::take(pool, pages_for(want, pool))?;
+        Ok(Self::over(lease, mapped))
     }
 
     /// At least `want` bytes of a pool, side by side.
@@ -69,16 +69,16 @@ impl Extent {
     ///
     /// `OutOfMemory` when there is no such run.
     pub(crate) fn in_pool_exact(pool: &Pool, want: usize) -> io::Result<Extent> {
-        let (lease, warm) = Lease::take_exact(pool, pages_for(want, pool))?;
-        Ok(Self::over(lease, warm))
+        let (lease, mapped) = Lease::take_exact(pool, pages_for(want, pool))?;
+        Ok(Self::over(lease, mapped))
     }
 
-    fn over(lease: Lease, warm: u32) -> Extent {
+    fn over(lease: Lease, mapped: u32) -> Extent {
         let (page, run) = (lease.pool().page_size(), lease.run());
         Extent {
             base: lease.pool().address_of(run.start as usize * page),
             filled: 0,
-            committed: warm as usize * page,
+            committed: mapped as usize * page,
             capacity: run.len as usize * page,
             owner: Owner::Pages(lease),
         }
@@ -107,6 +107,11 @@ impl Extent {
     /// Bytes that can still be filled, once they are committed.
     pub(crate) fn spare(&self) -> usize {
         self.capacity - self.filled
+    }
+
+    /// Bytes that can be filled now.
+    pub(crate) fn ready(&self) -> usize {
+        self.committed - self.filled
     }
 
     /// The memory behind the filled bytes that may be written now.
@@ -148,9 +153,9 @@ impl Extent {
     fn extend(&mut self, more: usize, exactly: bool) -> bool {
         let Owner::Pages(lease) = &mut self.owner else { return false };
         let page = lease.pool().page_size();
-        let (got, warm) = lease.grow(to_pages(more.div_ceil(page)), exactly);
+        let (got, mapped) = lease.grow(to_pages(more.div_ceil(page)), exactly);
         if self.committed == self.capacity {
-            self.committed += warm as usize * page;
+            self.committed += mapped as usize * page;
         }
         self.capacity += got as usize * page;
         got > 0
@@ -188,6 +193,41 @@ impl Extent {
         // SAFETY: just written.
         unsafe { self.fill(count) };
         count
+    }
+
+    /// A buffer to read into instead, if what follows the committed bytes is a page without memory.
+    pub(crate) fn bounce(&self) -> Option<Extent> {
+        let Owner::Pages(lease) = &self.owner else { return None };
+        lease.is_cold(self.committed_end(lease)).then(|| lease.pool().take_bounce()).flatten()
+    }
+
+    /// The page behind the committed bytes.
+    fn committed_end(&self, lease: &Lease) -> u32 {
+        lease.run().end() - to_pages((self.capacity - self.committed) / lease.pool().page_size())
+    }
+
+    /// Writes to pages that are not committed yet, once all that are have been filled. Cheaper than to
+    /// commit them first: no fault, and no zeroing of what is overwritten. Returns how many bytes were
+    /// written, fewer than there are only if the kernel has no memory for them.
+    pub(crate) fn write_cold(&mut self, bytes: &[u8]) -> usize {
+        let Owner::Pages(lease) = &self.owner else { return 0 };
+        let page = lease.pool().page_size();
+        debug_assert_eq!(self.filled, self.committed, "the committed bytes come first");
+        debug_assert!(bytes.len() <= self.spare());
+        let written = lease.write(self.committed_end(lease), bytes);
+        self.filled += written;
+        // The rest of the last page has memory now.
+        self.committed = self.capacity - self.spare() / page * page;
+        written
+    }
+
+    /// Makes a heap extent of which nothing was cut off empty again.
+    pub(crate) fn clear(&mut self) {
+        if let Owner::Heap(block) = &self.owner {
+            if Arc::strong_count(block) == 1 {
+                self.filled = 0;
+            }
+        }
     }
 
     /// Cuts the first `len` filled bytes off, as a segment with an owner of its own. O(1), no copy.

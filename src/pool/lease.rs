@@ -159,7 +159,9 @@ impl Leases {
         while let Some(run) = { self.free().pages.take_highest_warm(left) } {
             let done = self.arena.decommit(run);
             let mut free = self.free();
-            free.pages.set_warm(run, done.is_err());
+            if done.is_ok() {
+                free.pages.set_cold(run);
+            }
             free.pages.give(run);
             free.idle = free.idle.min(free.pages.warm_free());
             drop(free);
@@ -218,7 +220,7 @@ fn zeroed_counts(pages: usize) -> Box<[AtomicU32]> {
 }
 
 impl Lease {
-    /// Up to `want` pages and how many of them, from the first on, are warm.
+    /// Up to `want` pages and how many of them, from the first on, are mapped.
     ///
     /// # Errors
     ///
@@ -244,19 +246,19 @@ impl Lease {
         let shared = &pool.0;
         let taken = shared.leases.take(take).ok_or_else(|| out_of_memory(&shared.leases.stats(), want))?;
         shared.extents.fetch_add(1, Ordering::Relaxed);
-        Ok((Lease { pool: pool.clone(), run: taken.run }, taken.warm))
+        Ok((Lease { pool: pool.clone(), run: taken.run }, taken.mapped))
     }
 
     /// Takes up to `want` of the pages that follow; returns how many, and how many of those, from the
-    /// first on, are warm.
+    /// first on, are mapped.
     pub(super) fn grow(&mut self, want: u32, exactly: bool) -> (u32, u32) {
         let end = self.run.end();
         let taken = self.leases().take(|pages| {
             if exactly { pages.take_exact_at(end, want) } else { pages.take_at(end, want, ENOUGH) }
         });
-        let Some(Taken { run, warm }) = taken else { return (0, 0) };
+        let Some(Taken { run, mapped }) = taken else { return (0, 0) };
         self.run.len += run.len;
-        (run.len, warm)
+        (run.len, mapped)
     }
 
     /// Gives back all pages from page `end` of the arena on.
@@ -289,14 +291,34 @@ impl Lease {
         Lease { pool: self.pool.clone(), run }
     }
 
-    /// Makes pages `first..end` of the arena, which are this lease's, resident.
+    /// Maps pages `first..end` of the arena, which are this lease's, and gives them memory if need be.
     pub(super) fn commit(&self, first: u32, end: u32) -> io::Result<()> {
         let run = Run { start: first, len: end - first };
-        if self.leases().free().pages.warm_prefix(run) < run.len {
-            self.leases().arena.commit(run)?;
-            self.leases().free().pages.set_warm(run, true);
+        let leases = self.leases();
+        let (mapped, warm) = {
+            let free = leases.free();
+            (free.pages.mapped_prefix(run), free.pages.warm_prefix(run))
+        };
+        if mapped < run.len {
+            leases.arena.commit(run, warm == run.len)?;
+            leases.free().pages.set_mapped(run);
         }
         Ok(())
+    }
+
+    /// Whether `page` of the arena, which is this lease's, has no memory.
+    pub(super) fn is_cold(&self, page: u32) -> bool {
+        self.leases().free().pages.warm_prefix(Run { start: page, len: 1 }) == 0
+    }
+
+    /// pwrite(2) to the page at `first`, which is this lease's and cold, and those behind it. Returns how
+    /// much was written; less than all is an error of the kernel's.
+    pub(super) fn write(&self, first: u32, bytes: &[u8]) -> usize {
+        let leases = self.leases();
+        let written = leases.arena.write(first, bytes);
+        let pages = to_page(written.div_ceil(leases.arena.page_size()));
+        leases.free().pages.set_warm(Run { start: first, len: pages });
+        written
     }
 
     pub(super) fn pool(&self) -> &Pool {

@@ -4,10 +4,12 @@
 //! arena.rs    one memfd, mapped once            (or anonymous memory)
 //! pages.rs    which pages are taken, which warm (pure)
 //! lease.rs    who owns which pages: a count on each
+//! bounce.rs   the way into pages that have no memory yet
 //! extent.rs   a run of pages being filled, and the pieces cut off it
 //! ```
 
 mod arena;
+mod bounce;
 mod extent;
 mod lease;
 mod pages;
@@ -19,6 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 pub use arena::Backing;
+use bounce::Bounces;
 pub(crate) use extent::{Extent, PIECE};
 use lease::Leases;
 
@@ -54,6 +57,7 @@ pub struct Pool(Arc<Shared>);
 /// What all handles, extents and pieces of one pool share.
 struct Shared {
     leases: Leases,
+    bounces: Bounces,
     extents: AtomicU64,
     fallbacks: AtomicU64,
     bytes_copied: AtomicU64,
@@ -111,6 +115,7 @@ impl Pool {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn trim(&self) -> io::Result<u64> {
+        self.0.bounces.drop_idle();
         self.0.leases.give_back(u32::MAX)
     }
 
@@ -132,6 +137,21 @@ impl Pool {
     /// The memfd, unless the arena had to be anonymous.
     pub(crate) fn file(&self) -> Option<&File> {
         self.0.leases.arena().file()
+    }
+
+    /// A buffer to read into when the pages to be filled are cold; `None` if those are to be committed.
+    pub(crate) fn take_bounce(&self) -> Option<Extent> {
+        self.file().and_then(|_memfd| self.0.bounces.take())
+    }
+
+    pub(crate) fn give_bounce(&self, bounce: Extent) {
+        self.0.bounces.give(bounce);
+    }
+
+    /// Notes that cold pages could not be written, so that they are committed from now on.
+    pub(crate) fn refuse_bounce(&self) {
+        self.count_fallback();
+        self.0.bounces.refuse();
     }
 
     /// Notes that memory came from elsewhere because the pool had none.
@@ -244,6 +264,7 @@ impl PoolOptions {
         let leases = Leases::new(&self)?;
         Ok(Pool(Arc::new(Shared {
             leases,
+            bounces: Bounces::default(),
             extents: AtomicU64::new(0),
             fallbacks: AtomicU64::new(0),
             bytes_copied: AtomicU64::new(0),

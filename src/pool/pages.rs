@@ -1,13 +1,15 @@
 //! Which pages of the arena are taken, and which of the others are warm. Pure: no I/O.
 //!
-//! Two bits a page, kept in two bitmaps, so that neighbouring runs join by themselves:
+//! Three bits a page, each kind in a bitmap, so that neighbouring runs join by themselves:
 //!
 //! ```text
-//!            taken  warm
-//! cold free    0     0     never touched, or given back to the system
-//! warm free    0     1     resident: the next one to be handed out
-//! taken        1     ·     owned by extents; warm once it has been committed
+//!            taken  warm  mapped
+//! cold free    0     0      0     never touched, or given back to the system
+//! warm free    0     1      ·     has memory: handed out first
+//! taken        1     ·      ·     owned by extents
 //! ```
+//!
+//! *Mapped* pages are warm and in this process's page tables too, so that touching them costs no fault.
 
 use std::ops::Range;
 
@@ -36,11 +38,11 @@ impl Run {
     }
 }
 
-/// Pages that were just taken, and how many of them, from the first on, are warm.
+/// Pages that were just taken, and how many of them, from the first on, are mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Taken {
     pub(crate) run: Run,
-    pub(crate) warm: u32,
+    pub(crate) mapped: u32,
 }
 
 /// What a search looks for.
@@ -48,6 +50,7 @@ pub(crate) struct Taken {
 enum Kind {
     Free,
     Warm,
+    Mapped,
     WarmFree,
 }
 
@@ -57,8 +60,10 @@ pub(crate) struct Pages {
     total: u32,
     /// One bit a page: owned by an extent.
     taken: Vec<u64>,
-    /// One bit a page: resident.
+    /// One bit a page: has memory.
     warm: Vec<u64>,
+    /// One bit a page: warm, and in the page tables.
+    mapped: Vec<u64>,
     /// No page below is free and warm.
     low_warm: u32,
     /// No page below is free.
@@ -79,6 +84,7 @@ impl Pages {
             total,
             taken: vec![0; words],
             warm: vec![0; words],
+            mapped: vec![0; words],
             low_warm: 0,
             low_free: 0,
             top: 0,
@@ -156,21 +162,37 @@ impl Pages {
         Some(self.mark_taken(Run { start, len: end - start }).run)
     }
 
-    /// How many pages from the start of `run` on were committed before.
+    /// How many pages from the start of `run` on have memory.
     pub(crate) fn warm_prefix(&self, run: Run) -> u32 {
         self.find(Kind::Warm, run.start, run.end(), false) - run.start
     }
 
-    /// Notes whether these pages, which the caller owns, are resident.
-    pub(crate) fn set_warm(&mut self, run: Run, warm: bool) {
-        set(&mut self.warm, run, warm);
+    /// How many pages from the start of `run` on are mapped.
+    pub(crate) fn mapped_prefix(&self, run: Run) -> u32 {
+        self.find(Kind::Mapped, run.start, run.end(), false) - run.start
+    }
+
+    /// Notes that these pages, which the caller owns, have memory.
+    pub(crate) fn set_warm(&mut self, run: Run) {
+        set(&mut self.warm, run, true);
+    }
+
+    /// Notes that these pages, which the caller owns, have memory and are in the page tables.
+    pub(crate) fn set_mapped(&mut self, run: Run) {
+        set(&mut self.warm, run, true);
+        set(&mut self.mapped, run, true);
+    }
+
+    /// Notes that these pages, which the caller owns, have no memory any more.
+    pub(crate) fn set_cold(&mut self, run: Run) {
+        set(&mut self.warm, run, false);
+        set(&mut self.mapped, run, false);
     }
 
     fn mark_taken(&mut self, run: Run) -> Taken {
-        let was_warm = count(&self.warm, run);
         set(&mut self.taken, run, true);
         self.in_use += run.len;
-        self.warm_free -= was_warm;
+        self.warm_free -= count(&self.warm, run);
         self.top = self.top.max(run.end());
         if self.low_warm >= run.start {
             self.low_warm = self.low_warm.max(run.end());
@@ -178,8 +200,7 @@ impl Pages {
         if self.low_free >= run.start {
             self.low_free = self.low_free.max(run.end());
         }
-        let warm = if was_warm == run.len { run.len } else { self.warm_prefix(run) };
-        Taken { run, warm }
+        Taken { run, mapped: self.mapped_prefix(run) }
     }
 
     /// The lowest run of at least `len` pages; all of it.
@@ -273,6 +294,7 @@ impl Pages {
         match kind {
             Kind::Free => !self.taken[at],
             Kind::Warm => self.warm[at],
+            Kind::Mapped => self.mapped[at],
             Kind::WarmFree => self.warm[at] & !self.taken[at],
         }
     }

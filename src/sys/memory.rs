@@ -5,6 +5,7 @@ use std::ffi::c_void;
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
+use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
@@ -35,6 +36,19 @@ pub(crate) fn allocate(file: &File, offset: u64, len: u64) -> io::Result<()> {
 pub(crate) fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
     let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
     Ok(fallocate(file, flags, to_off(offset)?, to_off(len)?)?)
+}
+
+/// pwrite(2). Beyond `RLIMIT_FSIZE`, where the kernel would raise SIGXFSZ, it is an error instead.
+pub(crate) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
+    #[cfg(test)]
+    if let Some(answer) = super::script::write_at(bytes.len()) {
+        let count = answer?;
+        return file.write_at(&bytes[..count.min(bytes.len())], offset);
+    }
+    if offset + bytes.len() as u64 > file_size_limit() {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    file.write_at(bytes, offset)
 }
 
 /// mmap(2) with `MAP_FIXED | MAP_SHARED`, read only: gives pages of `file` a second address.

@@ -32,6 +32,8 @@ struct Script {
     delivered: Vec<u8>,
     /// Errors for the maps of a view.
     maps: VecDeque<Option<Errno>>,
+    /// Most bytes that a write to cold pages takes, and the errors of some.
+    cold_writes: VecDeque<nix::Result<usize>>,
 }
 
 thread_local! {
@@ -58,8 +60,7 @@ pub(crate) fn run<T>(
 
 /// Lets the coming maps of this thread fail with these errors, or succeed.
 pub(crate) fn maps(answers: impl IntoIterator<Item = Option<Errno>>) {
-    let script = Script { maps: answers.into_iter().collect(), steps: VecDeque::new(), ..Script::default() };
-    SCRIPT.set(Some(script));
+    SCRIPT.set(Some(Script { maps: answers.into_iter().collect(), ..Script::default() }));
 }
 
 /// Ends [`maps`].
@@ -111,6 +112,29 @@ pub(crate) fn write(slices: &[IoSlice<'_>]) -> Option<nix::Result<usize>> {
         let before = script.delivered.len();
         script.delivered.extend(slices.iter().flat_map(|slice| slice.iter()).take(most));
         Ok(script.delivered.len() - before)
+    })
+}
+
+/// Lets the coming writes to cold pages take so much, or fail, while `body` runs.
+pub(crate) fn cold_writes<T>(
+    answers: impl IntoIterator<Item = nix::Result<usize>>,
+    incoming: &[u8],
+    body: impl FnOnce() -> T,
+) -> T {
+    let script = Script {
+        cold_writes: answers.into_iter().collect(),
+        incoming: incoming.iter().copied().collect(),
+        ..Script::default()
+    };
+    SCRIPT.set(Some(script));
+    let result = body();
+    end();
+    result
+}
+
+pub(crate) fn write_at(most: usize) -> Option<nix::Result<usize>> {
+    SCRIPT.with_borrow_mut(|script| {
+        Some(script.as_mut()?.cold_writes.pop_front()?.map(|count| count.min(most)))
     })
 }
 

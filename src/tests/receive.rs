@@ -73,3 +73,23 @@ fn the_flags_that_would_tell_lies_are_refused() {
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
     }
 }
+
+#[test]
+#[cfg_attr(miri, ignore = "needs memory maps")]
+fn what_cold_pages_do_not_take_is_kept_on_the_heap() {
+    let bytes = pattern(300_000);
+    for written in [0, 1, 4095, 4096, 5000] {
+        for before in [0, 100, 70_000] {
+            let pool = Pool::new().unwrap();
+            let mut rope = Rope::in_pool(&pool);
+            let answers = [Ok(written), Err(Errno::ENOMEM)];
+            script::cold_writes([], &bytes[..before], || rope.readv_from(any_fd()).unwrap());
+            let from = rope.len();
+            script::cold_writes(answers, &bytes[from..], || while rope.readv_from(any_fd()).unwrap() > 0 {});
+            rope.assert_invariants();
+            assert!(rope == bytes, "{written} written after {before}");
+            assert_eq!(pool.stats().fallbacks, 1);
+            assert!(*rope.finalize().unwrap() == bytes);
+        }
+    }
+}
