@@ -112,3 +112,25 @@ fn an_idle_connection_holds_nothing() {
     assert_eq!(rope.readv_from(&socket).unwrap_err().kind(), ErrorKind::WouldBlock);
     assert_eq!(pool.stats().in_use, 0);
 }
+
+#[test]
+fn what_is_reserved_stays_until_it_is_filled() {
+    const SIZE: usize = 10 << 20;
+    let pool = Pool::new().unwrap();
+    let (mut peer, socket) = UnixStream::pair().unwrap();
+    let mut rope = Rope::in_pool(&pool);
+    rope.reserve(SIZE).unwrap();
+    assert_eq!(pool.stats().in_use, SIZE as u64);
+    for _ in 0..3 {
+        peer.write_all(&[1; 1000]).unwrap();
+        rope.readv_from(&socket).unwrap();
+        rope.reserve(1).unwrap();
+        assert_eq!(pool.stats().in_use, SIZE as u64);
+    }
+    assert_eq!(rope.split_to(3000).len(), 3000);
+    peer.write_all(&[1]).unwrap();
+    rope.readv_from(&socket).unwrap();
+    assert!(pool.stats().in_use > (SIZE - 4096) as u64);
+    rope.clear();
+    assert_eq!(pool.stats().in_use, 0);
+}

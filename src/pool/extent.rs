@@ -37,6 +37,8 @@ pub(crate) struct Extent {
     committed: usize,
     /// Bytes from `base` on that `owner` owns; whole pages at the end, if they are pages.
     capacity: usize,
+    /// Bytes from `base` on that are kept though they are empty, because somebody asked for them.
+    reserved: usize,
     owner: Owner,
 }
 
@@ -80,6 +82,7 @@ impl Extent {
             filled: 0,
             committed: mapped as usize * page,
             capacity: run.len as usize * page,
+            reserved: 0,
             owner: Owner::Pages(lease),
         }
     }
@@ -92,7 +95,8 @@ impl Extent {
     pub(crate) fn on_heap(capacity: usize) -> io::Result<Extent> {
         let block = Block::new(capacity)?;
         let (base, capacity) = (block.base, block.capacity);
-        Ok(Extent { base, filled: 0, committed: capacity, capacity, owner: Owner::Heap(Arc::new(block)) })
+        let owner = Owner::Heap(Arc::new(block));
+        Ok(Extent { base, filled: 0, committed: capacity, capacity, reserved: 0, owner })
     }
 
     pub(crate) fn filled(&self) -> &[u8] {
@@ -161,9 +165,21 @@ impl Extent {
         got > 0
     }
 
-    /// Gives whole pages that stayed empty back, but for `keep` bytes. Heap memory stays.
+    /// Keeps `more` of the spare bytes until they are filled.
+    pub(crate) fn reserve(&mut self, more: usize) {
+        debug_assert!(more <= self.spare());
+        self.reserved = self.reserved.max(self.filled + more);
+    }
+
+    /// Spare bytes that are kept.
+    pub(crate) fn reserved(&self) -> usize {
+        self.reserved.saturating_sub(self.filled)
+    }
+
+    /// Gives whole pages that stayed empty back, but for `keep` bytes and what is reserved. Heap memory
+    /// stays.
     pub(crate) fn give_back(&mut self, keep: usize) {
-        let surplus = self.spare().saturating_sub(keep);
+        let surplus = self.spare().saturating_sub(keep.max(self.reserved()));
         let Owner::Pages(lease) = &mut self.owner else { return };
         let page = lease.pool().page_size();
         let surplus = surplus / page;
@@ -243,6 +259,7 @@ impl Extent {
         self.filled -= len;
         self.committed -= len;
         self.capacity -= len;
+        self.reserved = self.reserved.saturating_sub(len);
         Bytes::from_owner(piece)
     }
 
@@ -258,6 +275,7 @@ impl Extent {
     #[cfg(test)]
     pub(crate) fn assert_invariants(&self) {
         assert!(self.filled <= self.committed && self.committed <= self.capacity);
+        assert!(self.reserved <= self.capacity);
         if let Owner::Pages(lease) = &self.owner {
             let page = lease.pool().page_size();
             let end = lease.pool().address_of(lease.run().end() as usize * page);

@@ -25,7 +25,8 @@ impl Rope {
     ///
     /// In a pool this takes one run of pages, so a payload of known length that is received into an
     /// empty rope is contiguous from the start and [finalised](Rope::finalize) at no cost. The pages
-    /// count as in use at once; memory is committed as bytes arrive.
+    /// count as in use at once and stay this rope's until they are filled or the rope is
+    /// [cleared](Rope::clear); memory is committed as bytes arrive.
     ///
     /// # Errors
     ///
@@ -45,14 +46,17 @@ impl Rope {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn reserve(&mut self, more: usize) -> io::Result<()> {
-        let spare = self.tail.as_ref().map_or(0, Extent::spare);
-        if spare >= more || self.tail.as_mut().is_some_and(|tail| tail.grow_exact(more - spare)) {
-            return Ok(());
+        if let Some(tail) = &mut self.tail {
+            if tail.spare() >= more || tail.grow_exact(more - tail.spare()) {
+                tail.reserve(more);
+                return Ok(());
+            }
         }
-        let fresh = match &self.pool {
+        let mut fresh = match &self.pool {
             Some(pool) => Extent::in_pool_exact(pool, more)?,
             None => Extent::on_heap(more)?,
         };
+        fresh.reserve(more);
         self.replace_tail(fresh);
         Ok(())
     }
@@ -168,11 +172,11 @@ impl Rope {
         }
     }
 
-    /// Gives empty pages back, all of them if the rope is empty.
+    /// Gives empty pages back, all of them if the rope is empty, but none that are reserved.
     pub(crate) fn give_back_spare(&mut self) {
         let keep = (self.len() / KEEP_PART).min(KEEP_MOST);
         let Some(tail) = &mut self.tail else { return };
-        if tail.len() == 0 && keep == 0 {
+        if tail.len() == 0 && keep.max(tail.reserved()) == 0 {
             self.tail = None;
         } else {
             tail.give_back(keep);
