@@ -46,6 +46,9 @@ impl Rope {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn reserve(&mut self, more: usize) -> io::Result<()> {
+        if more == 0 {
+            return Ok(());
+        }
         if let Some(tail) = &mut self.tail {
             if tail.spare() >= more || tail.grow_exact(more - tail.spare()) {
                 tail.reserve(more);
