@@ -1,5 +1,41 @@
-//! A rope of received pieces for Linux: filled by `readv`, sent by `writev`, finalised by one
-//! mmap-backed contiguous view instead of a join.
+//! A rope for I/O on Linux: bytes arrive in pieces, are laid into memory once, leave by gather writes, and
+//! end as one contiguous view, without a join.
+//!
+//! # What do you want to do?
+//!
+//! | with bytes that come in pieces | use |
+//! |---|---|
+//! | accumulate them, length unknown | [`Rope::in_pool`], [`readv_from`](Rope::readv_from) until `Ok(0)` |
+//! | accumulate them, length known | [`reserve`](Rope::reserve) first, then [`readv_up_to`](Rope::readv_up_to) |
+//! | bound what a peer can make you hold | [`set_limit`](Rope::set_limit), [`PoolOptions::capacity`] |
+//! | have them as one `&[u8]` | [`finalize`](Rope::finalize), a [`View`] |
+//! | send them, and be done with them | [`write_all_to`](Rope::write_all_to), [`writev_to`](Rope::writev_to) |
+//! | send them again, or to many | [`Cursor`], which has the same methods |
+//! | cut messages out of a stream | [`split_to`](Rope::split_to), [`find`](Rope::find), [`bytes::Buf`] |
+//! | put headers before bodies | [`push_front`](Rope::push_front), [`append`](Rope::append) |
+//! | pass descriptors along | [`recvmsg_from`](Rope::recvmsg_from), [`sendmsg_to`](Rope::sendmsg_to) |
+//! | watch the memory | [`Pool::stats`], [`Pool::trim`] |
+//!
+//! # How it works
+//!
+//! ```text
+//!  socket ── readv ──► Rope [seg][seg][tail···] ── writev ──► socket
+//!                        │ finalize
+//!                        ▼
+//!                      View: borrowed, else mapped, else copied
+//!                        │
+//!                      Pool: one memfd; runs of pages, recycled while they are warm
+//! ```
+//!
+//! Fresh pages, not copies, are what large payloads cost: so a [`Pool`] recycles its pages, and a tail
+//! grows in place while the pages behind it are free. A rope alone in its pool is contiguous without
+//! further ado; ropes that grew beside each other are made so by giving their pages a second address.
+//!
+//! # Non-blocking descriptors
+//!
+//! Every `fd` is anything that is [`AsFd`](std::os::fd::AsFd): the sockets of std, `mio` and `socket2`, pipes
+//! and files. Every receive and send is resumable: on `WouldBlock`, on a short count and on an error the
+//! rope and its position are exactly what reached the kernel. EINTR is retried.
 
 mod interop;
 mod pool;
@@ -15,3 +51,8 @@ pub use pool::{Backing, Pool, PoolOptions, PoolStats};
 pub use rope::{Cursor, IntoIter, Rope};
 pub use sys::Received;
 pub use view::{FinalizeError, View};
+
+/// The README's examples are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
