@@ -12,6 +12,7 @@ use indicatif::ProgressBar;
 use ropewalk::Rope;
 use serde::de::DeserializeOwned;
 
+use crate::meter::available_memory;
 use crate::report::{Figures, Round};
 use crate::socket::Socket;
 use crate::variant::{Receipt, Variant};
@@ -37,6 +38,7 @@ fn at_least_a_byte(size: &str) -> Result<ByteSize, String> {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    check_memory(args.size)?;
     let payload = payload::build(usize::try_from(args.size.as_u64())?);
     let figures = compare(&payload, args.rounds)?;
     if args.json {
@@ -50,6 +52,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             Err(anyhow!("{} received other bytes than were sent in round {}", bad.variant, bad.round))
         }
     }
+}
+
+/// Twice the payload for the list and its join, and once for what the pool keeps warm meanwhile.
+fn check_memory(size: ByteSize) -> anyhow::Result<()> {
+    let (needed, available) = (size.as_u64().saturating_mul(3), available_memory()?);
+    ensure!(
+        needed <= available,
+        "{} of memory are needed and {} available; choose a smaller --size",
+        ByteSize(needed).display().iec(),
+        ByteSize(available).display().iec()
+    );
+    Ok(())
 }
 
 fn compare(payload: &Rope, rounds: u32) -> anyhow::Result<Figures> {

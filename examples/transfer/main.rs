@@ -8,6 +8,7 @@
 //! payload.rs   a rope of mixed segments, and the checksum
 //! report.rs    figures as a table or as JSON
 //! recv.rs      `transfer recv`: one payload from any peer, into a file
+//! output.rs    that file: written whole or not at all
 //! send.rs      `transfer send`: a file to any peer
 //! socket.rs    a non-blocking socket that waits with poll(2)
 //! progress.rs  a bar, on a terminal
@@ -15,6 +16,7 @@
 
 mod compare;
 mod meter;
+mod output;
 mod payload;
 mod progress;
 mod recv;
@@ -23,6 +25,7 @@ mod send;
 mod socket;
 mod variant;
 
+use std::fmt::Display;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -50,6 +53,11 @@ enum Command {
     Receiver {
         variant: variant::Variant,
     },
+}
+
+/// An error in one line: what could not be done, why, and what to do about it.
+fn advise(what: impl Display, why: impl Display, advice: &str) -> anyhow::Error {
+    anyhow::anyhow!("{what}: {why}; {advice}")
 }
 
 fn main() -> ExitCode {

@@ -66,8 +66,18 @@ fn faults(usage: &Usage) -> u64 {
 /// Physical memory of this process in bytes; pages shared with others count in proportion, and a page
 /// mapped twice counts once.
 pub(crate) fn physical_memory() -> io::Result<u64> {
-    let rollup = fs::read_to_string("/proc/self/smaps_rollup")?;
-    let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:")?.strip_suffix("kB"));
-    let kib = pss.and_then(|kib| kib.trim().parse::<u64>().ok());
-    kib.map(|kib| kib << 10).ok_or_else(|| io::Error::other("no Pss in /proc/self/smaps_rollup"))
+    amount("/proc/self/smaps_rollup", "Pss:")
+}
+
+/// Bytes that the system can still give to programs.
+pub(crate) fn available_memory() -> io::Result<u64> {
+    amount("/proc/meminfo", "MemAvailable:")
+}
+
+/// Bytes in the line of a file of procfs that starts with `name`.
+fn amount(file: &str, name: &str) -> io::Result<u64> {
+    let lines = fs::read_to_string(file)?;
+    let kib = lines.lines().find_map(|line| line.strip_prefix(name)?.strip_suffix("kB"));
+    let kib = kib.and_then(|kib| kib.trim().parse::<u64>().ok());
+    kib.map(|kib| kib << 10).ok_or_else(|| io::Error::other(format!("no {name} in {file}")))
 }

@@ -1,16 +1,15 @@
 //! `transfer recv`: one payload from any peer.
 
-use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{self, Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, anyhow, bail};
 use bytesize::ByteSize;
 use ropewalk::{Pool, Rope};
-use tempfile::{Builder, NamedTempFile};
 
+use crate::advise;
+use crate::output::Output;
 use crate::payload::checksum;
 use crate::progress;
 use crate::socket::Socket;
@@ -36,24 +35,24 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let output = args.output.as_deref().map(Output::new).transpose().with_context(|| cannot_write(args))?;
+    let output = args.output.as_deref().map(Output::new).transpose()?;
     let (stream, peer) = accept(&args.listen)?;
-    let mut rope = receive(stream, peer, args)?;
+    let rope = receive(stream, peer, args)?;
     let summary = format!("{} bytes from {peer}, xxh3 {:016x}", rope.len(), checksum(rope.chunks()));
     if let Some(output) = output {
-        output.write(&mut rope).with_context(|| cannot_write(args))?;
+        output.write(rope)?;
     }
     Ok(writeln!(io::stdout(), "{summary}")?)
 }
 
-fn cannot_write(args: &Args) -> String {
-    let path = args.output.as_deref().unwrap_or(Path::new("")).display();
-    format!("cannot write to {path}; make room there or choose another --output")
-}
-
 fn accept(address: &str) -> anyhow::Result<(TcpStream, SocketAddr)> {
-    let advice = || format!("cannot listen on {address}; choose an address of this machine and a free port");
-    let listener = TcpListener::bind(address).with_context(advice)?;
+    let listener = TcpListener::bind(address).map_err(|error| {
+        advise(
+            format_args!("cannot listen on {address}"),
+            error,
+            "choose an address of this machine and a free port",
+        )
+    })?;
     eprintln!("listening on {}", listener.local_addr()?);
     listener.accept().context("cannot accept a connection")
 }
@@ -97,51 +96,8 @@ fn explain(error: io::Error, len: usize, peer: SocketAddr, args: &Args) -> anyho
             anyhow!("{peer} reset the connection after {len} bytes; have it send all of them again")
         }
         (io::ErrorKind::OutOfMemory, _) => {
-            anyhow!(error).context(format!("no memory for more than {len} bytes; have it sent in parts"))
+            advise(format_args!("no memory for more than {len} bytes"), error, "have it sent in parts")
         }
         _ => anyhow!(error).context(format!("cannot receive from {peer} after {len} bytes")),
     }
-}
-
-/// Where a payload goes.
-enum Output {
-    /// A device or a pipe is written to.
-    Device(File),
-    /// A file is replaced when the new one is complete.
-    File(PathBuf),
-}
-
-impl Output {
-    /// Finds out, before anything is received, whether there is a way to write there.
-    fn new(path: &Path) -> io::Result<Output> {
-        let path = fs::canonicalize(path).or_else(|_absent| path::absolute(path))?;
-        if fs::metadata(&path).is_ok_and(|there| !there.is_file()) {
-            return File::create(path).map(Output::Device);
-        }
-        tempfile::tempfile_in(directory(&path))?;
-        Ok(Output::File(path))
-    }
-
-    fn write(self, rope: &mut Rope) -> io::Result<()> {
-        match self {
-            Output::Device(device) => rope.write_all_to(device),
-            Output::File(path) => {
-                let file = beside(&path)?;
-                rope.write_all_to(&file)?;
-                file.persist(path)?;
-                Ok(())
-            }
-        }
-    }
-}
-
-/// A file that is to replace the one at `path`, and is gone if it does not.
-fn beside(path: &Path) -> io::Result<NamedTempFile> {
-    let permissions = fs::metadata(path).map(|there| there.permissions());
-    let permissions = permissions.unwrap_or_else(|_absent| Permissions::from_mode(0o666));
-    Builder::new().permissions(permissions).tempfile_in(directory(path))
-}
-
-fn directory(path: &Path) -> &Path {
-    path.parent().unwrap_or(path)
 }

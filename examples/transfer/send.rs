@@ -11,8 +11,8 @@ use indicatif::ProgressBar;
 use ropewalk::{Pool, Rope};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::progress;
 use crate::socket::Socket;
+use crate::{advise, progress};
 
 /// How long a peer that has all bytes may take to close the connection.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -32,8 +32,9 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let file = File::open(&args.file).with_context(|| cannot_read(&args.file))?;
-    let stream = TcpStream::connect(&args.to)
-        .with_context(|| format!("cannot connect to {}; is a receiver listening there?", args.to))?;
+    let stream = TcpStream::connect(&args.to).map_err(|error| {
+        advise(format_args!("cannot connect to {}", args.to), error, "start a receiver there first")
+    })?;
     let mut sending = Sending {
         rope: Rope::in_pool(&Pool::new().context("cannot set memory aside")?),
         socket: Socket::new(stream)?,
