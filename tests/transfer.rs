@@ -31,7 +31,9 @@ fn the_comparison_is_verified_and_says_what_it_cost() {
     }
     let (ropewalk, list) = (&rounds[3], &rounds[4]);
     assert_eq!((&ropewalk["copied_bytes"], &list["copied_bytes"]), (&0.into(), &(4 * MIB).into()));
-    assert!(ropewalk["page_faults"].as_u64().unwrap() < 100, "of 1024 warm pages: {ropewalk}");
+    // Warm, there is at most what one read makes ready beyond what the round before it did, 1 MiB, and
+    // something for the heap.
+    assert!(ropewalk["page_faults"].as_u64().unwrap() < 256 + 64, "of 1024 pages: {ropewalk}");
 }
 
 #[test]
