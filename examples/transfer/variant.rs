@@ -117,7 +117,7 @@ fn measure<P, W: Whole>(
         cpu: cost.cpu,
         faults: cost.faults,
         faults_to_read: reading.faults,
-        calls: socket.calls(),
+        calls: socket.calls() + cost.writes,
         copied: whole.copied() as u64,
         peak: peak.saturating_sub(baseline),
     })
