@@ -10,7 +10,7 @@ use crate::pool::Extent;
 use crate::rope::Rope;
 
 /// Bytes that a writer is offered at least, where the rope is that far from its limit.
-const CHUNK: usize = if cfg!(test) { 8 } else { 4096 };
+const CHUNK: usize = if cfg!(any(test, fuzzing)) { 8 } else { 4096 };
 
 // SAFETY: `chunk_mut` hands out memory that the tail owns alone, and `advance_mut` counts the same
 // memory as filled; nothing between the two calls changes the tail.

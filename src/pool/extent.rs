@@ -26,7 +26,7 @@ use super::Pool;
 use super::lease::Lease;
 
 /// Most bytes that share one owner, so that a small slice pins no more than that.
-pub(crate) const PIECE: usize = if cfg!(test) { 4 * 4096 } else { 2 << 20 };
+pub(crate) const PIECE: usize = if cfg!(any(test, fuzzing)) { 4 * 4096 } else { 2 << 20 };
 
 pub(crate) struct Extent {
     /// The first byte. Valid for `capacity` bytes for as long as `owner` lives.
@@ -272,7 +272,7 @@ impl Extent {
         Bytes::from_owner(Piece { base: self.base, len: self.filled, owner })
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn assert_invariants(&self) {
         assert!(self.filled <= self.committed && self.committed <= self.capacity);
         assert!(self.reserved <= self.capacity);

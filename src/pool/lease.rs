@@ -172,6 +172,16 @@ impl Leases {
         Ok(bytes)
     }
 
+    /// Call while nobody else uses the pool.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn assert_invariants(&self) {
+        let free = self.free();
+        free.pages.assert_invariants();
+        for (page, count) in (0..).zip(&self.counts) {
+            assert_eq!(count.load(Ordering::Relaxed) > 0, free.pages.is_taken(page), "page {page}");
+        }
+    }
+
     fn counts(&self, run: Run) -> &[AtomicU32] {
         &self.counts[run.start as usize..run.end() as usize]
     }

@@ -119,6 +119,12 @@ impl Pool {
         self.0.leases.give_back(u32::MAX)
     }
 
+    /// Panics where the parts do not fit each other; for tests and fuzzers, while nobody else uses the pool.
+    #[cfg(any(test, fuzzing))]
+    pub fn assert_invariants(&self) {
+        self.0.leases.assert_invariants();
+    }
+
     /// Bytes per page of this machine.
     pub(crate) fn page_size(&self) -> usize {
         self.0.leases.arena().page_size()

@@ -299,9 +299,14 @@ impl Pages {
         }
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn is_taken(&self, page: u32) -> bool {
+        bit(&self.taken, page)
+    }
+
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn assert_invariants(&self) {
-        let taken = |page| bit(&self.taken, page);
+        let taken = |page| self.is_taken(page);
         let warm_free = |page| bit(&self.warm, page) && !taken(page);
         let pages = || 0..self.total;
         assert_eq!(pages().filter(|&p| taken(p)).count(), self.in_use as usize);
@@ -312,7 +317,7 @@ impl Pages {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 fn bit(bits: &[u64], page: u32) -> bool {
     bits[(page / WORD) as usize] >> (page % WORD) & 1 == 1
 }

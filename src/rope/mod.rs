@@ -396,8 +396,9 @@ impl Rope {
         (from, to)
     }
 
-    #[cfg(test)]
-    pub(crate) fn assert_invariants(&self) {
+    /// Panics where the parts do not fit each other; for tests and fuzzers.
+    #[cfg(any(test, fuzzing))]
+    pub fn assert_invariants(&self) {
         self.segments.assert_invariants();
         if let Some(tail) = &self.tail {
             tail.assert_invariants();

@@ -217,7 +217,7 @@ impl Segments {
         self.head = gap;
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn assert_invariants(&self) {
         assert!(self.head < self.entries.len() || (self.head == 0 && self.entries.is_empty()));
         assert!(self.entries[..self.head].iter().all(|entry| entry.bytes.is_empty()));

@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 use nix::libc;
 
 /// Most iovecs in one call: `IOV_MAX`, readv(2). Tiny under test, so that the seam is met all the time.
-pub(crate) const MAX_IOVECS: usize = if cfg!(test) { 2 } else { 1024 };
+pub(crate) const MAX_IOVECS: usize = if cfg!(any(test, fuzzing)) { 2 } else { 1024 };
 
 /// Most bytes that one call moves: `MAX_RW_COUNT`, write(2) under NOTES.
 pub(crate) const MAX_BYTES: usize = 0x7fff_f000;

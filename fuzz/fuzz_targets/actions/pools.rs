@@ -1,0 +1,51 @@
+//! Pools of every kind, mostly so small that they run out.
+
+use std::mem;
+use std::time::Duration;
+
+use arbitrary::Arbitrary;
+use ropewalk::{Backing, Pool};
+
+const PAGE: u64 = 4096;
+
+#[derive(Arbitrary, Debug)]
+pub struct Kind {
+    pages: u8,
+    retain: Option<u8>,
+    no_decay: bool,
+    zero: bool,
+    anonymous: bool,
+}
+
+impl Kind {
+    pub fn create(&self) -> Pool {
+        let options = Pool::options()
+            .capacity((u64::from(self.pages) + 1) * PAGE)
+            .retain(self.retain.map_or(u64::MAX, |pages| u64::from(pages) * PAGE))
+            .decay(Duration::from_secs(if self.no_decay { 0 } else { 3600 }))
+            .zero_on_release(self.zero);
+        if !self.anonymous {
+            return options.create().unwrap();
+        }
+        let pool = without_descriptors(|| options.create().unwrap());
+        assert_eq!((pool.stats().backing, pool.stats().reduced), (Backing::Anonymous, true));
+        pool
+    }
+}
+
+/// Runs `body` while this process may open no further file.
+fn without_descriptors<T>(body: impl FnOnce() -> T) -> T {
+    let before = limit_descriptors(0);
+    let result = body();
+    limit_descriptors(before);
+    result
+}
+
+/// setrlimit(2), `RLIMIT_NOFILE`; returns what the soft limit was.
+fn limit_descriptors(soft: u64) -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) }, 0);
+    let before = mem::replace(&mut limit.rlim_cur, soft);
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+    before
+}
