@@ -1,7 +1,7 @@
 //! A pipe or a pair of sockets with a tiny buffer, and the bytes and descriptors that are in it.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 /// Every third channel is a pipe.
@@ -38,10 +38,9 @@ impl Channel {
         self.bytes.is_empty()
     }
 
-    /// Some descriptors to send, if this channel takes any.
-    pub fn descriptors(&self, count: u8) -> Vec<BorrowedFd<'_>> {
-        let own = self.reader.as_ref().filter(|_| self.is_socket && self.fds.len() < 4);
-        own.map(|fd| vec![fd.as_fd(); usize::from(count % 4)]).unwrap_or_default()
+    /// How many of `count` descriptors to send, if this channel takes any.
+    pub fn descriptors(&self, count: u8) -> usize {
+        if self.is_socket && self.fds.len() < 4 { usize::from(count % 4) } else { 0 }
     }
 
     pub fn note_sent(&mut self, bytes: impl Iterator<Item = u8>, fds: usize) {

@@ -1,7 +1,8 @@
 //! What the actions act on, each thing beside a flat oracle.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsFd;
 
 use bytes::{Buf, BufMut, Bytes};
 use ropewalk::{Cursor, Pool, Rope};
@@ -394,8 +395,7 @@ impl World {
         let (model, channel) = self.rope_and_channel(rope, channel);
         let Some(fd) = channel.writer.as_ref().filter(|_| channel.is_socket) else { return };
         let fds = channel.descriptors(fds);
-        let (result, fds) = (model.rope.sendmsg_to(fd, 0, &fds), fds.len());
-        match result {
+        match model.rope.sendmsg_to(fd, 0, &vec![io::stderr().as_fd(); fds]) {
             Ok(sent) => channel.note_sent(model.flat.drain(..sent), fds),
             Err(error) if model.flat.is_empty() => {
                 assert!(error.kind() == ErrorKind::InvalidInput && fds > 0, "{error}");
@@ -421,9 +421,11 @@ impl World {
         let Some((cursor, flat)) = pick(&mut self.cursors, cursor) else { return };
         let Some(fd) = channel.writer.as_ref() else { return };
         let before = cursor.position();
-        let fds = if before < flat.len() { channel.descriptors(fds) } else { Vec::new() };
-        let result = if fds.is_empty() { cursor.writev_to(fd) } else { cursor.sendmsg_to(fd, 0, &fds) };
-        let fds = fds.len();
+        let fds = if before < flat.len() { channel.descriptors(fds) } else { 0 };
+        let result = match fds {
+            0 => cursor.writev_to(fd),
+            _ => cursor.sendmsg_to(fd, 0, &vec![io::stderr().as_fd(); fds]),
+        };
         match result {
             Ok(sent) => {
                 assert!(sent > 0 || before == flat.len());
@@ -486,17 +488,19 @@ impl World {
 }
 
 /// Nothing was received: nothing was there, or the rope may hold no more, or its pool cannot.
-fn check_refusal(error: &std::io::Error, model: &Model, channel: &Channel, pool_was_full: bool) {
+fn check_refusal(error: &io::Error, model: &Model, channel: &Channel, pool_was_full: bool) {
     match error.kind() {
         ErrorKind::WouldBlock => assert!(channel.is_empty() && channel.writer.is_some()),
-        ErrorKind::QuotaExceeded => assert!(model.flat.len() >= Rope::limit(&model.rope) && !channel.is_empty()),
+        ErrorKind::QuotaExceeded => {
+            assert!(model.flat.len() >= Rope::limit(&model.rope) && !channel.is_empty())
+        }
         ErrorKind::OutOfMemory => assert!(pool_was_full),
         _ => panic!("{error}"),
     }
 }
 
 /// Nothing was sent: the channel is full, or nobody reads it.
-fn check_not_sent(error: &std::io::Error, channel: &Channel) {
+fn check_not_sent(error: &io::Error, channel: &Channel) {
     match error.kind() {
         ErrorKind::WouldBlock => assert!(channel.reader.is_some() && !channel.is_empty()),
         ErrorKind::BrokenPipe => assert!(channel.reader.is_none()),
