@@ -8,7 +8,7 @@ use std::ptr::{self, NonNull};
 use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
 
 use super::pages::Run;
-use crate::sys::memory;
+use crate::sys::{headroom, memory};
 
 /// What the pages of a pool are made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,9 +103,10 @@ impl Arena {
     ///
     /// # Errors
     ///
-    /// When there is no memory for them; touching such a page would have been SIGBUS.
+    /// When there is no memory for them; touching such a page would have been SIGBUS or a kill.
     pub(crate) fn commit(&self, run: Run, warm: bool) -> io::Result<()> {
         let (offset, len) = self.bytes_of(run);
+        let _admission = headroom::admit(if warm { 0 } else { len as u64 })?;
         // A read fault maps sixteen pages that have memory at once, and writable: the arena is shared.
         let populate = if warm { Advice::PopulateRead } else { Advice::PopulateWrite };
         match (self.map.advise_range(populate, offset, len), &self.file) {

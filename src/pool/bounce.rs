@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::Extent;
+use crate::sys::headroom;
 
 /// Bytes per buffer: it has to stay in the second-level cache together with what the kernel touches.
 const SIZE: usize = 256 << 10;
@@ -26,7 +27,8 @@ pub(super) struct Bounces {
 impl Bounces {
     /// A buffer, unless cold pages are to be committed instead.
     pub(super) fn take(&self) -> Option<Extent> {
-        if self.refused.load(Ordering::Relaxed) {
+        // What is read must find memory: by then it is out of the socket.
+        if self.refused.load(Ordering::Relaxed) || headroom::admit(SIZE as u64).is_err() {
             return None;
         }
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();

@@ -208,7 +208,7 @@ pub struct PoolOptions {
 impl Default for PoolOptions {
     fn default() -> PoolOptions {
         PoolOptions {
-            capacity: crate::sys::memory::physical_memory(),
+            capacity: crate::sys::headroom::most(),
             retain: u64::MAX,
             decay: Duration::from_secs(10),
             huge_pages: false,
@@ -221,7 +221,7 @@ impl PoolOptions {
     /// Most bytes that all ropes together may hold, rounded up to whole pages. A receive beyond it is
     /// an error of kind [`OutOfMemory`](io::ErrorKind::OutOfMemory) and loses nothing.
     ///
-    /// Default: the machine's physical memory. Only address space is set aside, not memory.
+    /// Default: the machine's physical memory, or less where a control group allows less. Only address space is set aside, not memory.
     pub fn capacity(mut self, bytes: u64) -> PoolOptions {
         self.capacity = bytes;
         self

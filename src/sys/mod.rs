@@ -4,6 +4,7 @@
 //! or hold state; that belongs to the floors above.
 
 mod call;
+pub(crate) mod headroom;
 pub(crate) mod iovec;
 pub(crate) mod memory;
 #[cfg(test)]
