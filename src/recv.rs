@@ -122,7 +122,11 @@ impl Rope {
             (room, ready) = (tail.spare().min(want), tail.ready().min(want));
         }
         if ready < room {
-            return self.warm_tail(want);
+            match self.warm_tail(want) {
+                // Elsewhere in the pool there may be pages that have memory.
+                Err(_) if self.give_back_cold() => room = ready,
+                done => return done,
+            }
         }
         if room == want {
             return Ok(Ahead::Nothing);

@@ -176,6 +176,15 @@ impl Extent {
         self.reserved.saturating_sub(self.filled)
     }
 
+    /// Gives pages that are not committed back, unless some are reserved; returns whether it did.
+    pub(crate) fn give_back_cold(&mut self) -> bool {
+        let cold = self.capacity > self.committed && self.reserved() == 0;
+        if cold {
+            self.give_back(self.ready());
+        }
+        cold
+    }
+
     /// Gives whole pages that stayed empty back, but for `keep` bytes and what is reserved. Heap memory
     /// stays.
     pub(crate) fn give_back(&mut self, keep: usize) {
@@ -237,10 +246,12 @@ impl Extent {
         written
     }
 
-    /// Makes a heap extent of which nothing was cut off empty again.
-    pub(crate) fn clear(&mut self) {
+    /// Makes a heap extent of which nothing was cut off empty again, and overwrites its bytes if `zero`.
+    pub(crate) fn clear(&mut self, zero: bool) {
         if let Owner::Heap(block) = &self.owner {
             if Arc::strong_count(block) == 1 {
+                // SAFETY: `filled` bytes of the block, of which this is the only owner.
+                unsafe { ptr::write_bytes(self.base.as_ptr(), 0, if zero { self.filled } else { 0 }) };
                 self.filled = 0;
             }
         }

@@ -175,6 +175,13 @@ impl Rope {
         }
     }
 
+    /// Gives the tail's pages that have no memory back, unless they are reserved; returns whether it did.
+    pub(crate) fn give_back_cold(&mut self) -> bool {
+        let given = self.tail.as_mut().is_some_and(Extent::give_back_cold);
+        self.cut_pieces();
+        given
+    }
+
     /// Gives empty pages back, all of them if the rope is empty, but none that are reserved.
     pub(crate) fn give_back_spare(&mut self) {
         let keep = (self.len() / KEEP_PART).min(KEEP_MOST);

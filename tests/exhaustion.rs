@@ -1,0 +1,394 @@
+//! What happens when something runs out. Each test sets the real limit, in a process of its own.
+#![allow(unsafe_code)] // the limits are set by raw calls
+
+mod support;
+
+use std::fs;
+use std::io::{self, ErrorKind, IoSlice, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::ptr;
+
+use nix::libc;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use ropewalk::{Backing, Pool, Rope};
+use support::{in_child, pair, pattern, receive, received};
+
+const MIB: usize = 1 << 20;
+
+fn limit(resource: Resource, soft: u64) {
+    let (_, hard) = getrlimit(resource).unwrap();
+    setrlimit(resource, soft, hard).unwrap();
+}
+
+fn pool(capacity: usize) -> Pool {
+    Pool::options().capacity(capacity as u64).create().unwrap()
+}
+
+/// Ropes of which each received a page in turn, so that none is contiguous.
+fn interleaved(pool: &Pool, payload: &[u8], piece: usize) -> [Rope; 2] {
+    let mut ropes = [Rope::in_pool(pool), Rope::in_pool(pool)];
+    for chunk in payload.chunks(piece) {
+        for rope in &mut ropes {
+            assert!(receive(rope, chunk).1.is_none());
+        }
+    }
+    ropes
+}
+
+/// A pool in which something has run out keeps what it holds, refuses more for this `reason`, and goes
+/// on once there is room.
+fn refuses_and_goes_on(pool: &Pool, reason: &str) {
+    let payload = pattern(2, MIB);
+    let other = received(pool, &payload);
+    let mut rope = Rope::in_pool(pool);
+    let error = (0..1024).find_map(|_| receive(&mut rope, &payload).1).expect("so much does not fit");
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+    assert!(error.to_string().contains(reason), "{error}");
+    assert!(rope.len() > 2 * MIB);
+    assert!(consists_of(&rope, &payload), "what had arrived is not readable");
+    assert!(other == payload, "another rope was touched");
+    rope.advance(2 * MIB);
+    assert!(receive(&mut rope, &payload[..MIB / 2]).1.is_none(), "work does not go on");
+    drop((rope, other));
+    assert_eq!(pool.stats().in_use, 0);
+    pool.trim().unwrap();
+    drop(received(pool, &payload));
+}
+
+/// Whether the rope is `payload` again and again, the last time perhaps in part.
+fn consists_of(rope: &Rope, payload: &[u8]) -> bool {
+    (0..rope.len()).step_by(payload.len()).all(|at| {
+        let len = payload.len().min(rope.len() - at);
+        rope.slice(at..at + len) == payload[..len]
+    })
+}
+
+#[test]
+fn address_space_makes_the_arena_smaller() {
+    in_child("address_space_makes_the_arena_smaller", || {
+        limit(Resource::RLIMIT_AS, address_space() + 200 * MIB as u64);
+        let pool = pool(1 << 38);
+        let stats = pool.stats();
+        assert!(stats.reduced && stats.capacity >= 64 << 20 && stats.capacity <= 200 << 20, "{stats:?}");
+        assert_eq!(stats.backing, Backing::Memfd);
+        refuses_and_goes_on(&pool, "at its capacity");
+    });
+}
+
+#[test]
+fn without_any_address_space_there_is_no_pool() {
+    in_child("without_any_address_space_there_is_no_pool", || {
+        limit(Resource::RLIMIT_AS, address_space());
+        let error = Pool::new().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+    });
+}
+
+#[test]
+fn a_view_for_which_there_is_no_address_space_gives_the_rope_back() {
+    in_child("a_view_for_which_there_is_no_address_space_gives_the_rope_back", || {
+        let pool = pool(160 * MIB);
+        // More than glibc has set aside for the heap of a thread.
+        let payload = pattern(3, 72 * MIB);
+        let [rope, other] = interleaved(&pool, &payload, MIB);
+        limit(Resource::RLIMIT_AS, address_space() + 4 * MIB as u64);
+        let error = rope.finalize().unwrap_err();
+        assert_eq!(io::Error::from(other.finalize().unwrap_err()).kind(), ErrorKind::OutOfMemory);
+        assert!(error.to_string().contains("75497472 bytes"), "{error}");
+        let rope = error.into_rope();
+        assert!(rope == payload);
+        limit(Resource::RLIMIT_AS, address_space() + 128 * MIB as u64);
+        assert!(*rope.finalize().unwrap() == payload[..]);
+    });
+}
+
+/// Bytes of address space that this process uses.
+fn address_space() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmSize:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+#[test]
+fn without_descriptors_the_arena_is_anonymous() {
+    in_child("without_descriptors_the_arena_is_anonymous", || {
+        let sockets = pair();
+        limit(Resource::RLIMIT_NOFILE, 0);
+        let pool = pool(8 * MIB);
+        assert_eq!((pool.stats().backing, pool.stats().reduced), (Backing::Anonymous, true));
+        let (mut peer, socket) = sockets;
+        let payload = pattern(4, 64 << 10);
+        let mut ropes = [Rope::in_pool(&pool), Rope::in_pool(&pool)];
+        for chunk in payload.chunks(16 << 10) {
+            for rope in &mut ropes {
+                peer.write_all(chunk).unwrap();
+                while rope.readv_from(&socket).is_ok() {}
+            }
+        }
+        for rope in ropes {
+            assert!(*rope.finalize().unwrap() == payload[..]);
+        }
+        assert_eq!((pool.stats().maps, pool.stats().in_use), (0, 0));
+    });
+}
+
+#[test]
+fn descriptors_for_which_there_is_no_room_are_reported() {
+    in_child("descriptors_for_which_there_is_no_room_are_reported", || {
+        let (peer, socket) = pair();
+        let sent = [io::stderr().as_raw_fd(); 3];
+        sendmsg::<()>(
+            peer.as_raw_fd(),
+            &[IoSlice::new(b"three")],
+            &[ControlMessage::ScmRights(&sent)],
+            MsgFlags::empty(),
+            None,
+        )
+        .unwrap();
+        // Descriptors get the lowest free numbers: one more is free below this limit.
+        let next = socket.as_fd().try_clone_to_owned().unwrap();
+        limit(Resource::RLIMIT_NOFILE, next.as_raw_fd() as u64 + 2);
+        let mut rope = Rope::new();
+        let received = rope.recvmsg_from(&socket, 0).unwrap();
+        assert_eq!((received.bytes, received.fds.len(), received.truncated), (5, 1, true));
+        assert_eq!(rope, b"three");
+    });
+}
+
+#[test]
+fn a_file_size_limit_makes_the_arena_smaller() {
+    in_child("a_file_size_limit_makes_the_arena_smaller", || {
+        limit(Resource::RLIMIT_FSIZE, 8 * MIB as u64);
+        let pool = pool(64 * MIB);
+        let stats = pool.stats();
+        assert_eq!((stats.capacity, stats.backing, stats.reduced), (8 << 20, Backing::Memfd, true));
+        refuses_and_goes_on(&pool, "at its capacity");
+    });
+}
+
+#[test]
+fn a_file_size_limit_of_nothing_makes_the_arena_anonymous() {
+    in_child("a_file_size_limit_of_nothing_makes_the_arena_anonymous", || {
+        let before = pool(16 * MIB);
+        limit(Resource::RLIMIT_FSIZE, 0);
+        let stats = pool(16 * MIB).stats();
+        assert_eq!((stats.capacity, stats.backing, stats.reduced), (16 << 20, Backing::Anonymous, true));
+        // A limit that comes after the arena does not touch it.
+        refuses_and_goes_on(&before, "at its capacity");
+    });
+}
+
+#[test]
+fn a_memory_cgroup_refuses_before_it_kills() {
+    in_child("a_memory_cgroup_refuses_before_it_kills", || {
+        let Some(group) = Group::enter(96 * MIB) else {
+            return println!("skipped: no memory cgroup may be made here");
+        };
+        let pool = Pool::new().unwrap();
+        assert_eq!(pool.stats().capacity, 96 << 20);
+        refuses_and_goes_on(&pool, &group.0.display().to_string());
+        let large = self::pool(512 * MIB);
+        refuses_and_goes_on(&large, &group.0.display().to_string());
+    });
+}
+
+/// A control group of this process's own.
+struct Group(PathBuf);
+
+impl Group {
+    /// With a limit of so many bytes; `None` where that is not allowed.
+    fn enter(bytes: usize) -> Option<Group> {
+        let id = process::id();
+        let (v1, v2) = ("/sys/fs/cgroup/memory", "/sys/fs/cgroup");
+        let (root, file) = if Path::new(v1).join("memory.limit_in_bytes").exists() {
+            (v1, "memory.limit_in_bytes")
+        } else {
+            (v2, "memory.max")
+        };
+        let group = Group(Path::new(root).join(format!("ropewalk-test-{id}")));
+        fs::create_dir(&group.0).ok()?;
+        fs::write(group.0.join(file), bytes.to_string()).ok()?;
+        fs::write(group.0.join("cgroup.procs"), id.to_string()).ok()?;
+        Some(group)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let root = self.0.parent().expect("made below one");
+        let _ = fs::write(root.join("cgroup.procs"), process::id().to_string());
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn without_maps_a_view_is_copied() {
+    in_child("without_maps_a_view_is_copied", || {
+        let pool = pool(32 * MIB);
+        let payload = pattern(5, 8 * MIB);
+        let [rope, other] = interleaved(&pool, &payload, 256 << 10);
+        let maps = use_up_maps();
+        let view = rope.finalize().unwrap();
+        assert!(*view == payload[..]);
+        assert_eq!((view.copied_bytes(), view.num_maps()), (payload.len(), 0));
+        drop(maps);
+        let view = other.finalize().unwrap();
+        assert!(*view == payload[..]);
+        assert!(view.num_maps() > 4 && view.copied_bytes() < payload.len() / 4, "{view:?}");
+    });
+}
+
+#[test]
+fn views_leave_maps_to_others() {
+    in_child("views_leave_maps_to_others", || {
+        let pool = pool(64 * MIB);
+        let payload = pattern(6, 16 * MIB);
+        let [rope, _other] = interleaved(&pool, &payload, 32 << 10);
+        let most = max_map_count();
+        let mut views = Vec::new();
+        let mut maps = 0;
+        while views.len() < 200 {
+            let view = rope.clone().finalize().unwrap();
+            if view.num_maps() == 0 {
+                break;
+            }
+            maps += view.num_maps();
+            views.push(view);
+        }
+        assert!(maps > 10_000 && maps <= most / 4, "{maps} maps");
+        assert!(views.iter().all(|view| **view == payload[..]));
+        views.clear();
+        assert!(rope.finalize().unwrap().num_maps() > 0, "maps are not given back");
+    });
+}
+
+fn max_map_count() -> usize {
+    fs::read_to_string("/proc/sys/vm/max_map_count").unwrap().trim().parse().unwrap()
+}
+
+/// Some address space of alternating protection: each page is a map of its own.
+struct Maps(*mut libc::c_void, usize);
+
+/// Leaves just enough maps for the heap.
+fn use_up_maps() -> Maps {
+    let used = fs::read_to_string("/proc/self/maps").unwrap().lines().count();
+    let pages = max_map_count() - used - 4;
+    let len = pages * 4096;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let base = unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0) };
+    assert_ne!(base, libc::MAP_FAILED);
+    for page in (0..pages).step_by(2) {
+        let failed = unsafe { libc::mprotect(base.byte_add(page * 4096), 4096, libc::PROT_READ) };
+        if failed != 0 {
+            break;
+        }
+    }
+    Maps(base, len)
+}
+
+impl Drop for Maps {
+    fn drop(&mut self) {
+        unsafe { libc::munmap(self.0, self.1) };
+    }
+}
+
+#[test]
+fn a_forbidden_memfd_makes_the_arena_anonymous() {
+    in_child("a_forbidden_memfd_makes_the_arena_anonymous", || {
+        forbid(libc::SYS_memfd_create, None, libc::EPERM);
+        let pool = pool(16 * MIB);
+        let stats = pool.stats();
+        assert_eq!((stats.backing, stats.reduced, stats.capacity), (Backing::Anonymous, true, 16 << 20));
+        let payload = pattern(7, 2 * MIB);
+        for rope in interleaved(&pool, &payload, 256 << 10) {
+            let view = rope.finalize().unwrap();
+            assert!(*view == payload[..]);
+            assert_eq!((view.num_maps(), view.copied_bytes()), (0, payload.len()));
+        }
+        refuses_and_goes_on(&pool, "at its capacity");
+    });
+}
+
+#[test]
+fn pages_that_cannot_be_given_back_stay_usable() {
+    in_child("pages_that_cannot_be_given_back_stay_usable", || {
+        forbid(libc::SYS_fallocate, None, libc::EPERM);
+        let pool = pool(16 * MIB);
+        drop(received(&pool, &pattern(8, 4 * MIB)));
+        let warm = pool.stats().warm;
+        assert_eq!(pool.trim().unwrap_err().kind(), ErrorKind::PermissionDenied);
+        assert_eq!((pool.stats().warm, pool.stats().in_use), (warm, 0));
+        drop(received(&pool, &pattern(8, 8 * MIB)));
+    });
+}
+
+#[test]
+fn a_kernel_without_populate_commits_by_fallocate() {
+    in_child("a_kernel_without_populate_commits_by_fallocate", || {
+        // As before Linux 5.14.
+        forbid(libc::SYS_madvise, Some((2, libc::MADV_POPULATE_WRITE as u32)), libc::EINVAL);
+        refuses_and_goes_on(&pool(16 * MIB), "at its capacity");
+    });
+}
+
+/// Makes a system call fail, for good; if an `argument` is named, only where its low half has this value.
+fn forbid(call: libc::c_long, argument: Option<(u32, u32)>, errno: i32) {
+    let load = |at: u32| statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at, 0);
+    // Whatever does not equal is allowed, by the last instruction.
+    let unequal = |value: u32, skip: u8| statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, value, skip);
+    let give = |what: u32| statement(libc::BPF_RET | libc::BPF_K, what, 0);
+    // `seccomp_data`: the call's number at 0, its arguments from 16 on.
+    let mut filter = vec![load(0), unequal(call as u32, if argument.is_some() { 3 } else { 1 })];
+    if let Some((at, value)) = argument {
+        filter.extend([load(16 + 8 * at), unequal(value, 1)]);
+    }
+    filter.extend([give(libc::SECCOMP_RET_ERRNO | errno as u32), give(libc::SECCOMP_RET_ALLOW)]);
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    let set =
+        |option, a: libc::c_ulong, b: *const libc::sock_fprog| unsafe { libc::prctl(option, a, b, 0, 0) };
+    assert_eq!(set(libc::PR_SET_NO_NEW_PRIVS, 1, ptr::null()), 0);
+    assert_eq!(set(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER as libc::c_ulong, &program), 0);
+}
+
+fn statement(code: u32, k: u32, skip_unless: u8) -> libc::sock_filter {
+    libc::sock_filter { code: code as u16, jt: 0, jf: skip_unless, k }
+}
+
+#[test]
+fn many_ropes_wait_for_a_pool_at_its_capacity() {
+    let pool = pool(MIB);
+    let mut waiting: Vec<_> = (0..64)
+        .map(|seed| {
+            let (mut peer, socket) = pair();
+            let payload = pattern(seed, 100 << 10);
+            peer.write_all(&payload).unwrap();
+            peer.shutdown(std::net::Shutdown::Write).unwrap();
+            (Rope::in_pool(&pool), socket, payload)
+        })
+        .collect();
+    let mut refusals = 0;
+    while !waiting.is_empty() {
+        waiting.retain_mut(|(rope, socket, payload)| match rope.readv_up_to(&*socket, 10 << 10) {
+            Ok(0) => {
+                assert!(*rope == *payload);
+                false
+            }
+            Ok(_) => true,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+                refusals += 1;
+                true
+            }
+        });
+        assert!(pool.stats().in_use <= 1 << 20);
+        if refusals > 1000 {
+            // All that has room has come; whoever waits for memory has to be given some.
+            waiting.pop();
+            refusals = 0;
+        }
+    }
+    assert_eq!((pool.stats().in_use, pool.stats().peak), (0, 1 << 20));
+}
