@@ -35,8 +35,9 @@ impl Bounces {
         idle.or_else(|| Extent::on_heap(SIZE).ok())
     }
 
-    pub(super) fn give(&self, mut buffer: Extent) {
-        buffer.clear();
+    /// Takes a buffer back; if `zero`, without what was in it.
+    pub(super) fn give(&self, mut buffer: Extent, zero: bool) {
+        buffer.clear(zero);
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
     }
 

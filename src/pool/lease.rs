@@ -71,6 +71,11 @@ impl Leases {
         &self.arena
     }
 
+    /// Whether nothing that was received may stay in memory.
+    pub(super) fn zeroes(&self) -> bool {
+        self.zero_on_release
+    }
+
     pub(super) fn stats(&self) -> PoolStats {
         let free = self.free();
         let bytes = |pages: u32| u64::from(pages) * self.arena.page_size() as u64;

@@ -151,7 +151,7 @@ impl Pool {
     }
 
     pub(crate) fn give_bounce(&self, bounce: Extent) {
-        self.0.bounces.give(bounce);
+        self.0.bounces.give(bounce, self.0.leases.zeroes());
     }
 
     /// Notes that cold pages could not be written, so that they are committed from now on.
