@@ -10,6 +10,8 @@
 
 mod arena;
 mod bounce;
+#[cfg(test)]
+mod check;
 mod extent;
 mod lease;
 mod pages;

@@ -5,6 +5,8 @@
 //! map.rs   does it
 //! ```
 
+#[cfg(test)]
+mod check;
 mod map;
 mod plan;
 
