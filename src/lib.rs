@@ -47,7 +47,7 @@ mod sys;
 mod tests;
 mod view;
 
-pub use pool::{Backing, Pool, PoolOptions, PoolStats};
+pub use pool::{Backing, Pool, PoolOptions, PoolStats, Waiting};
 pub use rope::{Cursor, IntoIter, Rope};
 pub use sys::Received;
 pub use view::{FinalizeError, View};

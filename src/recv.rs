@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use bytes::Bytes;
 
-use crate::pool::{Extent, Pool};
+use crate::pool::{Extent, Pool, is_at_capacity};
 use crate::rope::Rope;
 use crate::sys::iovec::Room;
 use crate::sys::{self, Received};
@@ -33,8 +33,8 @@ impl Rope {
     /// * [`WouldBlock`](io::ErrorKind::WouldBlock): nothing has arrived yet on a non-blocking descriptor.
     /// * [`QuotaExceeded`](io::ErrorKind::QuotaExceeded): the rope is at its [limit](Rope::set_limit)
     ///   and more has arrived. Nothing was taken out of the kernel.
-    /// * [`OutOfMemory`](io::ErrorKind::OutOfMemory): the pool is at its capacity, or the system has no
-    ///   memory. Nothing was taken out of the kernel.
+    /// * [`OutOfMemory`](io::ErrorKind::OutOfMemory): the pool is at its capacity and more has arrived,
+    ///   or the system has no memory. Nothing was taken out of the kernel.
     /// * Whatever else readv(2) reports.
     ///
     /// After any error the rope holds what it held before, and the call can be repeated.
@@ -97,19 +97,18 @@ impl Rope {
     ) -> io::Result<Option<T>> {
         let allowed = self.limit().saturating_sub(self.len());
         if allowed == 0 && max > 0 {
-            return if sys::at_end_of_stream(fd)? {
-                Ok(None)
-            } else {
-                Err(LimitReached(self.limit()).into())
-            };
+            return none_at_end(fd, LimitReached(self.limit()).into());
         }
         let want = self.reads_mut().bytes().min(max).min(allowed);
         if want == 0 {
             return Ok(None);
         }
-        let result = self.prepare(want).and_then(|ahead| self.fill(want, ahead, call, count));
+        let result = match self.prepare(want) {
+            Err(error) if is_at_capacity(&error) => none_at_end(fd, error),
+            prepared => prepared.and_then(|ahead| self.fill(want, ahead, call, count)).map(Some),
+        };
         self.give_back_spare();
-        result.map(Some)
+        result
     }
 
     /// Finds `want` bytes of room, or some at least, behind what is there.
@@ -258,6 +257,11 @@ impl Ahead {
             Ahead::Cold(fresh, _) => fresh.spare(),
         }
     }
+}
+
+/// There is no room, which does not matter at the end of the stream.
+fn none_at_end<T>(fd: BorrowedFd<'_>, error: io::Error) -> io::Result<Option<T>> {
+    if sys::at_end_of_stream(fd)? { Ok(None) } else { Err(error) }
 }
 
 /// More has arrived than the rope may hold.

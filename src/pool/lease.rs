@@ -1,12 +1,15 @@
 //! Who owns which pages: a count on each page, and the free ones behind a lock.
 
+use std::error::Error;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::arena::{Arena, Backing};
+use super::line::Line;
 use super::pages::{Pages, Run, Taken};
 use super::{ENOUGH, Pool, PoolOptions, PoolStats};
 
@@ -30,6 +33,7 @@ struct Free {
     idle: u32,
     period: Instant,
     last_given: Instant,
+    line: Line,
 }
 
 /// Some neighbouring pages of a pool. Each page is given back when its last lease goes.
@@ -58,6 +62,7 @@ impl Leases {
                 idle: 0,
                 period: now,
                 last_given: now,
+                line: Line::default(),
             }),
             retain: u32::try_from(options.retain / page).unwrap_or(u32::MAX),
             decay: options.decay,
@@ -78,7 +83,7 @@ impl Leases {
 
     pub(super) fn stats(&self) -> PoolStats {
         let free = self.free();
-        let bytes = |pages: u32| u64::from(pages) * self.arena.page_size() as u64;
+        let bytes = |pages| self.bytes(pages);
         PoolStats {
             capacity: bytes(free.pages.total()),
             in_use: bytes(free.pages.in_use()),
@@ -86,6 +91,7 @@ impl Leases {
             peak: bytes(free.peak),
             backing: self.arena.backing(),
             reduced: self.reduced,
+            waiting: free.line.len() as u64,
             ..PoolStats::default()
         }
     }
@@ -134,13 +140,14 @@ impl Leases {
             self.arena.zero(Run { start: run.start, len: written });
         }
         let now = Instant::now();
-        let surplus = {
+        let (surplus, waker) = {
             let mut free = self.free();
             let stale = free.surplus(now, self.decay);
-            free.pages.give(run);
+            let waker = free.give(run);
             free.last_given = now;
-            stale.max(free.pages.warm_free().saturating_sub(self.retain))
+            (stale.max(free.pages.warm_free().saturating_sub(self.retain)), waker)
         };
+        waker.into_iter().for_each(Waker::wake);
         self.give_back_quietly(surplus);
     }
 
@@ -167,12 +174,13 @@ impl Leases {
             if done.is_ok() {
                 free.pages.set_cold(run);
             }
-            free.pages.give(run);
+            let waker = free.give(run);
             free.idle = free.idle.min(free.pages.warm_free());
             drop(free);
+            waker.into_iter().for_each(Waker::wake);
             done?;
             left -= run.len;
-            bytes += u64::from(run.len) * self.arena.page_size() as u64;
+            bytes += self.bytes(run.len);
         }
         Ok(bytes)
     }
@@ -187,6 +195,17 @@ impl Leases {
         }
     }
 
+    /// Looks at the line of those who wait, and at how many bytes are free.
+    pub(super) fn with_line<T>(&self, look: impl FnOnce(&mut Line, u64) -> T) -> T {
+        let mut free = self.free();
+        let pages = free.pages.total() - free.pages.in_use();
+        look(&mut free.line, self.bytes(pages))
+    }
+
+    pub(super) fn bytes(&self, pages: u32) -> u64 {
+        u64::from(pages) * self.arena.page_size() as u64
+    }
+
     fn counts(&self, run: Run) -> &[AtomicU32] {
         &self.counts[run.start as usize..run.end() as usize]
     }
@@ -198,6 +217,13 @@ impl Leases {
 }
 
 impl Free {
+    /// Returns whom to wake, once the lock is released.
+    #[must_use]
+    fn give(&mut self, run: Run) -> Option<Waker> {
+        self.pages.give(run);
+        self.line.given()
+    }
+
     /// How many warm pages nobody has wanted for as long as `decay`. Call before pages are given.
     fn surplus(&mut self, now: Instant, decay: Duration) -> u32 {
         if now.saturating_duration_since(self.last_given) >= decay {
@@ -366,10 +392,33 @@ fn to_page(page: usize) -> u32 {
 }
 
 fn out_of_memory(stats: &PoolStats, want: u32) -> io::Error {
-    let message = format!(
-        "the pool is at its capacity: {} of {} bytes in use, no room for {want} pages side by side; \
-         drop ropes or views, or make the pool with a larger capacity",
-        stats.in_use, stats.capacity
-    );
-    io::Error::new(io::ErrorKind::OutOfMemory, message)
+    let full = AtCapacity { in_use: stats.in_use, capacity: stats.capacity, want };
+    io::Error::new(io::ErrorKind::OutOfMemory, full)
+}
+
+/// The pool has no such run of pages. Unlike a lack of memory in the system this is over once somebody
+/// gives pages back.
+#[derive(Debug)]
+struct AtCapacity {
+    in_use: u64,
+    capacity: u64,
+    want: u32,
+}
+
+impl fmt::Display for AtCapacity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let AtCapacity { in_use, capacity, want } = self;
+        write!(
+            f,
+            "the pool is at its capacity: {in_use} of {capacity} bytes in use, no room for {want} pages \
+             side by side; drop ropes or views, or make the pool with a larger capacity"
+        )
+    }
+}
+
+impl Error for AtCapacity {}
+
+/// Whether the pool was at its capacity when this happened, so that it is worth waiting.
+pub(crate) fn is_at_capacity(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<AtCapacity>())
 }

@@ -5,6 +5,7 @@
 //! pages.rs    which pages are taken, which warm (pure)
 //! lease.rs    who owns which pages: a count on each
 //! bounce.rs   the way into pages that have no memory yet
+//! line.rs     who waits for pages
 //! extent.rs   a run of pages being filled, and the pieces cut off it
 //! ```
 
@@ -14,6 +15,7 @@ mod bounce;
 mod check;
 mod extent;
 mod lease;
+mod line;
 mod pages;
 
 use std::fs::File;
@@ -26,6 +28,8 @@ pub use arena::Backing;
 use bounce::Bounces;
 pub(crate) use extent::{Extent, PIECE};
 use lease::Leases;
+pub(crate) use lease::is_at_capacity;
+pub use line::Waiting;
 
 /// Warm runs below this many pages are left for small extents: each run is one map in a view.
 const ENOUGH: u32 = 16;
@@ -308,4 +312,6 @@ pub struct PoolStats {
     pub bytes_mapped: u64,
     /// Maps that views made.
     pub maps: u64,
+    /// How many [wait for room](Pool::wait_for_room) now.
+    pub waiting: u64,
 }

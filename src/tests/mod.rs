@@ -50,3 +50,18 @@ fn rope_of(bytes: &[u8], lengths: &[usize]) -> Rope {
 fn any_fd() -> std::io::Stdin {
     std::io::stdin()
 }
+
+#[test]
+fn an_idle_rope_is_small() {
+    assert!(size_of::<Rope>() <= 256, "{} bytes", size_of::<Rope>());
+}
+
+#[test]
+fn everything_can_change_threads() {
+    fn check<T: Send + Sync>() {}
+    check::<Rope>();
+    check::<crate::Cursor<std::sync::Arc<Rope>>>();
+    check::<crate::Pool>();
+    check::<crate::View>();
+    check::<crate::FinalizeError>();
+}
