@@ -37,6 +37,7 @@
 //! and files. Every receive and send is resumable: on `WouldBlock`, on a short count and on an error the
 //! rope and its position are exactly what reached the kernel. EINTR is retried.
 
+mod event;
 mod interop;
 mod pool;
 mod recv;
@@ -47,6 +48,8 @@ mod sys;
 mod tests;
 mod view;
 
+#[cfg(feature = "compio")]
+pub use interop::Filling;
 pub use pool::{Backing, Pool, PoolOptions, PoolStats, Waiting};
 pub use rope::{Cursor, IntoIter, Rope};
 pub use sys::Received;

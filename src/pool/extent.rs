@@ -209,6 +209,20 @@ impl Extent {
         self.filled += count;
     }
 
+    /// The first `count` bytes of [`spare_mut`](Extent::spare_mut).
+    ///
+    /// # Safety
+    ///
+    /// They were written.
+    #[cfg(feature = "compio")]
+    pub(crate) unsafe fn written(&self, count: usize) -> &[u8] {
+        debug_assert!(self.filled + count <= self.committed);
+        // SAFETY: within the owned range; the caller says that they are initialised.
+        let start = unsafe { self.base.as_ptr().add(self.filled) };
+        // SAFETY: as above; writing them again takes `&mut self`.
+        unsafe { slice::from_raw_parts(start, count) }
+    }
+
     /// Copies as much of `bytes` as there is committed room for; returns how much that was.
     pub(crate) fn copy_from(&mut self, bytes: &[u8]) -> usize {
         let spare = self.spare_mut();

@@ -12,6 +12,7 @@ use super::arena::{Arena, Backing};
 use super::line::Line;
 use super::pages::{Pages, Run, Taken};
 use super::{ENOUGH, Pool, PoolOptions, PoolStats};
+use crate::event::event;
 
 /// All pages of a pool.
 pub(super) struct Leases {
@@ -79,6 +80,19 @@ impl Leases {
     /// Whether nothing that was received may stay in memory.
     pub(super) fn zeroes(&self) -> bool {
         self.zero_on_release
+    }
+
+    /// Tells what the pool was made of.
+    pub(super) fn announce(&self) {
+        event!(
+            debug,
+            capacity = self.bytes(self.arena.pages()),
+            backing = ?self.arena.backing(),
+            "pool created"
+        );
+        if self.reduced {
+            event!(warn, "the kernel refused a memfd, or a reservation of the size asked for");
+        }
     }
 
     pub(super) fn stats(&self) -> PoolStats {
@@ -160,7 +174,8 @@ impl Leases {
     fn give_back_quietly(&self, pages: u32) {
         if pages > 0 {
             // What the kernel would not take back stays warm and usable: nothing is lost.
-            let _ = self.give_back(pages);
+            let _given = self.give_back(pages);
+            event!(trace, bytes = ?_given, "idle memory given back");
         }
     }
 

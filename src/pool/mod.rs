@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::event::event;
 pub use arena::Backing;
 use bounce::Bounces;
 pub(crate) use extent::{Extent, PIECE};
@@ -122,7 +123,9 @@ impl Pool {
     /// ```
     pub fn trim(&self) -> io::Result<u64> {
         self.0.bounces.drop_idle();
-        self.0.leases.give_back(u32::MAX)
+        let trimmed = self.0.leases.give_back(u32::MAX)?;
+        event!(debug, bytes = trimmed, "pool trimmed");
+        Ok(trimmed)
     }
 
     /// Panics where the parts do not fit each other; for tests and fuzzers, while nobody else uses the pool.
@@ -169,6 +172,7 @@ impl Pool {
     /// Notes that memory came from elsewhere because the pool had none.
     pub(crate) fn count_fallback(&self) {
         self.0.fallbacks.fetch_add(1, Ordering::Relaxed);
+        event!(debug, "no room in the pool, memory taken from the heap");
     }
 
     /// Notes what a view cost.
@@ -176,6 +180,7 @@ impl Pool {
         self.0.bytes_copied.fetch_add(copied as u64, Ordering::Relaxed);
         self.0.bytes_mapped.fetch_add(mapped as u64, Ordering::Relaxed);
         self.0.maps.fetch_add(maps as u64, Ordering::Relaxed);
+        event!(trace, copied, mapped, maps, "rope finalised");
     }
 }
 
@@ -274,6 +279,7 @@ impl PoolOptions {
     /// the smallest arena, 1 MiB.
     pub fn create(self) -> io::Result<Pool> {
         let leases = Leases::new(&self)?;
+        leases.announce();
         Ok(Pool(Arc::new(Shared {
             leases,
             bounces: Bounces::default(),

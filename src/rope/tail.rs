@@ -142,6 +142,11 @@ impl Rope {
         self.tail.as_mut()
     }
 
+    #[cfg(feature = "compio")]
+    pub(crate) fn tail(&self) -> Option<&Extent> {
+        self.tail.as_ref()
+    }
+
     pub(crate) fn tail_len(&self) -> usize {
         self.tail.as_ref().map_or(0, Extent::len)
     }

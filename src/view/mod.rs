@@ -17,6 +17,7 @@ use std::ops::Deref;
 
 use bytes::Bytes;
 
+use crate::event::event;
 use crate::pool::Pool;
 use crate::rope::Rope;
 use map::{Adjacent, Mapping};
@@ -173,7 +174,10 @@ impl Rope {
         let bounds = Bounds { page: pool.page_size(), least_map: LEAST_MAP, most_maps };
         let view = match plan::plan(spans, bounds) {
             Plan::Borrow { place } => Ok(self.borrow_adjacent(pool, place)),
-            Plan::Map(layout) => self.map(pool, &layout).or_else(|_refused| self.copy()),
+            Plan::Map(layout) => self.map(pool, &layout).or_else(|_refused| {
+                event!(debug, error = %_refused, "the kernel refused to map a view, which is copied instead");
+                self.copy()
+            }),
             Plan::Copy => self.copy(),
         }?;
         pool.count_view(view.copied, view.mapped, view.maps);

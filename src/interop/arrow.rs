@@ -1,0 +1,27 @@
+//! Arrow: a view is a buffer.
+
+use arrow_buffer::Buffer;
+use bytes::Bytes;
+
+use crate::view::View;
+
+/// No copy. Arrow wants numbers aligned: a view that starts where the rope's memory started is aligned
+/// to a page, one that starts behind a header is where the header left it.
+///
+/// # Examples
+///
+/// ```
+/// use arrow_buffer::Buffer;
+/// use ropewalk::Rope;
+///
+/// let view = Rope::from(vec![7u8; 1000]).finalize()?;
+/// let address = view.as_ptr();
+/// let buffer = Buffer::from(view);
+/// assert_eq!((buffer.as_ptr(), buffer.len()), (address, 1000));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+impl From<View> for Buffer {
+    fn from(view: View) -> Buffer {
+        Buffer::from(Bytes::from(view))
+    }
+}

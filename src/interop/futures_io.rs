@@ -1,0 +1,65 @@
+//! `futures-io`: the same as [`std::io`], never pending: the bytes are there, or they are not.
+
+use std::borrow::Borrow;
+use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_io::{AsyncBufRead, AsyncRead, AsyncSeek, AsyncWrite};
+
+use crate::rope::{Cursor, Rope};
+
+/// What is read leaves the rope.
+impl AsyncRead for Rope {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(self.read(into))
+    }
+}
+
+impl AsyncBufRead for Rope {
+    fn poll_fill_buf(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        Poll::Ready(self.get_mut().fill_buf())
+    }
+
+    fn consume(mut self: Pin<&mut Self>, count: usize) {
+        BufRead::consume(&mut *self, count);
+    }
+}
+
+/// What is written is copied behind the rope, up to its [limit](Rope::set_limit).
+impl AsyncWrite for Rope {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(self.write(bytes))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// What is read stays in the rope.
+impl<R: Borrow<Rope> + Unpin> AsyncRead for Cursor<R> {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(self.read(into))
+    }
+}
+
+impl<R: Borrow<Rope> + Unpin> AsyncBufRead for Cursor<R> {
+    fn poll_fill_buf(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        Poll::Ready(self.get_mut().fill_buf())
+    }
+
+    fn consume(mut self: Pin<&mut Self>, count: usize) {
+        BufRead::consume(&mut *self, count);
+    }
+}
+
+impl<R: Borrow<Rope> + Unpin> AsyncSeek for Cursor<R> {
+    fn poll_seek(mut self: Pin<&mut Self>, _: &mut Context<'_>, to: SeekFrom) -> Poll<io::Result<u64>> {
+        Poll::Ready(self.seek(to))
+    }
+}

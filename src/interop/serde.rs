@@ -1,0 +1,72 @@
+//! serde: ropes and views are byte strings, or sequences of numbers where a format has no byte strings.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde_core::de::{Error, SeqAccess, Visitor};
+use serde_core::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::rope::Rope;
+use crate::view::View;
+
+/// A format takes bytes side by side, so those of more than one segment are copied.
+impl Serialize for Rope {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut chunks = self.chunks();
+        let bytes = match (chunks.next(), chunks.next()) {
+            (Some(only), None) => Cow::Borrowed(only),
+            _ => Cow::Owned(self.to_vec()),
+        };
+        serializer.serialize_bytes(&bytes)
+    }
+}
+
+impl Serialize for View {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self)
+    }
+}
+
+/// Outside of any pool.
+impl<'de> Deserialize<'de> for Rope {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Rope, D::Error> {
+        deserializer.deserialize_byte_buf(Bytes)
+    }
+}
+
+/// Outside of any pool.
+impl<'de> Deserialize<'de> for View {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<View, D::Error> {
+        Rope::deserialize(deserializer)?.finalize().map_err(D::Error::custom)
+    }
+}
+
+struct Bytes;
+
+impl<'de> Visitor<'de> for Bytes {
+    type Value = Rope;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("bytes")
+    }
+
+    fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Rope, E> {
+        Ok(Rope::from(bytes.to_vec()))
+    }
+
+    fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Rope, E> {
+        Ok(Rope::from(bytes))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Rope, E> {
+        self.visit_bytes(text.as_bytes())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut numbers: A) -> Result<Rope, A::Error> {
+        let mut rope = Rope::new();
+        while let Some(byte) = numbers.next_element::<u8>()? {
+            rope.extend_from_slice(&[byte]);
+        }
+        Ok(rope)
+    }
+}
