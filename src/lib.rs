@@ -50,6 +50,8 @@ mod view;
 
 #[cfg(feature = "compio")]
 pub use interop::Filling;
+#[cfg(feature = "tokio")]
+pub use interop::{Outgoing, ReadRope, RopeCodec, WhenRoom, WriteRope};
 pub use pool::{Backing, Pool, PoolOptions, PoolStats, Waiting};
 pub use rope::{Cursor, IntoIter, Rope};
 pub use sys::Received;

@@ -4,6 +4,8 @@
 mod arrow;
 mod buf;
 mod buf_mut;
+#[cfg(feature = "tokio")]
+mod codec;
 #[cfg(feature = "compio")]
 mod compio;
 mod convert;
@@ -12,6 +14,26 @@ mod futures_io;
 #[cfg(feature = "serde")]
 mod serde;
 mod std_io;
+#[cfg(feature = "tokio")]
+mod tokio;
 
+#[cfg(feature = "tokio")]
+pub use self::codec::RopeCodec;
 #[cfg(feature = "compio")]
-pub use compio::Filling;
+pub use self::compio::Filling;
+#[cfg(feature = "tokio")]
+pub use self::tokio::{Outgoing, ReadRope, WhenRoom, WriteRope};
+
+/// Pieces from this length on are kept rather than copied: see `docs/design.md`.
+#[cfg(any(feature = "http-body", feature = "tokio"))]
+const KEEP: usize = 2048;
+
+/// Appends a piece of somebody else's memory, copied if it is so short that a segment costs more.
+#[cfg(any(feature = "http-body", feature = "tokio"))]
+fn keep_or_copy(rope: &mut crate::rope::Rope, piece: bytes::Bytes) {
+    if piece.len() < KEEP {
+        rope.extend_from_slice(&piece);
+    } else {
+        rope.push(piece);
+    }
+}

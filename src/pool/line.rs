@@ -68,6 +68,12 @@ impl Line {
 }
 
 impl Pool {
+    /// Whether anybody waits.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn has_line(&self) -> bool {
+        self.0.leases.with_line(|line, _| line.len() > 0)
+    }
+
     /// Waits until `bytes` of the pool are free and everybody who began to wait before has had their
     /// turn. More than the pool's capacity is taken for all of it.
     ///

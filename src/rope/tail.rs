@@ -142,6 +142,12 @@ impl Rope {
         self.tail.as_mut()
     }
 
+    /// Bytes that can be received without taking more memory.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn spare(&self) -> usize {
+        self.tail.as_ref().map_or(0, Extent::spare)
+    }
+
     #[cfg(feature = "compio")]
     pub(crate) fn tail(&self) -> Option<&Extent> {
         self.tail.as_ref()

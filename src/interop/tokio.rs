@@ -1,0 +1,421 @@
+//! tokio: wait until the descriptor is ready, then `readv` and `sendmsg` straight on it.
+
+use std::borrow::Borrow;
+use std::future::Future;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use tokio::io::Interest;
+use tokio::net::unix::pipe;
+use tokio::net::{TcpStream, UnixStream, tcp, unix};
+
+use super::codec::RopeCodec;
+use crate::pool::is_at_capacity;
+use crate::rope::{Cursor, Rope};
+use crate::sys;
+use sealed::Watched;
+
+/// Receives into ropes, by readv(2) on the descriptor itself: for tokio's TCP and Unix streams, the
+/// receiving end of pipes, and split halves.
+///
+/// Everything here is cancel safe: what has arrived is in the rope, what has not is still in the kernel.
+/// While a read waits, the rope holds no memory but its own bytes and a few spare pages behind them.
+///
+/// Whatever else is [`AsyncRead`](tokio::io::AsyncRead), TLS for one, reads into a rope through
+/// [`BufMut`](bytes::BufMut) with tokio's own `read_buf`; there the rope's next page is held while the
+/// read waits.
+///
+/// # Examples
+///
+/// ```
+/// use ropewalk::{Pool, ReadRope, Rope, WriteRope};
+/// use tokio::net::UnixStream;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> std::io::Result<()> {
+/// let (here, there) = UnixStream::pair()?;
+/// here.write_all_rope(&mut Rope::from("all of it")).await?;
+/// drop(here);
+///
+/// let mut rope = Rope::in_pool(&Pool::new()?);
+/// while there.read_rope(&mut rope).await? > 0 {}
+/// assert_eq!(rope, b"all of it"[..]);
+/// # Ok(())
+/// # }
+/// ```
+pub trait ReadRope: Sync {
+    /// readv(2), once there is something: appends it, as [`Rope::readv_up_to`] does. `Ok(0)` is the end
+    /// of the stream, or `max` was 0.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Rope::readv_from`], but never `WouldBlock`. The rope holds what it held before.
+    ///
+    /// # Cancel safety
+    ///
+    /// If this is dropped before it is done, nothing was received.
+    fn read_rope_up_to(&self, rope: &mut Rope, max: usize) -> impl Future<Output = io::Result<usize>> + Send;
+
+    /// readv(2), once there is something: appends it, as [`Rope::readv_from`] does. `Ok(0)` is the end
+    /// of the stream.
+    ///
+    /// # Errors
+    ///
+    /// As for [`read_rope_up_to`](ReadRope::read_rope_up_to).
+    ///
+    /// # Cancel safety
+    ///
+    /// If this is dropped before it is done, nothing was received.
+    fn read_rope(&self, rope: &mut Rope) -> impl Future<Output = io::Result<usize>> + Send {
+        self.read_rope_up_to(rope, usize::MAX)
+    }
+
+    /// Appends exactly `count` bytes, and leaves what follows them in the kernel. For many bytes,
+    /// [`Rope::reserve`] first: then they lie side by side.
+    ///
+    /// # Errors
+    ///
+    /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if the stream ends before; else as for
+    /// [`read_rope_up_to`](ReadRope::read_rope_up_to). What has arrived stays in the rope.
+    ///
+    /// # Cancel safety
+    ///
+    /// If this is dropped before it is done, what has arrived is in the rope: its length has grown by as
+    /// much. Ask for the rest to go on.
+    fn read_rope_exact(&self, rope: &mut Rope, count: usize) -> impl Future<Output = io::Result<()>> + Send {
+        async move {
+            let mut missing = count;
+            while missing > 0 {
+                match self.read_rope_up_to(rope, missing).await? {
+                    0 => return Err(ended(count - missing, count)),
+                    more => missing -= more,
+                }
+            }
+            Ok(())
+        }
+    }
+
+    /// The next frame, if one comes before the stream ends. `rope` holds what was read of frames that
+    /// are not complete; always pass the same one.
+    ///
+    /// # Errors
+    ///
+    /// As for [`RopeCodec::take`] and [`read_rope`](ReadRope::read_rope), and `UnexpectedEof` when the
+    /// stream ends inside a frame.
+    ///
+    /// # Cancel safety
+    ///
+    /// If this is dropped before it is done, what has arrived is in `rope`. Call again to go on.
+    fn read_frame(
+        &self,
+        rope: &mut Rope,
+        codec: &RopeCodec,
+    ) -> impl Future<Output = io::Result<Option<Rope>>> + Send {
+        async move {
+            loop {
+                if let Some(frame) = codec.take(rope)? {
+                    return Ok(Some(frame));
+                }
+                if self.read_rope(rope).await? == 0 {
+                    return codec.end(rope.len()).map(|()| None);
+                }
+            }
+        }
+    }
+
+    /// The same descriptor for a reader who, when the pool is at its capacity, would rather wait for
+    /// room than fail. Those who wait get it in the order in which they came.
+    ///
+    /// Only a reader for whom bytes have arrived gets in line, so an idle connection never stands in the
+    /// way. Whoever is not in line uses up the pages that its rope already holds, and gets in line then.
+    ///
+    /// Ropes that hold pages while they wait for more may wait for each other for ever. Either let the
+    /// [limits](Rope::set_limit) of all readers fit the pool together, or take what is needed at once,
+    /// as with [`wait_for_room`](crate::Pool::wait_for_room), or put a time limit on it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Pool, ReadRope, Rope};
+    /// use tokio::net::UnixStream;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// let (here, there) = UnixStream::pair()?;
+    /// here.try_write(b"hello")?;
+    /// let pool = Pool::options().capacity(4096).create()?;
+    /// let held = Rope::in_pool(&pool).filled_with(b"all there is");
+    ///
+    /// let mut rope = Rope::in_pool(&pool);
+    /// assert!(there.read_rope(&mut rope).await.is_err());
+    /// let (read, ()) = tokio::join!(there.when_room().read_rope(&mut rope), async { drop(held) });
+    /// assert_eq!(read?, 5);
+    /// # Ok(())
+    /// # }
+    /// # trait FilledWith { fn filled_with(self, bytes: &[u8]) -> Self; }
+    /// # impl FilledWith for Rope {
+    /// #     fn filled_with(mut self, bytes: &[u8]) -> Rope { self.extend_from_slice(bytes); self }
+    /// # }
+    /// ```
+    fn when_room(&self) -> WhenRoom<'_, Self> {
+        WhenRoom(self)
+    }
+}
+
+/// Reads that wait for room in the pool; see [`ReadRope::when_room`].
+#[derive(Debug)]
+pub struct WhenRoom<'a, S: ?Sized>(&'a S);
+
+impl<S: Watched> ReadRope for WhenRoom<'_, S> {
+    async fn read_rope_up_to(&self, rope: &mut Rope, max: usize) -> io::Result<usize> {
+        let mut turn = None;
+        loop {
+            self.0.ready(Interest::READABLE).await?;
+            if let Some(turn) = &mut turn {
+                turn.await;
+            }
+            match try_in_turn(self.0, rope, max, turn.is_some()) {
+                // There was nothing to read after all: let the others pass.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => turn = None,
+                Err(error) if !is_at_capacity(&error) => return Err(error),
+                Ok(Some(count)) => return Ok(count),
+                _no_room if turn.is_some() => {}
+                _no_room => turn = rope.pool().map(|pool| pool.wait_for_room(1)),
+            }
+        }
+    }
+}
+
+/// `None`: others were there first.
+fn try_in_turn(
+    from: &impl Watched,
+    rope: &mut Rope,
+    max: usize,
+    has_turn: bool,
+) -> io::Result<Option<usize>> {
+    let most = if has_turn { max } else { max.min(rope.room_before_others()) };
+    from.try_io(Interest::READABLE, |fd| match most {
+        0 if max > 0 => Ok(sys::at_end_of_stream(fd)?.then_some(0)),
+        _ => rope.readv_up_to(fd, most).map(Some),
+    })
+}
+
+impl Rope {
+    /// How much may be received without taking pages that others wait for.
+    fn room_before_others(&self) -> usize {
+        match self.pool() {
+            Some(pool) if pool.has_line() => self.spare(),
+            _ => usize::MAX,
+        }
+    }
+}
+
+/// Sends ropes and cursors, by sendmsg(2) or writev(2) on the descriptor itself: for tokio's TCP and
+/// Unix streams, the sending end of pipes, and split halves.
+///
+/// Everything here is cancel safe: what was sent has left the rope, or is behind the cursor; what was
+/// not is still there.
+///
+/// Whatever else is [`AsyncWrite`](tokio::io::AsyncWrite), TLS for one, takes ropes and cursors through
+/// [`Buf`](bytes::Buf) with tokio's own `write_buf` and `write_all_buf`.
+///
+/// # Examples
+///
+/// ```
+/// use ropewalk::{Rope, WriteRope};
+/// use tokio::net::UnixStream;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> std::io::Result<()> {
+/// let (one, _peer) = UnixStream::pair()?;
+/// let (other, _peer) = UnixStream::pair()?;
+/// let rope = Rope::from("to both");
+/// let (mut here, mut there) = (rope.cursor(), rope.cursor());
+/// tokio::try_join!(one.write_all_rope(&mut here), other.write_all_rope(&mut there))?;
+/// # Ok(())
+/// # }
+/// ```
+pub trait WriteRope: Sync {
+    /// sendmsg(2) or writev(2), once the descriptor takes something: as [`Rope::writev_to`] and
+    /// [`Cursor::writev_to`] do. `Ok(0)` only if there is nothing left to send.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Rope::writev_to`], but never `WouldBlock`.
+    ///
+    /// # Cancel safety
+    ///
+    /// If this is dropped before it is done, nothing was sent.
+    fn write_rope(&self, from: &mut impl Outgoing) -> impl Future<Output = io::Result<usize>> + Send;
+
+    /// [`write_rope`](WriteRope::write_rope) until nothing is left to send.
+    ///
+    /// # Errors
+    ///
+    /// As for [`write_rope`](WriteRope::write_rope).
+    ///
+    /// # Cancel safety
+    ///
+    /// If this is dropped before it is done, what is left in the rope, or from the cursor on, is exactly
+    /// what was not sent. Call again to go on.
+    fn write_all_rope(&self, from: &mut impl Outgoing) -> impl Future<Output = io::Result<()>> + Send {
+        async move {
+            while self.write_rope(from).await? > 0 {}
+            Ok(())
+        }
+    }
+}
+
+/// What [`WriteRope`] sends: a [`Rope`], whose bytes leave it, or a [`Cursor`], which moves on. Cannot be
+/// implemented outside of this crate.
+pub trait Outgoing: sealed::Outgoing {}
+
+impl<T: sealed::Outgoing> Outgoing for T {}
+
+impl sealed::Outgoing for Rope {
+    fn is_done(&self) -> bool {
+        self.is_empty()
+    }
+
+    fn send_to(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+        self.writev_to(fd)
+    }
+}
+
+impl<R: Borrow<Rope> + Send> sealed::Outgoing for Cursor<R> {
+    fn is_done(&self) -> bool {
+        self.remaining() == 0
+    }
+
+    fn send_to(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+        self.writev_to(fd)
+    }
+}
+
+async fn read(from: &impl Watched, rope: &mut Rope, max: usize) -> io::Result<usize> {
+    loop {
+        from.ready(Interest::READABLE).await?;
+        match from.try_io(Interest::READABLE, |fd| rope.readv_up_to(fd, max)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            done => return done,
+        }
+    }
+}
+
+async fn write(to: &impl Watched, from: &mut impl Outgoing) -> io::Result<usize> {
+    if from.is_done() {
+        return Ok(0);
+    }
+    loop {
+        to.ready(Interest::WRITABLE).await?;
+        match to.try_io(Interest::WRITABLE, |fd| from.send_to(fd)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            done => return done,
+        }
+    }
+}
+
+macro_rules! read_rope {
+    ($($type:ty),* $(,)?) => {$(
+        impl ReadRope for $type {
+            async fn read_rope_up_to(&self, rope: &mut Rope, max: usize) -> io::Result<usize> {
+                read(self, rope, max).await
+            }
+        }
+    )*};
+}
+
+macro_rules! write_rope {
+    ($($type:ty),* $(,)?) => {$(
+        impl WriteRope for $type {
+            async fn write_rope(&self, from: &mut impl Outgoing) -> io::Result<usize> {
+                write(self, from).await
+            }
+        }
+    )*};
+}
+
+read_rope!(TcpStream, tcp::ReadHalf<'_>, tcp::OwnedReadHalf);
+read_rope!(UnixStream, unix::ReadHalf<'_>, unix::OwnedReadHalf, pipe::Receiver);
+write_rope!(TcpStream, tcp::WriteHalf<'_>, tcp::OwnedWriteHalf);
+write_rope!(UnixStream, unix::WriteHalf<'_>, unix::OwnedWriteHalf, pipe::Sender);
+
+fn ended(have: usize, count: usize) -> io::Error {
+    let message = format!("the stream ended after {have} of {count} bytes");
+    io::Error::new(io::ErrorKind::UnexpectedEof, message)
+}
+
+/// What can only be implemented here.
+mod sealed {
+    use std::future::Future;
+    use std::io;
+    use std::os::fd::{AsFd, BorrowedFd};
+
+    use tokio::io::Interest;
+    use tokio::net::unix::pipe;
+    use tokio::net::{TcpStream, UnixStream, tcp, unix};
+    use tokio::task::coop;
+
+    pub trait Outgoing: Send {
+        fn is_done(&self) -> bool;
+        fn send_to(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize>;
+    }
+
+    /// A descriptor that tokio watches.
+    pub trait Watched: Sync {
+        /// Waits until a call is worth trying; lets other tasks run when this one has had its share.
+        fn ready(&self, interest: Interest) -> impl Future<Output = io::Result<()>> + Send;
+
+        /// Makes a call that fails with `WouldBlock` only if the descriptor was not ready.
+        fn try_io<T>(
+            &self,
+            interest: Interest,
+            call: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
+        ) -> io::Result<T>;
+    }
+
+    macro_rules! watched_socket {
+        ($($type:ty),* => $socket:ty) => {$(
+            impl Watched for $type {
+                async fn ready(&self, interest: Interest) -> io::Result<()> {
+                    coop::consume_budget().await;
+                    AsRef::<$socket>::as_ref(self).ready(interest).await.map(drop)
+                }
+
+                fn try_io<T>(
+                    &self,
+                    interest: Interest,
+                    call: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
+                ) -> io::Result<T> {
+                    let socket: &$socket = self.as_ref();
+                    socket.try_io(interest, || call(socket.as_fd()))
+                }
+            }
+        )*};
+    }
+
+    macro_rules! watched_pipe {
+        ($($type:ty),*) => {$(
+            impl Watched for $type {
+                async fn ready(&self, interest: Interest) -> io::Result<()> {
+                    coop::consume_budget().await;
+                    self.ready(interest).await.map(drop)
+                }
+
+                fn try_io<T>(
+                    &self,
+                    _: Interest,
+                    call: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
+                ) -> io::Result<T> {
+                    self.try_io(|| call(self.as_fd()))
+                }
+            }
+        )*};
+    }
+
+    watched_socket!(TcpStream, tcp::ReadHalf<'_>, tcp::OwnedReadHalf => TcpStream);
+    watched_socket!(tcp::WriteHalf<'_>, tcp::OwnedWriteHalf => TcpStream);
+    watched_socket!(UnixStream, unix::ReadHalf<'_>, unix::OwnedReadHalf => UnixStream);
+    watched_socket!(unix::WriteHalf<'_>, unix::OwnedWriteHalf => UnixStream);
+    watched_pipe!(pipe::Receiver, pipe::Sender);
+}
