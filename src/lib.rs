@@ -50,6 +50,8 @@ mod view;
 
 #[cfg(feature = "compio")]
 pub use interop::Filling;
+#[cfg(feature = "http-body")]
+pub use interop::{BodyError, RopeBody};
 #[cfg(feature = "tokio")]
 pub use interop::{Outgoing, ReadRope, RopeCodec, WhenRoom, WriteRope};
 pub use pool::{Backing, Pool, PoolOptions, PoolStats, Waiting};

@@ -11,6 +11,8 @@ mod compio;
 mod convert;
 #[cfg(feature = "futures-io")]
 mod futures_io;
+#[cfg(feature = "http-body")]
+mod http_body;
 #[cfg(feature = "serde")]
 mod serde;
 mod std_io;
@@ -21,6 +23,8 @@ mod tokio;
 pub use self::codec::RopeCodec;
 #[cfg(feature = "compio")]
 pub use self::compio::Filling;
+#[cfg(feature = "http-body")]
+pub use self::http_body::{BodyError, RopeBody};
 #[cfg(feature = "tokio")]
 pub use self::tokio::{Outgoing, ReadRope, WhenRoom, WriteRope};
 

@@ -1,0 +1,197 @@
+//! `http-body`: a rope is a body, and is filled from one.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::fmt;
+use std::future::poll_fn;
+use std::io::{self, Write};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+
+use super::keep_or_copy;
+use crate::recv::LimitReached;
+use crate::rope::Rope;
+
+/// One frame per segment, so that a server which writes vectored sends without a copy. The size is
+/// known. To send a rope more than once, send a clone or a [`slice`](Rope::slice).
+impl Body for Rope {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.get_mut().pop_front().map(Frame::data).map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.len() as u64)
+    }
+}
+
+/// A rope with trailers behind it, as a body; made by [`Rope::with_trailers`].
+#[derive(Debug)]
+pub struct RopeBody {
+    rope: Rope,
+    trailers: Option<HeaderMap>,
+}
+
+impl Body for RopeBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let this = self.get_mut();
+        let data = this.rope.pop_front().map(Frame::data);
+        let frame = data.or_else(|| this.trailers.take().map(Frame::trailers));
+        Poll::Ready(frame.map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rope.is_empty() && self.trailers.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.rope.size_hint()
+    }
+}
+
+impl Rope {
+    /// The rope as a body that ends with `trailers`.
+    #[must_use]
+    pub fn with_trailers(self, trailers: HeaderMap) -> RopeBody {
+        RopeBody { rope: self, trailers: Some(trailers) }
+    }
+
+    /// Appends all data of `body`, up to the rope's [limit](Rope::set_limit); returns the trailers.
+    ///
+    /// A rope in a pool copies the data into its pages: so the pool's capacity bounds what all bodies
+    /// take together, and the [view](Rope::finalize) is mapped or borrowed. A rope outside of pools
+    /// keeps the data as it came, without a copy, but for pieces so short that a segment costs more.
+    ///
+    /// # Errors
+    ///
+    /// [`BodyError::Body`] if the body fails. [`BodyError::Rope`] with
+    /// [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) if the body is longer than the limit, before
+    /// anything is read if it says so itself; with [`OutOfMemory`](io::ErrorKind::OutOfMemory) if the
+    /// pool is at its capacity. What has arrived and had room is in the rope.
+    ///
+    /// To wait for room rather than fail, wait for all of it: with
+    /// [`wait_for_room`](crate::Pool::wait_for_room) and [`reserve`](Rope::reserve), before.
+    ///
+    /// # Cancel safety
+    ///
+    /// If this is dropped before it is done, what has arrived is in the rope. The body is gone, unless
+    /// it is passed as `&mut`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Pool, Rope};
+    ///
+    /// # fn block_on<T>(future: impl Future<Output = T>) -> T {
+    /// #     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    /// #     loop {
+    /// #         if let std::task::Poll::Ready(value) = std::pin::pin!(future).poll(&mut context) {
+    /// #             break value;
+    /// #         }
+    /// #         unreachable!("a rope is always ready");
+    /// #     }
+    /// # }
+    /// let request = Rope::from("the body of a request");
+    /// let mut rope = Rope::in_pool(&Pool::new()?);
+    /// rope.set_limit(1 << 20);
+    /// let trailers = block_on(rope.receive_body(request))?;
+    /// assert_eq!(rope, b"the body of a request");
+    /// assert!(trailers.is_none());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub async fn receive_body<B: Body>(&mut self, body: B) -> Result<Option<HeaderMap>, BodyError<B::Error>> {
+        let mut body = pin!(body);
+        if body.size_hint().lower() > self.room() as u64 {
+            return Err(self.full());
+        }
+        let mut trailers = None;
+        while let Some(frame) = poll_fn(|context| body.as_mut().poll_frame(context)).await {
+            match frame.map_err(BodyError::Body)?.into_data() {
+                Ok(data) => self.take_data(data).map_err(BodyError::Rope)?,
+                Err(frame) => trailers = frame.into_trailers().ok(),
+            }
+        }
+        Ok(trailers)
+    }
+
+    fn take_data(&mut self, mut data: impl Buf) -> io::Result<()> {
+        while data.has_remaining() {
+            let len = data.remaining().min(self.room());
+            if len == 0 {
+                return Err(LimitReached(self.limit()).into());
+            }
+            if self.pool().is_none() {
+                keep_or_copy(self, data.copy_to_bytes(len));
+            } else {
+                let copied = self.write(data.chunk())?;
+                data.advance(copied);
+            }
+        }
+        Ok(())
+    }
+
+    /// How much more may be received.
+    fn room(&self) -> usize {
+        self.limit().saturating_sub(self.len())
+    }
+
+    fn full<E>(&self) -> BodyError<E> {
+        BodyError::Rope(LimitReached(self.limit()).into())
+    }
+}
+
+/// Why a body is not whole in a rope; see [`Rope::receive_body`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum BodyError<E> {
+    /// The body failed.
+    Body(E),
+    /// The rope takes no more.
+    Rope(io::Error),
+}
+
+impl<E: fmt::Display> fmt::Display for BodyError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BodyError::Body(error) => write!(f, "the body failed: {error}"),
+            BodyError::Rope(error) => write!(f, "the body does not fit: {error}"),
+        }
+    }
+}
+
+impl<E: Error + 'static> Error for BodyError<E> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            BodyError::Body(error) => Some(error),
+            BodyError::Rope(error) => Some(error),
+        }
+    }
+}
+
+impl<E: Into<Box<dyn Error + Send + Sync>>> From<BodyError<E>> for io::Error {
+    fn from(error: BodyError<E>) -> io::Error {
+        match error {
+            BodyError::Body(error) => io::Error::other(error),
+            BodyError::Rope(error) => error,
+        }
+    }
+}
