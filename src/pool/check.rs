@@ -174,7 +174,7 @@ impl Model {
 
     fn run_at(&self, at: u32, max: u32, what: fn(&Page) -> bool) -> Run {
         let pages = self.naive.iter().skip(at as usize).take(max as usize);
-        Run { start: at, len: (0..).zip(pages).take_while(|(_, page)| what(page)).count() as u32 }
+        Run { start: at, len: pages.take_while(|page| what(page)).fold(0, |len, _| len + 1) }
     }
 }
 

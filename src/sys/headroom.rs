@@ -101,7 +101,7 @@ impl Group {
     fn used(&self) -> Option<u64> {
         let mut digits = [0; 24];
         let len = self.usage.read_at(&mut digits, 0).ok()?;
-        str::from_utf8(&digits[..len]).ok()?.trim().parse().ok()
+        std::str::from_utf8(&digits[..len]).ok()?.trim().parse().ok()
     }
 
     fn reclaimable(&self) -> u64 {
@@ -164,7 +164,7 @@ fn directories(version: &Version, mounts: &str, memberships: &str) -> Option<Vec
         let mut file_system = file_system.split(' ');
         let of_version = file_system.next() == Some(version.file_system)
             && (version.controller.is_empty()
-                || file_system.last()?.split(',').any(|option| option == version.controller));
+                || file_system.next_back()?.split(',').any(|option| option == version.controller));
         let mut mount = mount.split(' ').skip(3);
         of_version.then_some((mount.next()?, mount.next()?))
     })?;
@@ -212,9 +212,9 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_refused_and_nothing_stays_under_way() {
-        let error = admit(u64::MAX / 4).unwrap_err();
+        let error = admit(u64::MAX / 4).expect_err("so much there is nowhere");
         assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
         assert!(error.to_string().contains("use up the memory of the machine"), "{error}");
-        drop(admit(4096).unwrap());
+        drop(admit(4096).expect("so little there is"));
     }
 }
