@@ -1,0 +1,77 @@
+//! An echo server: one thread, thousands of connections, messages of 0 bytes to hundreds of megabytes.
+//!
+//! ```text
+//! cargo run --release --example event_loop                     # shows itself: server, load, hostile peers
+//! cargo run --release --example event_loop serve --listen 127.0.0.1:7000 --stats 1
+//! ```
+//!
+//! A message is its length, 8 bytes big-endian, and that many bytes; it comes back as it is. The state of
+//! a connection is two ropes in one shared pool: what has arrived of the next message, and the views
+//! that have not been sent back yet.
+//!
+//! ```text
+//! framing.rs     where messages begin and end (pure)
+//! watch.rs       whether a peer gets on
+//! memory.rs      the shared pool, and when it is scarce
+//! connection.rs  one turn of one connection
+//! server.rs      whose turn it is
+//! demo.rs        clients
+//! ```
+
+mod connection;
+mod demo;
+mod framing;
+mod memory;
+mod server;
+mod watch;
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
+
+use clap::{Parser, Subcommand};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use server::{Limits, Server};
+
+/// An echo server for messages of any size on one thread. Without a command it shows itself.
+#[derive(Parser)]
+struct Options {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve until killed. The first line on standard output is `listening on ADDRESS`; each refusal is
+    /// a line on standard error.
+    Serve {
+        /// Address and port; port 0 takes a free one.
+        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+        listen: SocketAddr,
+        #[command(flatten)]
+        limits: Limits,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    let files = allow_many_files()?;
+    match options.command {
+        Some(Command::Serve { listen, limits }) => serve(listen, limits)?,
+        None => demo::run(files)?,
+    }
+    Ok(())
+}
+
+fn serve(listen: SocketAddr, limits: Limits) -> io::Result<()> {
+    let mut server = Server::bind(listen, limits)?;
+    writeln!(io::stdout(), "listening on {}", server.address()?)?;
+    server.run(&AtomicBool::new(false))
+}
+
+/// Raises the limit of open files as far as it may be; returns it.
+fn allow_many_files() -> io::Result<u64> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(hard)
+}
