@@ -15,6 +15,9 @@ use crate::watch::Watch;
 /// Most bytes received in one turn, so that others have theirs. This bounds the messages, too.
 const TURN: usize = 256 << 10;
 
+/// When memory is scarce, a message that lacks more than this queues for it.
+const SMALL: usize = 64 << 10;
+
 /// A peer is not read from while so many bytes of its echo wait for it ...
 const QUEUE_BYTES: usize = 1 << 20;
 
@@ -118,9 +121,19 @@ impl Connection {
         Ok(())
     }
 
-    /// The message found no room within `idle`.
-    pub(crate) fn starved(&self, idle: Duration) -> Refusal {
-        Refusal::NoRoom { idle, received: self.incoming.len(), lacks: self.lacks }
+    /// The message found no room for so long.
+    pub(crate) fn starved(&self, patience: Duration) -> Refusal {
+        Refusal::NoRoom { patience, received: self.incoming.len(), lacks: self.lacks }
+    }
+
+    /// Whether the message that is waited for lacks so little that it goes before large ones.
+    pub(crate) fn is_small(&self) -> bool {
+        self.lacks <= SMALL
+    }
+
+    /// Bytes of a message that is not complete.
+    pub(crate) fn held(&self) -> usize {
+        self.incoming.len()
     }
 
     fn may_send(&self) -> bool {
@@ -145,13 +158,16 @@ impl Connection {
     }
 
     /// How many bytes may be received now. When memory is scarce, only what a message lacks, and only
-    /// once there is room for all of that: else many halves of messages could hold all memory.
-    fn room(&self, memory: &Memory) -> Option<usize> {
-        match (self.provided, memory.level()) {
-            (0, Level::Plenty) => Some(TURN),
-            (0, _) => None,
-            (provided, _) => Some(provided.min(TURN)),
+    /// once there is room for all of that: else many halves of messages could hold all memory. Large
+    /// ones queue for it; small ones do not wait behind them.
+    fn room(&mut self, memory: &Memory) -> Option<usize> {
+        if self.provided == 0 && memory.level() == Level::Plenty {
+            return Some(TURN);
         }
+        if self.provided == 0 && self.is_small() {
+            self.provide(memory);
+        }
+        Some(self.provided.min(TURN)).filter(|&most| most > 0)
     }
 
     fn receive(&mut self, most: usize, memory: &mut Memory) -> io::Result<()> {
@@ -213,7 +229,7 @@ pub(crate) enum Refusal {
     Truncated { received: usize, lacks: usize },
     SlowToSend { idle: Duration, received: usize, lacks: usize },
     SlowToRead { idle: Duration, unread: usize },
-    NoRoom { idle: Duration, received: usize, lacks: usize },
+    NoRoom { patience: Duration, received: usize, lacks: usize },
     TooMany(usize),
     Io(io::Error),
 }
@@ -237,8 +253,8 @@ impl fmt::Display for Refusal {
             Refusal::SlowToRead { idle, unread } => {
                 write!(f, "too slow: after {idle:?} {unread} bytes of its echo are not read")
             }
-            Refusal::NoRoom { idle, received, lacks } => {
-                write!(f, "no room within {idle:?}: {received} bytes of a message arrived, {lacks} lack")
+            Refusal::NoRoom { patience, received, lacks } => {
+                write!(f, "no room within {patience:?}: {received} bytes of a message arrived, {lacks} lack")
             }
             Refusal::TooMany(limit) => write!(f, "{limit} connections are being served"),
             Refusal::Io(error) => error.fmt(f),

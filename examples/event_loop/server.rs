@@ -65,7 +65,7 @@ pub(crate) struct Server {
     connections: Slab<Connection>,
     /// Those that have something to do, each once.
     ready: VecDeque<usize>,
-    /// Those that wait for memory, each once; the first one is served first.
+    /// Those that wait for memory, each once; the first one is served first, small messages before large ones.
     waiting: VecDeque<usize>,
     memory: Memory,
     /// When a connection last got memory, or began to wait for it as the only one.
@@ -210,7 +210,11 @@ impl Server {
         if self.waiting.is_empty() {
             self.provided = Instant::now();
         }
-        self.waiting.push_back(token);
+        if self.connections[token].is_small() {
+            self.waiting.push_front(token);
+        } else {
+            self.waiting.push_back(token);
+        }
     }
 
     /// Lets those go on for whom there is memory now, the first ones first.
@@ -252,16 +256,17 @@ impl Server {
         }
     }
 
-    /// When nobody gets memory any more, the first one who waits for it makes room for the others.
+    /// When nobody gets memory any more, though by now all who hold some and do not get on are closed,
+    /// whose message holds most of it makes room for the others.
     fn close_starved(&mut self, now: Instant) {
-        let idle = Duration::from_secs(self.limits.idle);
-        let Some(&token) = self.waiting.front() else { return };
-        if now.saturating_duration_since(self.provided) < idle {
+        let patience = Duration::from_secs(self.limits.idle) * 2;
+        if self.waiting.is_empty() || now.saturating_duration_since(self.provided) < patience {
             return;
         }
         self.provided = now;
-        if let Some(connection) = self.connections.get(token) {
-            let refusal = connection.starved(idle);
+        let waiting = self.connections.iter().filter(|(_, connection)| connection.waiting);
+        if let Some((token, connection)) = waiting.max_by_key(|(_, connection)| connection.held()) {
+            let refusal = connection.starved(patience);
             self.close(token, &refusal);
         }
     }

@@ -1,0 +1,22 @@
+//! The example `broadcast`, as it is run by hand.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+/// The built example; `cargo test` puts it beside the directory of this test.
+fn example() -> PathBuf {
+    let this = std::env::current_exe().unwrap();
+    let path = this.parent().and_then(|deps| deps.parent()).unwrap().join("examples/broadcast");
+    assert!(path.exists(), "no {}: run `cargo build --examples` first", path.display());
+    path
+}
+
+#[test]
+fn fast_and_slow_readers_get_the_same_rope() {
+    let output =
+        Command::new(example()).args(["--size", "3000001", "--fast", "3", "--slow", "2"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text} {}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(text.lines().filter(|line| line.contains("3000001") && line.ends_with("matches")).count(), 5);
+    assert!(text.contains("all checksums match"));
+}

@@ -1,0 +1,464 @@
+//! The example `event_loop` and its peers, friendly and hostile, each test with a server of its own.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use socket2::SockRef;
+
+/// Longest wait for anything.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const MIB: u64 = 1 << 20;
+
+/// What a server may have in memory beside its pool: code, stacks, the heap.
+const OVERHEAD: u64 = 24 * MIB;
+
+/// A server that is killed when this is dropped.
+struct Server {
+    child: Child,
+    address: SocketAddr,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+/// The built example; `cargo test` puts it beside the directory of this test.
+fn example() -> PathBuf {
+    let this = std::env::current_exe().unwrap();
+    let path = this.parent().and_then(|deps| deps.parent()).unwrap().join("examples/event_loop");
+    assert!(path.exists(), "no {}: run `cargo build --examples` first", path.display());
+    path
+}
+
+impl Server {
+    fn start(options: &str) -> Server {
+        let mut command = Command::new(example());
+        Server::of(command.arg("serve").args(options.split_whitespace()))
+    }
+
+    /// A server that may open `files` files.
+    fn with_few_files(files: u32) -> Server {
+        let mut command = Command::new("sh");
+        Server::of(command.args(["-c", &format!("ulimit -n {files}; exec \"$0\" serve")]).arg(example()))
+    }
+
+    fn of(command: &mut Command) -> Server {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (stderr, lines) = (BufReader::new(child.stderr.take().unwrap()), Arc::clone(&log));
+        thread::spawn(move || {
+            stderr.lines().map_while(Result::ok).for_each(|line| lines.lock().unwrap().push(line))
+        });
+        let mut first = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+        let address = first.strip_prefix("listening on ").and_then(|address| address.trim().parse().ok());
+        let address = address.unwrap_or_else(|| panic!("{first:?} {:?}", log.lock().unwrap()));
+        Server { child, address, log }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let peer = TcpStream::connect_timeout(&self.address, PATIENCE).unwrap();
+        peer.set_nodelay(true).unwrap();
+        peer.set_read_timeout(Some(PATIENCE)).unwrap();
+        peer.set_write_timeout(Some(PATIENCE)).unwrap();
+        peer
+    }
+
+    /// How many lines of the log have `words` in them.
+    fn count(&self, words: &str) -> usize {
+        self.log.lock().unwrap().iter().filter(|line| line.contains(words)).count()
+    }
+
+    /// Waits for the line that says that `peer` was refused, and why.
+    #[track_caller]
+    fn expect_refusal(&self, peer: &TcpStream, reason: &str) {
+        let begin = format!("refused {}: ", peer.local_addr().unwrap());
+        let found = wait_for(|| {
+            self.log.lock().unwrap().iter().find_map(|line| line.strip_prefix(&begin).map(str::to_owned))
+        });
+        assert!(found.contains(reason), "refused, but because of this: {found}");
+    }
+
+    /// A figure of the last line of statistics.
+    fn figure(&self, name: &str) -> u64 {
+        wait_for(|| {
+            let log = self.log.lock().unwrap();
+            let line = log.iter().rev().find_map(|line| line.strip_prefix("stats "))?;
+            let figure = line.split(' ').find_map(|figure| figure.strip_prefix(name)?.strip_prefix('='));
+            Some(figure.unwrap().parse().unwrap())
+        })
+    }
+
+    /// Physical memory in bytes, shared pages counted once.
+    fn memory(&self) -> u64 {
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id())).unwrap();
+        let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+        pss.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
+    /// CPU time so far, in clock ticks.
+    fn cpu_ticks(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+
+    /// That a new peer is served now.
+    #[track_caller]
+    fn assert_serves(&self) {
+        assert_echo(&mut self.connect(), b"still there?");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself; that is for the test to notice.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            println!("the server's log: {:#?}", self.log.lock().unwrap());
+        }
+    }
+}
+
+#[track_caller]
+fn wait_for<T>(mut what: impl FnMut() -> Option<T>) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(found) = what() {
+            return found;
+        }
+        assert!(begin.elapsed() < PATIENCE, "it did not happen within {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Bytes in which no page repeats.
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len as u64).map(|i| (i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect()
+}
+
+fn length(len: usize) -> [u8; 8] {
+    (len as u64).to_be_bytes()
+}
+
+fn message(body: &[u8]) -> Vec<u8> {
+    [&length(body.len()), body].concat()
+}
+
+/// Sends one message and compares its echo.
+#[track_caller]
+fn assert_echo(peer: &mut TcpStream, body: &[u8]) {
+    let message = message(body);
+    peer.write_all(&message).unwrap();
+    assert_received(peer, &message);
+}
+
+#[track_caller]
+fn assert_received(peer: &mut TcpStream, expected: &[u8]) {
+    let mut got = vec![0; expected.len()];
+    peer.read_exact(&mut got).unwrap();
+    assert!(got == expected, "another echo of {} bytes", expected.len());
+}
+
+/// That the server has closed the connection, politely or not.
+#[track_caller]
+fn assert_closed(peer: &mut TcpStream) {
+    match peer.read(&mut [0]) {
+        Ok(0) => {}
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+        other => panic!("not closed: {other:?}"),
+    }
+}
+
+/// Sends until the server has read nothing for a second, or closes the connection.
+fn send_until_stuck(peer: &mut TcpStream, bytes: &[u8]) {
+    peer.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+    let mut sent = 0;
+    loop {
+        match peer.write(&bytes[sent % bytes.len()..]) {
+            Ok(count) => sent += count,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionReset) => {
+                return;
+            }
+            Err(error) => panic!("after {sent} bytes: {error}"),
+        }
+        assert!(sent < 200 << 20, "the server goes on reading though its echo is not read");
+    }
+}
+
+/// As many files as this process may open.
+fn allow_many_files() -> usize {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    usize::try_from(hard).unwrap()
+}
+
+#[test]
+fn messages_of_all_sizes_come_back() {
+    let server = Server::start("");
+    let mut peer = server.connect();
+    for len in [0, 1, 64 << 10, 20 << 20, 0, 4096, 1_000_003] {
+        assert_echo(&mut peer, &pattern(len));
+    }
+}
+
+#[test]
+fn a_message_may_come_byte_by_byte() {
+    let server = Server::start("");
+    let mut peer = server.connect();
+    let message = message(&pattern(50));
+    for byte in &message {
+        peer.write_all(&[*byte]).unwrap();
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert_received(&mut peer, &message);
+}
+
+#[test]
+fn pipelined_messages_come_back_in_order() {
+    let server = Server::start("");
+    let mut peer = server.connect();
+    let stream: Vec<u8> = (0..1000).flat_map(|len| message(&pattern(len))).collect();
+    peer.write_all(&stream).unwrap();
+    assert_received(&mut peer, &stream);
+}
+
+#[test]
+fn a_million_empty_messages_take_little_memory() {
+    let server = Server::start("--capacity 64MiB --max-message 16MiB");
+    let mut peer = server.connect();
+    let mut sender = peer.try_clone().unwrap();
+    let sending = thread::spawn(move || sender.write_all(&vec![0; 8_000_000]).unwrap());
+    let mut most = 0;
+    for _ in 0..100 {
+        assert_received(&mut peer, &[0; 80_000]);
+        most = most.max(server.memory());
+    }
+    sending.join().unwrap();
+    assert!(most < OVERHEAD, "{most} bytes");
+}
+
+#[test]
+fn half_a_stream_is_answered() {
+    let server = Server::start("");
+    let mut peer = server.connect();
+    let stream = [message(b"one"), message(&pattern(100_000))].concat();
+    peer.write_all(&stream).unwrap();
+    peer.shutdown(Shutdown::Write).unwrap();
+    assert_received(&mut peer, &stream);
+    assert_closed(&mut peer);
+
+    let mut peer = server.connect();
+    peer.write_all(&[&message(b"whole")[..], &length(1000), b"not whole"].concat()).unwrap();
+    peer.shutdown(Shutdown::Write).unwrap();
+    assert_received(&mut peer, &message(b"whole"));
+    assert_closed(&mut peer);
+    server.expect_refusal(&peer, "inside a message: 17 bytes arrived, 991 lack");
+    assert_eq!(server.count("refused 127"), 1);
+}
+
+#[test]
+fn a_bad_length_is_refused_and_harms_nobody() {
+    let server = Server::start("--max-message 1MiB");
+    let mut other = server.connect();
+    other.write_all(&length(5)).unwrap();
+    for bad in [1 << 63, (1 << 20) + 1, u64::MAX] {
+        let mut peer = server.connect();
+        peer.write_all(&[&message(b"good")[..], &bad.to_be_bytes()].concat()).unwrap();
+        assert_received(&mut peer, &message(b"good"));
+        assert_closed(&mut peer);
+        server.expect_refusal(&peer, &format!("a message of {bad} bytes, 1048576 are allowed"));
+    }
+    other.write_all(b"other").unwrap();
+    assert_received(&mut other, &message(b"other"));
+    assert_echo(&mut other, &pattern(1 << 20));
+}
+
+#[test]
+fn who_does_not_get_on_is_closed() {
+    let server = Server::start("--idle 1");
+    let mut quiet = server.connect();
+    assert_echo(&mut quiet, b"nothing is owed now");
+
+    let mut half_a_length = server.connect();
+    half_a_length.write_all(&[0; 4]).unwrap();
+    let mut no_body = server.connect();
+    no_body.write_all(&length(100 << 20)).unwrap();
+    let mut trickle = server.connect();
+    trickle.write_all(&length(1000)).unwrap();
+    let begin = Instant::now();
+    while trickle.write_all(b".").is_ok() {
+        assert!(begin.elapsed() < PATIENCE, "a byte now and then keeps a connection open");
+        thread::sleep(Duration::from_millis(50));
+    }
+
+    assert_closed(&mut half_a_length);
+    assert_closed(&mut no_body);
+    server.expect_refusal(&half_a_length, "4 bytes of a message arrived, 4 lack");
+    server.expect_refusal(&no_body, "8 bytes of a message arrived, 104857600 lack");
+    server.expect_refusal(&trickle, "too slow");
+    assert_echo(&mut quiet, b"and so it stays open");
+}
+
+#[test]
+fn a_reset_in_the_middle_harms_nobody() {
+    let server = Server::start("");
+    let mut other = server.connect();
+    other.write_all(&length(5)).unwrap();
+    let mut peer = server.connect();
+    peer.write_all(&[&length(1 << 20)[..], &pattern(1 << 19)].concat()).unwrap();
+    let address = peer.local_addr().unwrap();
+    SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(peer);
+    wait_for(|| (server.count(&format!("refused {address}: Connection reset")) == 1).then_some(()));
+    other.write_all(b"other").unwrap();
+    assert_received(&mut other, &message(b"other"));
+}
+
+#[test]
+fn ten_thousand_connections_at_once() {
+    let files = allow_many_files();
+    let count = 10_000.min(files.saturating_sub(500));
+    if count < 10_000 {
+        println!("only {count} connections: no more than {files} files may be open here");
+    }
+    let server = Server::start("--max-connections 10001");
+    let mut peers: Vec<_> = (0..count).map(|_| server.connect()).collect();
+    for (index, peer) in peers.iter_mut().enumerate() {
+        peer.write_all(&message(&index.to_be_bytes())).unwrap();
+    }
+    for (index, peer) in peers.iter_mut().enumerate() {
+        assert_received(peer, &message(&index.to_be_bytes()));
+    }
+    server.assert_serves();
+    let memory = server.memory();
+    println!("{count} connections, {memory} bytes of memory");
+    assert!(memory < OVERHEAD + count as u64 * 8192, "{memory} bytes");
+    assert_eq!(server.count("refused 127"), 0);
+}
+
+#[test]
+fn more_connections_than_allowed_are_refused() {
+    let server = Server::start("--max-connections 2");
+    let mut served = [server.connect(), server.connect()];
+    served.iter_mut().for_each(|peer| assert_echo(peer, b"served"));
+    let mut third = server.connect();
+    assert_closed(&mut third);
+    server.expect_refusal(&third, "2 connections are being served");
+    served.iter_mut().for_each(|peer| assert_echo(peer, b"still served"));
+    drop(served);
+    wait_for(|| {
+        let mut peer = server.connect();
+        peer.write_all(&message(b"")).and_then(|()| peer.read_exact(&mut [0; 8])).ok()
+    });
+}
+
+#[test]
+fn when_files_run_out_the_others_wait() {
+    let server = Server::with_few_files(32);
+    let mut peers: Vec<_> = (0..60).map(|_| server.connect()).collect();
+    peers.iter_mut().for_each(|peer| peer.write_all(&message(b"sooner or later")).unwrap());
+    wait_for(|| (server.count("cannot accept now") > 0).then_some(()));
+    let before = server.cpu_ticks();
+    thread::sleep(Duration::from_millis(500));
+    assert!(server.cpu_ticks() - before < 20, "it is busy with waiting");
+    for mut peer in peers {
+        // Each that goes makes room for one that waits.
+        assert_received(&mut peer, &message(b"sooner or later"));
+    }
+    assert_eq!(server.count("refused 127"), 0);
+}
+
+#[test]
+fn who_never_reads_takes_no_more_than_is_allowed() {
+    const CAPACITY: u64 = 48 * MIB;
+    const IDLE: Duration = Duration::from_secs(4);
+    let server = Server::start("--capacity 48MiB --max-message 4MiB --idle 4 --stats 1");
+    let mut greedy: Vec<_> = (0..12).map(|_| server.connect()).collect();
+    let large = message(&pattern(4 << 20));
+    let mut most = 0;
+    thread::scope(|scope| {
+        let begin = Instant::now();
+        for peer in &mut greedy {
+            scope.spawn(|| send_until_stuck(peer, &large));
+        }
+        while begin.elapsed() < IDLE / 2 {
+            most = most.max(server.memory());
+            server.assert_serves();
+        }
+        assert!(begin.elapsed() < IDLE, "others had to wait until the greedy ones were closed");
+    });
+    println!("{most} bytes of memory while 12 peers do not read");
+    assert!(most < CAPACITY + OVERHEAD, "{most} bytes");
+    wait_for(|| (server.count("refused 127") == greedy.len()).then_some(()));
+    assert!(server.count("bytes of its echo are not read") > 0);
+    wait_for(|| (server.figure("connections") == 0 && server.figure("in_use") == 0).then_some(()));
+    server.assert_serves();
+}
+
+#[test]
+fn small_echoes_that_nobody_reads_are_bounded_too() {
+    let server = Server::start("--stats 1");
+    let mut greedy: Vec<_> = (0..4).map(|_| server.connect()).collect();
+    let empty = vec![0; 80_000];
+    thread::scope(|scope| {
+        for peer in &mut greedy {
+            scope.spawn(|| send_until_stuck(peer, &empty));
+        }
+    });
+    // A MiB of echo each and what one turn adds to it, in whole pages.
+    let bound = 4 * (MIB + (256 << 10) + 8192);
+    let in_use = wait_for(|| Some(server.figure("in_use")).filter(|&in_use| in_use >= 4 * MIB));
+    println!("{in_use} bytes in use while 4 peers do not read");
+    assert!(in_use <= bound, "{in_use} of {bound} bytes");
+    let memory = server.memory();
+    assert!(memory < bound + OVERHEAD, "{memory} bytes");
+    server.assert_serves();
+}
+
+#[test]
+fn messages_that_do_not_fit_together_take_turns() {
+    const CAPACITY: u64 = 24 * MIB;
+    let server = Server::start("--capacity 24MiB --max-message 8MiB --idle 10");
+    let body = pattern(8 << 20);
+    let mut most = 0;
+    thread::scope(|scope| {
+        let peers: Vec<_> = (0..8)
+            .map(|_| {
+                let mut peer = server.connect();
+                let body = &body;
+                scope.spawn(move || assert_echo(&mut peer, body))
+            })
+            .collect();
+        while !peers.iter().all(|peer| peer.is_finished()) {
+            most = most.max(server.memory());
+            thread::sleep(Duration::from_millis(5));
+        }
+    });
+    println!("{most} bytes of memory at the peak for 8 messages of 8 MiB");
+    assert!(most < CAPACITY + OVERHEAD, "{most} bytes");
+    assert_eq!(server.count("refused 127"), 0);
+}
+
+#[test]
+fn halves_of_messages_cannot_hold_all_memory_for_ever() {
+    let server = Server::start("--capacity 24MiB --max-message 8MiB --idle 1");
+    let most_of_it = [&length(8 << 20)[..], &pattern(7 << 20)].concat();
+    let mut stalled: Vec<_> = (0..6).map(|_| server.connect()).collect();
+    thread::scope(|scope| {
+        for peer in &mut stalled {
+            let most_of_it = &most_of_it;
+            // Where there is no room the server reads nothing, and in the end it closes.
+            scope.spawn(move || -> io::Result<()> { peer.write_all(most_of_it) });
+        }
+        let mut honest = server.connect();
+        assert_echo(&mut honest, &pattern(8 << 20));
+    });
+    server.assert_serves();
+}
