@@ -73,7 +73,7 @@ fn payload(pool: &Pool, size: usize) -> Rope {
         piece
             .iter_mut()
             .zip(count..)
-            .for_each(|(byte, at)| *byte = (at.wrapping_mul(0x9E37_79B9) >> 24) as u8);
+            .for_each(|(byte, at)| *byte = at.wrapping_mul(0x9E37_79B9).to_le_bytes()[3]);
         rope.extend_from_slice(&piece);
     }
     rope.push_front("to everybody: ");

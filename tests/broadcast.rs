@@ -1,4 +1,5 @@
 //! The example `broadcast`, as it is run by hand.
+#![allow(clippy::unwrap_used)] // a test may panic
 
 use std::path::PathBuf;
 use std::process::Command;

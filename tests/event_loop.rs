@@ -1,4 +1,5 @@
 //! The example `event_loop` and its peers, friendly and hostile, each test with a server of its own.
+#![allow(clippy::unwrap_used)] // a test may panic
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};

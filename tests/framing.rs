@@ -1,4 +1,5 @@
 //! The framing of the example `event_loop`, cut at every byte and compared with what was put together.
+#![allow(clippy::unwrap_used)] // a test may panic
 
 #[path = "../examples/event_loop/framing.rs"]
 mod framing;
@@ -10,7 +11,7 @@ const MAX: usize = 300;
 
 /// Messages of these lengths, as they go over the wire.
 fn stream(lengths: &[usize]) -> Vec<u8> {
-    let message = |&len: &usize| [&(len as u64).to_be_bytes()[..], &vec![len as u8; len]].concat();
+    let message = |&len: &usize| [&(len as u64).to_be_bytes()[..], &vec![len.to_le_bytes()[0]; len]].concat();
     lengths.iter().flat_map(message).collect()
 }
 
