@@ -79,7 +79,8 @@ impl Server {
     pub(crate) fn bind(address: SocketAddr, limits: Limits) -> io::Result<Server> {
         let max_message = usize::try_from(limits.max_message.0).unwrap_or(usize::MAX);
         if limits.max_message.0 > limits.capacity.0 / 3 {
-            let message = format!("{} of memory for messages of {}", limits.capacity, limits.max_message);
+            let (capacity, message) = (limits.capacity, limits.max_message);
+            let message = format!("a capacity of {capacity} is less than three messages of {message}");
             return Err(io::Error::new(ErrorKind::InvalidInput, message));
         }
         let mut listener = TcpListener::bind(address)?;
