@@ -36,6 +36,8 @@
 //! Every `fd` is anything that is [`AsFd`](std::os::fd::AsFd): the sockets of std, `mio` and `socket2`, pipes
 //! and files. Every receive and send is resumable: on `WouldBlock`, on a short count and on an error the
 //! rope and its position are exactly what reached the kernel. EINTR is retried.
+#![warn(clippy::multiple_unsafe_ops_per_block, clippy::undocumented_unsafe_blocks)]
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation, clippy::unwrap_used))]
 
 mod event;
 mod interop;

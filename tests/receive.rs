@@ -71,7 +71,7 @@ fn ropes_that_grow_at_the_same_time_are_mapped() {
                 peer.shutdown(std::net::Shutdown::Write).unwrap();
             });
         }
-        let mut open = vec![true; 8];
+        let mut open = [true; 8];
         while open.contains(&true) {
             for (at, (_, socket)) in pairs.iter().enumerate() {
                 open[at] = open[at] && ropes[at].readv_from(socket).unwrap() > 0;

@@ -1,6 +1,5 @@
 //! The example `transfer` as its users run it: against itself, against other tools, and against peers
 //! that misbehave. Each process ends by itself, or after a minute by timeout(1).
-#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

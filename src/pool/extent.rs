@@ -121,8 +121,10 @@ impl Extent {
     /// The memory behind the filled bytes that may be written now.
     pub(crate) fn spare_mut(&mut self) -> &mut [MaybeUninit<u8>] {
         let len = self.committed - self.filled;
+        // SAFETY: `filled` is at most the capacity.
+        let first = unsafe { self.base.add(self.filled) };
         // SAFETY: within the owned and committed range, and nobody else refers to bytes beyond `filled`.
-        unsafe { slice::from_raw_parts_mut(self.base.as_ptr().add(self.filled).cast(), len) }
+        unsafe { slice::from_raw_parts_mut(first.cast().as_ptr(), len) }
     }
 
     /// Makes at least `want` spare bytes, or all there are, ready to be written.

@@ -14,6 +14,9 @@ use super::pages::{Pages, Run, Taken};
 use super::{ENOUGH, Pool, PoolOptions, PoolStats};
 use crate::event::event;
 
+/// The clock is asked once in so many times that pages are given back: it costs more than all the rest.
+const TICK: u32 = 16;
+
 /// All pages of a pool.
 pub(super) struct Leases {
     arena: Arena,
@@ -33,7 +36,10 @@ struct Free {
     /// Fewest warm free pages since `period`: so many were of no use to anybody.
     idle: u32,
     period: Instant,
+    /// When pages were last given back, as far as the clock was asked.
     last_given: Instant,
+    /// How often pages were given back.
+    gives: u32,
     line: Line,
 }
 
@@ -63,6 +69,7 @@ impl Leases {
                 idle: 0,
                 period: now,
                 last_given: now,
+                gives: 0,
                 line: Line::default(),
             }),
             retain: u32::try_from(options.retain / page).unwrap_or(u32::MAX),
@@ -153,12 +160,10 @@ impl Leases {
             let written = self.free().pages.warm_prefix(run);
             self.arena.zero(Run { start: run.start, len: written });
         }
-        let now = Instant::now();
         let (surplus, waker) = {
             let mut free = self.free();
-            let stale = free.surplus(now, self.decay);
+            let stale = free.tick(self.decay);
             let waker = free.give(run);
-            free.last_given = now;
             (stale.max(free.pages.warm_free().saturating_sub(self.retain)), waker)
         };
         waker.into_iter().for_each(Waker::wake);
@@ -237,6 +242,18 @@ impl Free {
     fn give(&mut self, run: Run) -> Option<Waker> {
         self.pages.give(run);
         self.line.given()
+    }
+
+    /// Looks at the clock now and then, before pages are given.
+    fn tick(&mut self, decay: Duration) -> u32 {
+        self.gives = self.gives.wrapping_add(1);
+        if self.gives % TICK != 0 {
+            return 0;
+        }
+        let now = Instant::now();
+        let surplus = self.surplus(now, decay);
+        self.last_given = now;
+        surplus
     }
 
     /// How many warm pages nobody has wanted for as long as `decay`. Call before pages are given.

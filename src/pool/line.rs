@@ -105,7 +105,6 @@ impl Pool {
     ///     }
     /// }
     /// ```
-    #[must_use]
     pub fn wait_for_room(&self, bytes: usize) -> Waiting {
         Waiting { pool: self.clone(), bytes: bytes as u64, ticket: None, tried: None }
     }

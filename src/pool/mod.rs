@@ -83,7 +83,6 @@ impl Pool {
     }
 
     /// Options for a pool of your own measure.
-    #[must_use]
     pub fn options() -> PoolOptions {
         PoolOptions::default()
     }

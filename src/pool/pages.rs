@@ -31,11 +31,6 @@ impl Run {
     pub(crate) fn range(self) -> Range<u32> {
         self.start..self.end()
     }
-
-    /// The first `len` pages, or all of them if there are fewer.
-    fn prefix(self, len: u32) -> Run {
-        Run { start: self.start, len: self.len.min(len) }
-    }
 }
 
 /// Pages that were just taken, and how many of them, from the first on, are mapped.
@@ -112,16 +107,17 @@ impl Pages {
     pub(crate) fn take(&mut self, want: u32, enough: u32) -> Option<Taken> {
         let enough = enough.min(want);
         let run = self
-            .first_fit(Kind::WarmFree, enough)
-            .or_else(|| self.first_fit(Kind::Free, enough))
-            .or_else(|| self.first_fit(Kind::Free, 1))?;
-        Some(self.mark_taken(run.prefix(want)))
+            .first_fit(Kind::WarmFree, enough, want)
+            .or_else(|| self.first_fit(Kind::Free, enough, want))
+            .or_else(|| self.first_fit(Kind::Free, 1, want))?;
+        Some(self.mark_taken(run))
     }
 
     /// Takes exactly `want` neighbouring pages, at the lowest address where they are free.
     pub(crate) fn take_exact(&mut self, want: u32) -> Option<Taken> {
-        let run = self.first_fit(Kind::WarmFree, want).or_else(|| self.first_fit(Kind::Free, want))?;
-        Some(self.mark_taken(run.prefix(want)))
+        let run =
+            self.first_fit(Kind::WarmFree, want, want).or_else(|| self.first_fit(Kind::Free, want, want))?;
+        Some(self.mark_taken(run))
     }
 
     /// Takes up to `want` pages from page `at` on, so that the extent that ends there grows in place.
@@ -203,40 +199,28 @@ impl Pages {
         Taken { run, mapped: self.mapped_prefix(run) }
     }
 
-    /// The lowest run of at least `len` pages; all of it.
-    fn first_fit(&mut self, kind: Kind, len: u32) -> Option<Run> {
+    /// The lowest run of at least `len` pages, and up to `most` of it.
+    fn first_fit(&mut self, kind: Kind, len: u32, most: u32) -> Option<Run> {
         if kind == Kind::WarmFree && self.warm_free < len {
             return None;
         }
-        let mut from = self.low(kind);
-        let mut first = true;
-        while let Some(run) = self.next_run(kind, from) {
-            if first {
-                self.set_low(kind, run.start);
-                first = false;
-            }
-            if run.len >= len {
-                return Some(run);
-            }
-            from = run.end();
+        let first = self.next_run(kind, self.low(kind), most)?;
+        self.set_low(kind, first.start);
+        let mut run = first;
+        while run.len < len {
+            run = self.next_run(kind, run.end(), most)?;
         }
-        None
+        Some(run)
     }
 
     /// Like `first_fit` for warm pages, leaving `except` aside.
     fn first_fit_outside(&mut self, len: u32, except: Run) -> Option<Run> {
-        let found = self.first_fit(Kind::WarmFree, len)?;
-        if except.len == 0 || found.start != except.start {
-            return Some(found);
+        let mut run = self.first_fit(Kind::WarmFree, len, len)?;
+        while run.start == except.start || run.len < len {
+            let from = if run.start == except.start { except.end() } else { run.end() };
+            run = self.next_run(Kind::WarmFree, from, len)?;
         }
-        let mut from = found.end();
-        while let Some(run) = self.next_run(Kind::WarmFree, from) {
-            if run.len >= len {
-                return Some(run);
-            }
-            from = run.end();
-        }
-        None
+        Some(run)
     }
 
     fn low(&self, kind: Kind) -> u32 {
@@ -247,12 +231,12 @@ impl Pages {
         *(if kind == Kind::WarmFree { &mut self.low_warm } else { &mut self.low_free }) = page;
     }
 
-    /// The whole run at or after page `from`.
-    fn next_run(&self, kind: Kind, from: u32) -> Option<Run> {
+    /// The run at or after page `from`, and up to `most` pages of it.
+    fn next_run(&self, kind: Kind, from: u32, most: u32) -> Option<Run> {
         let limit = if kind == Kind::WarmFree { self.top } else { self.total };
         let start = self.find(kind, from, limit, true);
-        let end = self.find(kind, start, limit, false);
-        (start < end).then_some(Run { start, len: end - start })
+        let run = self.run_at(kind, start, most.min(limit - start.min(limit)));
+        (run.len > 0).then_some(run)
     }
 
     /// The run that starts at page `at`, cut to `max` pages; it may be empty.

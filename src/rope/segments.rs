@@ -182,7 +182,7 @@ impl Segments {
         if self.count() >= other.count() {
             self.extend(other);
         } else {
-            let front = mem::replace(self, Segments::default());
+            let front = mem::take(self);
             front.into_iter().rev().for_each(|bytes| other.push_front(bytes));
             *self = other;
         }

@@ -30,8 +30,7 @@ impl<'a> Room<'a> {
         self.iovec.iov_len
     }
 
-    /// Where the kernel will write; only the scripted kernel of the tests asks.
-    #[cfg(test)]
+    /// Where the kernel will write.
     pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {
         self.iovec.iov_base.cast()
     }

@@ -94,7 +94,9 @@ pub(crate) fn read(rooms: &mut [Room<'_>]) -> Option<nix::Result<usize>> {
                     return Ok(count);
                 };
                 // SAFETY: `at` is below the room's length.
-                unsafe { ptr::write(room.as_mut_ptr().add(at), byte) };
+                let to = unsafe { room.as_mut_ptr().add(at) };
+                // SAFETY: the room is memory to be written.
+                unsafe { ptr::write(to, byte) };
                 count += 1;
             }
         }

@@ -1,7 +1,6 @@
 //! Tests that need the inside: a kernel that follows a script, and a flat model of the rope.
 //!
 //! Constants are small here (two iovecs a call, pieces of four pages), so that every seam is met often.
-#![allow(clippy::unwrap_used)]
 
 mod finalize;
 mod model;

@@ -78,8 +78,10 @@ impl Mapping {
         let reservation = MmapRaw::from(MmapOptions::new().len(len).no_reserve_swap().map_anon()?);
         let address = |offset: usize| {
             debug_assert!(offset < len);
-            // SAFETY: within the reservation, whose address is not null.
-            unsafe { NonNull::new_unchecked(reservation.as_mut_ptr().add(offset)) }
+            // SAFETY: within the reservation.
+            let address = unsafe { reservation.as_mut_ptr().add(offset) };
+            // SAFETY: a mapping never starts at address zero.
+            unsafe { NonNull::new_unchecked(address) }
         };
         let mut cursor = rope.cursor();
         for range in &layout.copies {
