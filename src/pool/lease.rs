@@ -1,14 +1,15 @@
-//! Who owns which pages: a count on each page, and the free ones behind a lock.
+//! Who owns which pages: a count on each of them, and the free ones behind a lock.
 
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::arena::{Arena, Backing};
+use super::counts::Counts;
 use super::line::Line;
 use super::pages::{Pages, Run, Taken};
 use super::{ENOUGH, Pool, PoolOptions, PoolStats};
@@ -20,9 +21,7 @@ const TICK: u32 = 16;
 /// All pages of a pool.
 pub(super) struct Leases {
     arena: Arena,
-    /// How many leases each page belongs to. A page is free in `free` exactly if its count is 0, but
-    /// for the moment in which it changes hands.
-    counts: Box<[AtomicU32]>,
+    counts: Counts,
     free: Mutex<Free>,
     retain: u32,
     decay: Duration,
@@ -62,7 +61,7 @@ impl Leases {
         let total = arena.pages();
         let now = Instant::now();
         Ok(Leases {
-            counts: zeroed_counts(total as usize),
+            counts: Counts::new(total),
             free: Mutex::new(Free {
                 pages: Pages::new(total),
                 peak: 0,
@@ -126,36 +125,16 @@ impl Leases {
             free.peak = free.peak.max(free.pages.in_use());
             taken
         };
-        for count in self.counts(taken.run) {
-            // Only the taker knows of the page now, and the lock has ordered it after the last owner.
-            count.store(1, Ordering::Relaxed);
-        }
+        self.counts.take(taken.run);
         Some(taken)
-    }
-
-    /// Counts one more lease on each page. The caller holds one of them already.
-    fn add(&self, run: Run) {
-        for count in self.counts(run) {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
     }
 
     /// Counts one lease less on each page and gives back those that have none left.
     fn release(&self, run: Run) {
-        let mut start = run.start;
-        for (page, count) in run.range().zip(self.counts(run)) {
-            if !release_one(count) {
-                self.give(Run { start, len: page - start });
-                start = page + 1;
-            }
-        }
-        self.give(Run { start, len: run.end() - start });
+        self.counts.release(run, |run| self.give(run));
     }
 
     fn give(&self, run: Run) {
-        if run.len == 0 {
-            return;
-        }
         if self.zero_on_release {
             let written = self.free().pages.warm_prefix(run);
             self.arena.zero(Run { start: run.start, len: written });
@@ -210,8 +189,8 @@ impl Leases {
     pub(super) fn assert_invariants(&self) {
         let free = self.free();
         free.pages.assert_invariants();
-        for (page, count) in (0..).zip(&self.counts) {
-            assert_eq!(count.load(Ordering::Relaxed) > 0, free.pages.is_taken(page), "page {page}");
+        for page in 0..free.pages.total() {
+            assert_eq!(self.counts.is_leased(page), free.pages.is_taken(page), "page {page}");
         }
     }
 
@@ -224,10 +203,6 @@ impl Leases {
 
     pub(super) fn bytes(&self, pages: u32) -> u64 {
         u64::from(pages) * self.arena.page_size() as u64
-    }
-
-    fn counts(&self, run: Run) -> &[AtomicU32] {
-        &self.counts[run.start as usize..run.end() as usize]
     }
 
     /// Nothing panics while it holds this lock, so it cannot be poisoned.
@@ -267,29 +242,6 @@ impl Free {
         self.period = now;
         std::mem::replace(&mut self.idle, self.pages.warm_free())
     }
-}
-
-/// Returns whether this was the last lease.
-fn release_one(count: &AtomicU32) -> bool {
-    // As in `Arc`: the last owner has to see what the others did before the page changes hands. If this
-    // is the only lease, nobody else can add to the count, and no read-modify-write is needed.
-    if count.load(Ordering::Acquire) == 1 {
-        count.store(0, Ordering::Relaxed);
-        return true;
-    }
-    let last = count.fetch_sub(1, Ordering::Release) == 1;
-    if last {
-        fence(Ordering::Acquire);
-    }
-    last
-}
-
-/// Counts for as many pages, whose memory is not touched before it is used.
-#[allow(unsafe_code)] // there is no safe way to a large zeroed slice of atomics
-fn zeroed_counts(pages: usize) -> Box<[AtomicU32]> {
-    let zeroed = Box::into_raw(vec![0u32; pages].into_boxed_slice());
-    // SAFETY: the pointer comes from a box, and AtomicU32 has the size, alignment and bit validity of u32.
-    unsafe { Box::from_raw(zeroed as *mut [AtomicU32]) }
 }
 
 impl Lease {
@@ -349,7 +301,7 @@ impl Lease {
         let front_end = to_page(offset.div_ceil(page));
         let rest_start = to_page(offset / page);
         if rest_start < front_end {
-            self.leases().add(Run { start: rest_start, len: 1 });
+            self.leases().counts.add(Run { start: rest_start, len: 1 });
         }
         let front = Run { start: self.run.start, len: front_end - self.run.start };
         self.run = Run { start: rest_start, len: self.run.end() - rest_start };
@@ -360,7 +312,7 @@ impl Lease {
     pub(super) fn share_to(&self, offset: usize) -> Lease {
         let end = to_page(offset.div_ceil(self.leases().arena.page_size()));
         let run = Run { start: self.run.start, len: end - self.run.start };
-        self.leases().add(run);
+        self.leases().counts.add(run);
         Lease { pool: self.pool.clone(), run }
     }
 

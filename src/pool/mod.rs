@@ -3,7 +3,8 @@
 //! ```text
 //! arena.rs    one memfd, mapped once            (or anonymous memory)
 //! pages.rs    which pages are taken, which warm (pure)
-//! lease.rs    who owns which pages: a count on each
+//! counts.rs   how many leases each page belongs to
+//! lease.rs    who owns which pages, and what becomes of those that nobody owns
 //! bounce.rs   the way into pages that have no memory yet
 //! line.rs     who waits for pages
 //! extent.rs   a run of pages being filled, and the pieces cut off it
@@ -13,6 +14,7 @@ mod arena;
 mod bounce;
 #[cfg(test)]
 mod check;
+mod counts;
 mod extent;
 mod lease;
 mod line;
