@@ -1,5 +1,6 @@
 //! Frames whose payload is a rope.
 #![cfg(feature = "tokio")]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)] // a test fails by panicking
 
 use std::io::ErrorKind;
 

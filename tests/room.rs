@@ -1,4 +1,5 @@
 //! A pool at its capacity: who waits, in which order, and that nobody is forgotten.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)] // a test fails by panicking
 
 use std::future::Future;
 use std::io::{ErrorKind, Write};

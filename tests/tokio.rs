@@ -1,5 +1,6 @@
 //! Ropes on tokio's sockets and pipes, and through its traits.
 #![cfg(feature = "tokio")]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)] // a test fails by panicking
 
 use std::future::Future;
 use std::io::ErrorKind;

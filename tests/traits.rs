@@ -1,0 +1,425 @@
+//! Other people's traits, each behind its feature.
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
+#[allow(unused_imports)] // by some features
+use ropewalk::{Pool, Rope};
+
+/// A rope of three segments.
+#[allow(dead_code)] // without features
+fn three_pieces() -> Rope {
+    ["one, ", "two, ", "three"].into_iter().collect()
+}
+
+#[allow(dead_code)] // without features
+const WHOLE: &[u8] = b"one, two, three";
+
+#[cfg(feature = "arrow")]
+mod arrow {
+    use arrow_buffer::{Buffer, ScalarBuffer};
+
+    use super::*;
+
+    #[test]
+    fn a_view_is_a_buffer_of_numbers_without_a_copy() {
+        let pool = Pool::new().unwrap();
+        let mut rope = Rope::in_pool(&pool);
+        (0..10_000i64).for_each(|number| rope.extend_from_slice(&number.to_ne_bytes()));
+        let view = rope.finalize().unwrap();
+        let address = view.as_ptr();
+        let buffer = Buffer::from(view);
+        assert_eq!(buffer.as_ptr(), address);
+        let numbers = ScalarBuffer::<i64>::from(buffer);
+        assert!(numbers.iter().copied().eq(0..10_000));
+        assert!(pool.stats().in_use > 0, "the buffer keeps the pages");
+        drop(numbers);
+        assert_eq!(pool.stats().in_use, 0);
+    }
+}
+
+#[cfg(feature = "compio")]
+mod compio {
+    use std::io::ErrorKind;
+
+    use compio_buf::{IntoInner, IoBuf, IoBufMut, IoVectoredBuf, IoVectoredBufMut, SetLen};
+
+    use super::*;
+
+    #[test]
+    fn ropes_cursors_and_views_are_written() {
+        let rope = three_pieces();
+        assert_eq!(rope.iter_slice().flatten().copied().collect::<Vec<_>>(), WHOLE);
+        assert_eq!(rope.total_len(), WHOLE.len());
+        let mut cursor = rope.clone().into_cursor();
+        cursor.advance(7);
+        assert_eq!(cursor.total_len(), WHOLE.len() - 7);
+        assert_eq!(cursor.iter_slice().flatten().copied().collect::<Vec<_>>(), &WHOLE[7..]);
+        let rest = IoVectoredBuf::slice(rope.clone(), 7);
+        assert_eq!(rest.iter_slice().flatten().copied().collect::<Vec<_>>(), &WHOLE[7..]);
+        assert_eq!(rest.into_inner(), rope);
+        assert_eq!(rope.finalize().unwrap().as_init(), WHOLE);
+    }
+
+    /// What a runtime does: fills some of what it was lent, and says how much.
+    fn fill(buf: &mut impl IoVectoredBufMut, with: &[u8]) {
+        for (slot, byte) in buf.iter_uninit_slice().flatten().zip(with) {
+            slot.write(*byte);
+        }
+        // SAFETY: just written.
+        #[allow(unsafe_code)]
+        unsafe {
+            buf.advance_vec_to(with.len())
+        };
+    }
+
+    #[test]
+    fn consecutive_reads_fill_one_segment() {
+        for mut rope in [Rope::new(), Rope::in_pool(&Pool::new().unwrap())] {
+            for expected in 1..=50 {
+                let mut filling = rope.filling(100).unwrap();
+                assert_eq!((filling.buf_len(), filling.total_len()), (0, 0), "what is there is hidden");
+                assert!(filling.buf_capacity() <= 100 && filling.total_capacity() > 0);
+                fill(&mut filling, b"seven b");
+                assert_eq!(filling.as_init(), b"seven b");
+                rope = filling.into_rope();
+                assert_eq!(rope.len(), 7 * expected);
+            }
+            assert!(rope.num_segments() < 5, "{rope:?}");
+            assert_eq!(rope, b"seven b".repeat(50));
+        }
+    }
+
+    #[test]
+    fn shared_bytes_are_never_lent() {
+        let mut rope = Rope::in_pool(&Pool::new().unwrap());
+        rope.extend_from_slice(b"shared");
+        let clone = rope.clone();
+        let mut filling = rope.filling(6).unwrap();
+        filling.as_uninit().fill(std::mem::MaybeUninit::new(b'!'));
+        let room = filling.buf_capacity();
+        // SAFETY: just written.
+        #[allow(unsafe_code)]
+        unsafe {
+            filling.set_len(room)
+        };
+        assert_eq!(filling.into_rope(), b"shared!!!!!!");
+        assert_eq!(clone, b"shared");
+    }
+
+    #[test]
+    fn what_was_not_filled_goes_back() {
+        let pool = Pool::new().unwrap();
+        let filling = Rope::in_pool(&pool).filling(1 << 20).unwrap();
+        assert!(pool.stats().in_use > 0);
+        assert!(filling.into_rope().is_empty());
+        assert_eq!(pool.stats().in_use, 0);
+    }
+
+    #[test]
+    fn without_room_the_rope_comes_back() {
+        let pool = Pool::options().capacity(4096).create().unwrap();
+        let mut rope = Rope::in_pool(&pool);
+        rope.extend_from_slice(&[1; 4096]);
+        let (mut rope, error) = rope.filling(1).unwrap_err();
+        assert_eq!((rope.len(), error.kind()), (4096, ErrorKind::OutOfMemory));
+        rope.set_limit(4096);
+        let (_, error) = rope.filling(1).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::QuotaExceeded);
+    }
+}
+
+#[cfg(feature = "futures-io")]
+mod futures_io {
+    use std::io::SeekFrom;
+    use std::pin::Pin;
+    use std::task::{Context, Poll, Waker};
+
+    use ::futures_io::{AsyncBufRead, AsyncRead, AsyncSeek, AsyncWrite};
+
+    use super::*;
+
+    fn ready<T>(poll: Poll<std::io::Result<T>>) -> T {
+        match poll {
+            Poll::Ready(result) => result.unwrap(),
+            Poll::Pending => panic!("bytes in memory are always ready"),
+        }
+    }
+
+    #[test]
+    fn a_rope_is_read_from_its_front_and_written_at_its_end() {
+        let context = &mut Context::from_waker(Waker::noop());
+        let mut rope = three_pieces();
+        let mut into = [0; 8];
+        assert_eq!(ready(Pin::new(&mut rope).poll_read(context, &mut into)), 8);
+        assert_eq!(ready(Pin::new(&mut rope).poll_fill_buf(context)), b", ");
+        AsyncBufRead::consume(Pin::new(&mut rope), 2);
+        assert_eq!(ready(Pin::new(&mut rope).poll_write(context, b"!")), 1);
+        ready(Pin::new(&mut rope).poll_flush(context));
+        ready(Pin::new(&mut rope).poll_close(context));
+        assert_eq!(rope, b"three!");
+    }
+
+    #[test]
+    fn a_cursor_is_read_and_sought_in() {
+        let context = &mut Context::from_waker(Waker::noop());
+        let rope = three_pieces();
+        let mut cursor = rope.cursor();
+        assert_eq!(ready(Pin::new(&mut cursor).poll_seek(context, SeekFrom::End(-5))), 10);
+        assert_eq!(ready(Pin::new(&mut cursor).poll_fill_buf(context)), b"three");
+        AsyncBufRead::consume(Pin::new(&mut cursor), 3);
+        let mut into = [0; 8];
+        assert_eq!(ready(Pin::new(&mut cursor).poll_read(context, &mut into)), 2);
+        assert_eq!(ready(Pin::new(&mut cursor).poll_read(context, &mut into)), 0);
+        assert_eq!(rope, WHOLE);
+    }
+}
+
+#[cfg(feature = "http-body")]
+mod http_body {
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+    use std::future::Future;
+    use std::io::ErrorKind;
+    use std::pin::{Pin, pin};
+    use std::task::{Context, Poll, Waker};
+
+    use ::http_body::{Body, Frame, SizeHint};
+    use bytes::Bytes;
+    use http::HeaderMap;
+    use ropewalk::BodyError;
+
+    use super::*;
+
+    fn now<T>(future: impl Future<Output = T>) -> T {
+        match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(value) => value,
+            Poll::Pending => panic!("these bodies are always ready"),
+        }
+    }
+
+    fn next<B: Body<Error = Infallible> + Unpin>(body: &mut B) -> Option<Frame<B::Data>> {
+        match Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(frame) => frame.map(Result::unwrap),
+            Poll::Pending => panic!("a rope is always ready"),
+        }
+    }
+
+    fn trailers() -> HeaderMap {
+        HeaderMap::from_iter([(http::header::ETAG, http::HeaderValue::from_static("x"))])
+    }
+
+    /// Frames of the caller's choice, of no known length.
+    struct Frames(VecDeque<Result<Frame<Bytes>, &'static str>>);
+
+    impl Frames {
+        fn of(data: &[&'static [u8]]) -> Frames {
+            Frames(data.iter().map(|piece| Ok(Frame::data(Bytes::from_static(piece)))).collect())
+        }
+    }
+
+    impl Body for Frames {
+        type Data = Bytes;
+        type Error = &'static str;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
+            Poll::Ready(self.0.pop_front())
+        }
+    }
+
+    #[test]
+    fn a_rope_is_a_body_of_its_segments() {
+        let mut body = three_pieces();
+        for (piece, left) in [("one, ", 15), ("two, ", 10), ("three", 5)] {
+            assert!(!body.is_end_stream());
+            assert_eq!(body.size_hint().exact(), Some(left));
+            assert_eq!(next(&mut body).unwrap().into_data().unwrap(), piece);
+        }
+        assert!(body.is_end_stream() && next(&mut body).is_none());
+        assert_eq!(body.size_hint().exact(), Some(0));
+    }
+
+    #[test]
+    fn trailers_come_last() {
+        let mut body = Rope::from("data").with_trailers(trailers());
+        assert_eq!(body.size_hint().exact(), Some(4));
+        assert_eq!(next(&mut body).unwrap().into_data().unwrap(), "data");
+        assert!(!body.is_end_stream());
+        assert_eq!(next(&mut body).unwrap().into_trailers().unwrap(), trailers());
+        assert!(body.is_end_stream() && next(&mut body).is_none());
+    }
+
+    #[test]
+    fn what_one_rope_sends_the_other_receives() {
+        let pool = Pool::new().unwrap();
+        for mut rope in [Rope::new(), Rope::in_pool(&pool)] {
+            let got = now(rope.receive_body(three_pieces().with_trailers(trailers()))).unwrap();
+            assert_eq!((got, &rope), (Some(trailers()), &three_pieces()));
+        }
+        assert_eq!(now(Rope::new().receive_body(Rope::new())).unwrap(), None);
+    }
+
+    #[test]
+    fn long_pieces_are_kept_as_they_are_unless_there_is_a_pool() {
+        static LONG: [u8; 100_000] = [7; 100_000];
+        let mut rope = Rope::new();
+        now(rope.receive_body(Frames::of(&[&LONG, b"short", b"short"]))).unwrap();
+        assert_eq!(rope.segments().next().unwrap().as_ptr(), LONG.as_ptr());
+        assert_eq!(rope.num_segments(), 2);
+        let pool = Pool::new().unwrap();
+        let mut rope = Rope::in_pool(&pool);
+        now(rope.receive_body(Frames::of(&[&LONG, b"short"]))).unwrap();
+        assert!(pool.stats().in_use >= 100_005);
+        assert_eq!(rope.finalize().unwrap().copied_bytes(), 0);
+    }
+
+    #[test]
+    fn a_body_beyond_the_limit_is_an_error_that_keeps_what_fits() {
+        let pool = Pool::new().unwrap();
+        for mut rope in [Rope::new(), Rope::in_pool(&pool)] {
+            rope.set_limit(7);
+            match now(rope.receive_body(Frames::of(&[b"four", b"five!"]))).unwrap_err() {
+                BodyError::Rope(error) => assert_eq!(error.kind(), ErrorKind::QuotaExceeded),
+                other => panic!("{other}"),
+            }
+            assert_eq!(rope, b"fourfiv");
+        }
+    }
+
+    #[test]
+    fn a_body_that_says_it_is_too_long_is_not_even_begun() {
+        struct Huge;
+
+        impl Body for Huge {
+            type Data = Bytes;
+            type Error = Infallible;
+
+            fn poll_frame(
+                self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+            ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+                panic!("polled")
+            }
+
+            fn size_hint(&self) -> SizeHint {
+                SizeHint::with_exact(u64::MAX)
+            }
+        }
+
+        let mut rope = Rope::new();
+        rope.set_limit(1 << 30);
+        let error = std::io::Error::from(now(rope.receive_body(Huge)).unwrap_err());
+        assert_eq!(error.kind(), ErrorKind::QuotaExceeded);
+    }
+
+    #[test]
+    fn a_body_that_fails_leaves_what_came_before() {
+        let mut body = Frames::of(&[b"before"]);
+        body.0.push_back(Err("broken"));
+        let mut rope = Rope::new();
+        let error = now(rope.receive_body(body)).unwrap_err();
+        assert_eq!(error.to_string(), "the body failed: broken");
+        assert_eq!(rope, b"before");
+    }
+
+    #[test]
+    fn a_full_pool_is_an_error() {
+        let pool = Pool::options().capacity(4096).create().unwrap();
+        let mut rope = Rope::in_pool(&pool);
+        let error = now(rope.receive_body(Frames::of(&[&[1; 4096], &[2; 10]]))).unwrap_err();
+        assert_eq!(std::io::Error::from(error).kind(), ErrorKind::OutOfMemory);
+        assert_eq!(rope, [1; 4096]);
+        assert_eq!(pool.stats().fallbacks, 0);
+    }
+}
+
+#[cfg(feature = "serde")]
+mod serde {
+    use ropewalk::View;
+
+    use super::*;
+
+    #[test]
+    fn ropes_and_views_pass_through_a_format_without_byte_strings() {
+        let json = serde_json::to_string(&Rope::from("\u{1}\u{2}")).unwrap();
+        assert_eq!(json, "[1,2]");
+        let rope: Rope = serde_json::from_str(&serde_json::to_string(&three_pieces()).unwrap()).unwrap();
+        assert_eq!(rope, WHOLE);
+        let view = three_pieces().finalize().unwrap();
+        let view: View = serde_json::from_str(&serde_json::to_string(&view).unwrap()).unwrap();
+        assert_eq!(&*view, WHOLE);
+        assert_eq!(serde_json::from_str::<Rope>("\"text\"").unwrap(), b"text");
+        assert!(serde_json::from_str::<Rope>("[256]").is_err());
+        assert!(serde_json::from_str::<Rope>("{}").is_err());
+    }
+}
+
+#[cfg(feature = "tracing")]
+mod tracing {
+    use std::fmt::{Debug, Write};
+    use std::sync::{Arc, Mutex};
+
+    use ::tracing::field::{Field, Visit};
+    use ::tracing::span::{Attributes, Id, Record};
+    use ::tracing::{Event, Metadata, Subscriber};
+
+    use super::*;
+
+    /// Writes down what it is told.
+    #[derive(Clone, Default)]
+    struct Notes(Arc<Mutex<String>>);
+
+    impl Subscriber for Notes {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            metadata.target() == "ropewalk"
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn event(&self, event: &Event<'_>) {
+            let mut line = event.metadata().level().to_string();
+            event.record(&mut Line(&mut line));
+            writeln!(self.0.lock().unwrap(), "{line}").unwrap();
+        }
+
+        fn enter(&self, _: &Id) {}
+
+        fn exit(&self, _: &Id) {}
+    }
+
+    struct Line<'a>(&'a mut String);
+
+    impl Visit for Line<'_> {
+        fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+            write!(self.0, " {field}={value:?}").unwrap();
+        }
+    }
+
+    #[test]
+    fn the_pool_tells_what_happens() {
+        let notes = Notes::default();
+        ::tracing::subscriber::with_default(notes.clone(), || {
+            let pool = Pool::options().capacity(1 << 20).create().unwrap();
+            let mut rope = Rope::in_pool(&pool);
+            rope.extend_from_slice(&[1; (1 << 20) + 10]);
+            rope.finalize().unwrap();
+            pool.trim().unwrap();
+        });
+        let notes = notes.0.lock().unwrap();
+        for expected in [
+            "DEBUG message=pool created capacity=1048576 backing=Memfd",
+            "DEBUG message=no room in the pool, memory taken from the heap",
+            "TRACE message=rope finalised",
+            "DEBUG message=pool trimmed bytes=",
+        ] {
+            assert!(notes.contains(expected), "{expected} is not in\n{notes}");
+        }
+    }
+}
