@@ -51,7 +51,7 @@ mod tests;
 mod view;
 
 #[cfg(feature = "compio")]
-pub use interop::Filling;
+pub use interop::Lent;
 #[cfg(feature = "http-body")]
 pub use interop::{BodyError, RopeBody};
 #[cfg(feature = "tokio")]

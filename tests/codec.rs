@@ -17,7 +17,7 @@ fn pattern(len: usize) -> Vec<u8> {
 }
 
 fn payloads() -> Vec<Vec<u8>> {
-    [0, 1, 5, 2047, 2048, 100_000, MAX].map(pattern).to_vec()
+    [0, 1, 511, 512, 2048, 100_000, MAX].map(pattern).to_vec()
 }
 
 #[tokio::test]

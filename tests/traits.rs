@@ -72,20 +72,59 @@ mod compio {
     }
 
     #[test]
-    fn consecutive_reads_fill_one_segment() {
-        for mut rope in [Rope::new(), Rope::in_pool(&Pool::new().unwrap())] {
-            for expected in 1..=50 {
-                let mut filling = rope.filling(100).unwrap();
-                assert_eq!((filling.buf_len(), filling.total_len()), (0, 0), "what is there is hidden");
-                assert!(filling.buf_capacity() <= 100 && filling.total_capacity() > 0);
-                fill(&mut filling, b"seven b");
-                assert_eq!(filling.as_init(), b"seven b");
-                rope = filling.into_rope();
-                assert_eq!(rope.len(), 7 * expected);
-            }
-            assert!(rope.num_segments() < 5, "{rope:?}");
-            assert_eq!(rope, b"seven b".repeat(50));
+    fn consecutive_reads_lie_side_by_side() {
+        let pool = Pool::new().unwrap();
+        let mut rope = Rope::in_pool(&pool);
+        for expected in 1..=1000 {
+            let mut lent = rope.lend(10_000).unwrap();
+            assert_eq!((lent.buf_len(), lent.total_len()), (0, 0), "it is empty");
+            assert!((7..=10_000).contains(&lent.buf_capacity()));
+            assert_eq!(lent.total_capacity(), lent.buf_capacity());
+            fill(&mut lent, b"seven b");
+            assert_eq!(lent.as_init(), b"seven b");
+            assert_eq!(rope.len(), 7 * (expected - 1), "not before it is back");
+            rope.take_back(lent);
+            assert_eq!(rope.len(), 7 * expected);
         }
+        assert_eq!(rope, b"seven b".repeat(1000));
+        assert_eq!(rope.finalize().unwrap().copied_bytes(), 0);
+    }
+
+    #[test]
+    fn no_read_is_left_with_scraps() {
+        let mut rope = Rope::new();
+        for _ in 0..50 {
+            let mut lent = rope.lend(100).unwrap();
+            assert!(lent.buf_capacity() == 100);
+            fill(&mut lent, &[7; 99]);
+            rope.take_back(lent);
+        }
+        assert_eq!(rope, [7; 50 * 99]);
+    }
+
+    #[test]
+    fn a_cancelled_read_takes_nothing_with_it() {
+        let pool = Pool::new().unwrap();
+        let mut rope = Rope::in_pool(&pool);
+        rope.extend_from_slice(b"before");
+        let mut lent = rope.lend(1 << 20).unwrap();
+        fill(&mut lent, b"lost");
+        assert!(pool.stats().in_use > 1 << 20);
+        drop(lent);
+        assert_eq!(rope, b"before");
+        assert_eq!(pool.stats().in_use, 4096);
+        rope.extend_from_slice(b", after");
+        assert_eq!(rope, b"before, after");
+    }
+
+    #[test]
+    fn what_was_written_meanwhile_comes_first() {
+        let mut rope = Rope::from("one, ");
+        let mut lent = rope.lend(100).unwrap();
+        fill(&mut lent, b"three");
+        rope.extend_from_slice(b"two, ");
+        rope.take_back(lent);
+        assert_eq!(rope, WHOLE);
     }
 
     #[test]
@@ -93,37 +132,42 @@ mod compio {
         let mut rope = Rope::in_pool(&Pool::new().unwrap());
         rope.extend_from_slice(b"shared");
         let clone = rope.clone();
-        let mut filling = rope.filling(6).unwrap();
-        filling.as_uninit().fill(std::mem::MaybeUninit::new(b'!'));
-        let room = filling.buf_capacity();
+        let mut lent = rope.lend(6).unwrap();
+        lent.as_uninit().fill(std::mem::MaybeUninit::new(b'!'));
         // SAFETY: just written.
         #[allow(unsafe_code)]
         unsafe {
-            filling.set_len(room)
+            lent.set_len(6)
         };
-        assert_eq!(filling.into_rope(), b"shared!!!!!!");
+        rope.take_back(lent);
+        assert_eq!(rope, b"shared!!!!!!");
         assert_eq!(clone, b"shared");
     }
 
     #[test]
     fn what_was_not_filled_goes_back() {
         let pool = Pool::new().unwrap();
-        let filling = Rope::in_pool(&pool).filling(1 << 20).unwrap();
+        let mut rope = Rope::in_pool(&pool);
+        let lent = rope.lend(1 << 20).unwrap();
         assert!(pool.stats().in_use > 0);
-        assert!(filling.into_rope().is_empty());
+        rope.take_back(lent);
+        assert!(rope.is_empty());
         assert_eq!(pool.stats().in_use, 0);
     }
 
     #[test]
-    fn without_room_the_rope_comes_back() {
+    fn without_room_nothing_is_lent() {
         let pool = Pool::options().capacity(4096).create().unwrap();
         let mut rope = Rope::in_pool(&pool);
-        rope.extend_from_slice(&[1; 4096]);
-        let (mut rope, error) = rope.filling(1).unwrap_err();
-        assert_eq!((rope.len(), error.kind()), (4096, ErrorKind::OutOfMemory));
+        rope.extend_from_slice(&[1; 4090]);
+        let mut lent = rope.lend(100).unwrap();
+        assert_eq!(lent.buf_capacity(), 6, "better than nothing");
+        rope.take_back(lent);
+        rope.extend_from_slice(&[1; 6]);
+        assert_eq!(rope.lend(1).unwrap_err().kind(), ErrorKind::OutOfMemory);
         rope.set_limit(4096);
-        let (_, error) = rope.filling(1).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::QuotaExceeded);
+        assert_eq!(rope.lend(1).unwrap_err().kind(), ErrorKind::QuotaExceeded);
+        assert_eq!(rope, [1; 4096]);
     }
 }
 

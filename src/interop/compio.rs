@@ -14,7 +14,13 @@ use crate::recv::LimitReached;
 use crate::rope::{Cursor, Rope};
 use crate::view::View;
 
+/// Fewest bytes that are lent where more are wanted, unless memory is short.
+const LEAST: usize = 4096;
+
 /// For gather writes. What was sent does not leave the rope by itself: [`Rope::advance`] by the count.
+///
+/// The kernel takes at most 1 024 segments in one call, and a runtime that passes on all there are is
+/// refused beyond that: [`split`](Rope::split_to) such a rope.
 impl IoVectoredBuf for Rope {
     fn iter_slice(&self) -> impl Iterator<Item = &[u8]> {
         self.chunks()
@@ -43,113 +49,97 @@ impl IoBuf for View {
 }
 
 impl Rope {
-    /// Lends the room behind the rope to one completion-based read, of up to `want` bytes. The rope
-    /// goes with it, and comes back with what was read by [`Filling::into_rope`]. Until then the whole
-    /// room is in use, whatever comes: the kernel may write into it at any time.
+    /// Lends the room behind the rope to one completion-based read, of up to `want` bytes. When it is
+    /// done, [`take_back`](Rope::take_back) appends what was read, as one segment.
+    ///
+    /// The rope's own bytes stay where they are, so a read that is cancelled costs nothing but what it
+    /// read. Until the room is back or dropped all of it is in use: the kernel may write there at any
+    /// time.
     ///
     /// # Errors
     ///
     /// [`OutOfMemory`](io::ErrorKind::OutOfMemory) when the pool is at its capacity or the system has no
     /// memory, [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) when the rope is at its
-    /// [limit](Rope::set_limit). The rope comes back beside the error.
+    /// [limit](Rope::set_limit).
     ///
     /// # Examples
     ///
     /// ```
-    /// use compio_buf::{IoBufMut, SetLen};
+    /// use compio_buf::IoBufMut;
     /// use ropewalk::Rope;
     ///
-    /// let mut filling = Rope::from("before, ").filling(4096).map_err(|(_, error)| error)?;
+    /// let mut rope = Rope::from("before, ");
+    /// let mut lent = rope.lend(4096)?;
     /// // What a runtime does with the memory that it was given:
-    /// filling.extend_from_slice(b"behind")?;
-    /// assert_eq!(filling.into_rope(), b"before, behind");
+    /// lent.extend_from_slice(b"behind")?;
+    /// rope.take_back(lent);
+    /// assert_eq!(rope, b"before, behind");
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn filling(mut self, want: usize) -> Result<Filling, (Rope, io::Error)> {
-        let want = want.min(self.limit().saturating_sub(self.len()));
-        if want == 0 {
-            let error = LimitReached(self.limit()).into();
-            return Err((self, error));
+    pub fn lend(&mut self, want: usize) -> io::Result<Lent> {
+        let allowed = self.limit().saturating_sub(self.len());
+        if allowed == 0 {
+            return Err(LimitReached(self.limit()).into());
         }
-        match self.make_room(want).map(|tail| tail.spare_mut().len()) {
-            Ok(room) => Ok(Filling { rope: self, filled: 0, room: room.min(want) }),
-            Err(error) => Err((self, error)),
-        }
+        let want = want.clamp(1, allowed);
+        let mut room = self.take_tail(want, LEAST)?;
+        let lent = room.spare_mut().len().min(want);
+        Ok(Lent { room, filled: 0, lent })
+    }
+
+    /// Appends what was read into `lent`. No copy.
+    pub fn take_back(&mut self, mut lent: Lent) {
+        // SAFETY: whoever called `set_len` has promised that so many bytes were written.
+        unsafe { lent.room.fill(lent.filled) };
+        self.replace_tail(lent.room);
+        self.cut_pieces();
+        self.give_back_spare();
     }
 }
 
-/// A rope while the room behind it is being filled; see [`Rope::filling`].
-///
-/// To the runtime it is that room alone, empty at first: a read can neither see nor overwrite what is
-/// in the rope.
-pub struct Filling {
-    rope: Rope,
-    /// Bytes of the room that were written, from its start on. `filled <= room`.
+/// Room behind a rope that a read owns while the kernel fills it; see [`Rope::lend`].
+pub struct Lent {
+    room: Extent,
+    /// Bytes that were written, from the start on. `filled <= lent`.
     filled: usize,
-    /// Bytes at the start of the tail's spare memory that are lent. Not changed while this lives.
-    room: usize,
+    /// Bytes at the start of the room that may be written.
+    lent: usize,
 }
 
-impl Filling {
-    /// The rope, with what was read at its end.
-    pub fn into_rope(mut self) -> Rope {
-        if let Some(tail) = self.rope.tail_mut() {
-            // SAFETY: whoever called `set_len` has promised that so many bytes were written.
-            unsafe { tail.fill(self.filled) };
-        }
-        self.rope.cut_pieces();
-        self.rope.give_back_spare();
-        self.rope
-    }
-
-    fn filled(&self) -> &[u8] {
-        // SAFETY: as in `into_rope`; nothing has moved the start of the spare memory since.
-        self.rope.tail().map_or(&[], |tail| unsafe { tail.written(self.filled) })
-    }
-
-    fn room(&mut self) -> &mut [MaybeUninit<u8>] {
-        let spare = self.rope.tail_mut().map_or(&mut [][..], Extent::spare_mut);
-        &mut spare[..self.room]
-    }
-}
-
-impl IoBuf for Filling {
+impl IoBuf for Lent {
     fn as_init(&self) -> &[u8] {
-        self.filled()
+        // SAFETY: as in `take_back`.
+        unsafe { self.room.written(self.filled) }
     }
 }
 
-impl IoBufMut for Filling {
+impl IoBufMut for Lent {
     fn as_uninit(&mut self) -> &mut [MaybeUninit<u8>] {
-        self.room()
+        &mut self.room.spare_mut()[..self.lent]
     }
 }
 
-impl SetLen for Filling {
+impl SetLen for Lent {
     unsafe fn set_len(&mut self, len: usize) {
-        assert!(len <= self.room, "set_len: {len} is beyond the {} bytes that were lent", self.room);
+        assert!(len <= self.lent, "set_len: {len} is beyond the {} bytes that were lent", self.lent);
         self.filled = len;
     }
 }
 
-impl IoVectoredBuf for Filling {
+impl IoVectoredBuf for Lent {
     fn iter_slice(&self) -> impl Iterator<Item = &[u8]> {
-        iter::once(self.filled())
+        iter::once(self.as_init())
     }
 }
 
-impl IoVectoredBufMut for Filling {
+impl IoVectoredBufMut for Lent {
     fn iter_uninit_slice(&mut self) -> impl Iterator<Item = &mut [MaybeUninit<u8>]> {
-        iter::once(self.room())
+        iter::once(self.as_uninit())
     }
 }
 
-impl fmt::Debug for Filling {
+impl fmt::Debug for Lent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Filling")
-            .field("rope", &self.rope)
-            .field("filled", &self.filled)
-            .field("room", &self.room)
-            .finish()
+        f.debug_struct("Lent").field("filled", &self.filled).field("lent", &self.lent).finish()
     }
 }

@@ -1,6 +1,6 @@
 //! Conversions and comparisons.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 use crate::rope::Rope;
 
@@ -19,13 +19,28 @@ macro_rules! from_owned {
 
 from_owned!(Bytes, BytesMut, Vec<u8>, Box<[u8]>, String, &'static [u8], &'static str);
 
-impl From<Rope> for Vec<u8> {
-    /// Copies, unless the rope is one segment that nobody shares.
-    fn from(mut rope: Rope) -> Vec<u8> {
-        if rope.num_segments() > 1 {
-            return rope.to_vec();
+macro_rules! into_owned {
+    ($($into:ty),*) => {$(
+        impl From<Rope> for $into {
+            /// Copies, unless the rope is one segment of the heap that nobody shares.
+            fn from(mut rope: Rope) -> $into {
+                if rope.num_segments() > 1 {
+                    let mut all = <$into>::with_capacity(rope.len());
+                    rope.chunks().for_each(|chunk| all.extend_from_slice(chunk));
+                    return all;
+                }
+                rope.pop_front().unwrap_or_default().into()
+            }
         }
-        rope.pop_front().map_or_else(Vec::new, Vec::from)
+    )*};
+}
+
+into_owned!(Vec<u8>, BytesMut);
+
+impl From<Rope> for Bytes {
+    /// Without a copy if the rope is one segment, else as cheaply as [`Rope::finalize`] can.
+    fn from(mut rope: Rope) -> Bytes {
+        rope.copy_to_bytes(rope.len())
     }
 }
 

@@ -22,15 +22,16 @@ mod tokio;
 #[cfg(feature = "tokio")]
 pub use self::codec::RopeCodec;
 #[cfg(feature = "compio")]
-pub use self::compio::Filling;
+pub use self::compio::Lent;
 #[cfg(feature = "http-body")]
 pub use self::http_body::{BodyError, RopeBody};
 #[cfg(feature = "tokio")]
 pub use self::tokio::{Outgoing, ReadRope, WhenRoom, WriteRope};
 
-/// Pieces from this length on are kept rather than copied: see `docs/design.md`.
+/// Pieces from this length on are kept rather than copied. To keep a segment and to send it costs as
+/// much as to copy a few hundred bytes.
 #[cfg(any(feature = "http-body", feature = "tokio"))]
-const KEEP: usize = 2048;
+const KEEP: usize = 512;
 
 /// Appends a piece of somebody else's memory, copied if it is so short that a segment costs more.
 #[cfg(any(feature = "http-body", feature = "tokio"))]

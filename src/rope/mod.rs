@@ -154,6 +154,22 @@ impl Rope {
     /// rope.push(vec![b'!'; 3]);
     /// assert_eq!((rope.len(), rope.num_segments()), (9, 2));
     /// ```
+    ///
+    /// Whatever owns bytes can be a segment, a memory-mapped file for one:
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use memmap2::Mmap;
+    /// use ropewalk::Rope;
+    ///
+    /// let file = std::fs::File::open("/proc/self/exe")?;
+    /// // SAFETY: nobody changes a program's file while it runs.
+    /// let map = unsafe { Mmap::map(&file)? };
+    /// let mut rope = Rope::from("a header, and then ");
+    /// rope.push(Bytes::from_owner(map));
+    /// assert_eq!(rope.len() as u64, 19 + file.metadata()?.len());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[inline]
     pub fn push(&mut self, bytes: impl Into<Bytes>) {
         self.push_bytes(bytes.into());

@@ -148,9 +148,20 @@ impl Rope {
         self.tail.as_ref().map_or(0, Extent::spare)
     }
 
+    /// Takes the room behind the bytes away, committed for `want` bytes or for fewer, but for
+    /// fewer than `least` only where memory is short: a tail that cannot grow that far is replaced.
     #[cfg(feature = "compio")]
-    pub(crate) fn tail(&self) -> Option<&Extent> {
-        self.tail.as_ref()
+    pub(crate) fn take_tail(&mut self, want: usize, least: usize) -> io::Result<Extent> {
+        let least = want.min(least);
+        let enough = |tail: &mut Extent| tail.spare() >= least || (tail.grow(want) && tail.spare() >= least);
+        if self.tail.as_mut().is_some_and(|tail| !enough(tail)) {
+            if let Ok(fresh) = self.new_extent(self.generous(want)) {
+                self.replace_tail(fresh);
+            }
+        }
+        self.make_room(want)?;
+        self.freeze();
+        Ok(self.tail.take().expect("room was made in it"))
     }
 
     pub(crate) fn tail_len(&self) -> usize {
