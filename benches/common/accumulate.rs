@@ -1,0 +1,197 @@
+//! The ways to receive a payload and have it contiguous in the end, each written once.
+
+use std::collections::VecDeque;
+use std::io::{self, Read};
+use std::net::TcpStream;
+
+use buf_list::BufList;
+use bytes::{Bytes, BytesMut};
+use bytes_utils::SegmentedBuf;
+use linkedbytes::LinkedBytes;
+use ropewalk::{Pool, Rope};
+use rustix::net::RecvFlags;
+
+use crate::gather::Pieces;
+
+/// What is about to arrive.
+#[derive(Clone, Copy)]
+pub struct Message {
+    /// Its size. Only those may use it whose name says that they know it.
+    pub size: usize,
+    /// Whether more follows it on the connection. If not, the end of the stream is its end.
+    pub framed: bool,
+}
+
+impl Message {
+    /// Most bytes that may be taken from the connection.
+    #[must_use]
+    pub fn most(self) -> usize {
+        if self.framed { self.size } else { usize::MAX }
+    }
+}
+
+/// Is shown the payload, contiguous, while it lives.
+pub type Whole<'a> = &'a mut dyn FnMut(&[u8]);
+
+/// A way to receive. What it keeps between messages, a pool or an allocation, is warm for the next one.
+pub trait Accumulate {
+    /// Receives one message, shows it, and releases it.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel reports.
+    fn receive(&mut self, socket: &TcpStream, message: Message, whole: Whole<'_>) -> io::Result<()>;
+}
+
+type Make = fn() -> Box<dyn Accumulate>;
+
+/// All of them by name.
+pub const VARIANTS: [(&str, Make); 12] = [
+    ("ropewalk", || Box::<Ropewalk>::default()),
+    ("ropewalk, known size", || Box::new(Ropewalk { known: true, ..Ropewalk::default() })),
+    ("Vec, known size", || Box::new(Known)),
+    ("Vec, doubling", || Box::new(Doubling)),
+    ("Vec, read_to_end", || Box::new(ReadToEnd)),
+    ("Vec, reused", || Box::<Reused>::default()),
+    ("BytesMut", || Box::new(Mutable)),
+    ("list + concat", || Box::<Pieces<Vec<Bytes>>>::default()),
+    ("VecDeque<Bytes>", || Box::<Pieces<VecDeque<Bytes>>>::default()),
+    ("buf-list", || Box::<Pieces<BufList>>::default()),
+    ("SegmentedBuf", || Box::<Pieces<SegmentedBuf<Bytes>>>::default()),
+    ("linkedbytes", || Box::<Pieces<LinkedBytes>>::default()),
+];
+
+/// The variant of this name, fresh.
+///
+/// # Panics
+///
+/// If there is none.
+#[must_use]
+pub fn variant(name: &str) -> Box<dyn Accumulate> {
+    let found = VARIANTS.iter().find(|(known, _)| *known == name);
+    found.unwrap_or_else(|| panic!("no variant is called {name:?}")).1()
+}
+
+/// This crate: a rope in a pool, finalised.
+struct Ropewalk {
+    pool: Pool,
+    known: bool,
+}
+
+impl Default for Ropewalk {
+    fn default() -> Ropewalk {
+        Ropewalk { pool: Pool::new().expect("a pool"), known: false }
+    }
+}
+
+impl Accumulate for Ropewalk {
+    fn receive(&mut self, socket: &TcpStream, message: Message, whole: Whole<'_>) -> io::Result<()> {
+        let mut rope = Rope::in_pool(&self.pool);
+        if self.known {
+            rope.reserve(message.size)?;
+        }
+        while rope.readv_up_to(socket, message.most() - rope.len())? > 0 {}
+        whole(&rope.finalize()?);
+        Ok(())
+    }
+}
+
+/// malloc(3) of the size, and recv(2) until it is full.
+struct Known;
+
+impl Accumulate for Known {
+    fn receive(&mut self, socket: &TcpStream, message: Message, whole: Whole<'_>) -> io::Result<()> {
+        let mut payload = Vec::with_capacity(message.size);
+        while payload.len() < message.size && recv_vec(socket, &mut payload, message.size)? > 0 {}
+        whole(&payload);
+        Ok(())
+    }
+}
+
+/// Fewest bytes to have room for.
+const LEAST: usize = 8 << 10;
+
+/// A `Vec` whose capacity doubles when it is full; nothing is zeroed.
+struct Doubling;
+
+impl Accumulate for Doubling {
+    fn receive(&mut self, socket: &TcpStream, message: Message, whole: Whole<'_>) -> io::Result<()> {
+        let mut payload = Vec::new();
+        loop {
+            let left = message.most() - payload.len();
+            if payload.len() == payload.capacity() {
+                payload.reserve(LEAST.min(left));
+            }
+            if left == 0 || recv_vec(socket, &mut payload, left)? == 0 {
+                break;
+            }
+        }
+        whole(&payload);
+        Ok(())
+    }
+}
+
+/// The standard library's way.
+struct ReadToEnd;
+
+impl Accumulate for ReadToEnd {
+    fn receive(&mut self, socket: &TcpStream, message: Message, whole: Whole<'_>) -> io::Result<()> {
+        let mut payload = Vec::new();
+        socket.take(message.most() as u64).read_to_end(&mut payload)?;
+        whole(&payload);
+        Ok(())
+    }
+}
+
+/// One resident allocation of the right size for all messages: the limit.
+#[derive(Default)]
+struct Reused(Vec<u8>);
+
+impl Accumulate for Reused {
+    fn receive(&mut self, socket: &TcpStream, message: Message, whole: Whole<'_>) -> io::Result<()> {
+        self.0.clear();
+        self.0.reserve_exact(message.size);
+        while self.0.len() < message.size && recv_vec(socket, &mut self.0, message.size)? > 0 {}
+        whole(&self.0);
+        Ok(())
+    }
+}
+
+/// A `BytesMut` that grows, frozen in the end.
+struct Mutable;
+
+impl Accumulate for Mutable {
+    fn receive(&mut self, socket: &TcpStream, message: Message, whole: Whole<'_>) -> io::Result<()> {
+        let mut payload = BytesMut::new();
+        loop {
+            let left = message.most() - payload.len();
+            if payload.len() == payload.capacity() {
+                payload.reserve(LEAST.min(left));
+            }
+            if left == 0 || recv(socket, &mut payload, left)? == 0 {
+                break;
+            }
+        }
+        whole(&payload.freeze());
+        Ok(())
+    }
+}
+
+/// recv(2) into the spare capacity, at most `most` bytes.
+pub(crate) fn recv(socket: &TcpStream, into: &mut BytesMut, most: usize) -> io::Result<usize> {
+    let spare = into.spare_capacity_mut();
+    let room = spare.len().min(most);
+    let count = rustix::net::recv(socket, &mut spare[..room], RecvFlags::empty())?.1;
+    // SAFETY: the kernel has filled that many bytes of the spare capacity.
+    unsafe { into.set_len(into.len() + count) };
+    Ok(count)
+}
+
+fn recv_vec(socket: &TcpStream, into: &mut Vec<u8>, most: usize) -> io::Result<usize> {
+    let spare = into.spare_capacity_mut();
+    let room = spare.len().min(most);
+    let count = rustix::net::recv(socket, &mut spare[..room], RecvFlags::empty())?.1;
+    // SAFETY: the kernel has filled that many bytes of the spare capacity.
+    unsafe { into.set_len(into.len() + count) };
+    Ok(count)
+}
