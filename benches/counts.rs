@@ -85,7 +85,7 @@ fn count_all() -> io::Result<()> {
 
 /// Runs one variant in a process of its own, and sends to it.
 fn count(name: &str, payload: usize) -> io::Result<Vec<(Felt, Seen)>> {
-    let rounds = if payload > QUICK { 2 } else { 4 };
+    let rounds = if payload > (256 << 20) { 3 } else { 4 };
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let port = listener.local_addr()?.port().to_string();
     let mut child = Command::new(env::current_exe()?)

@@ -1,0 +1,107 @@
+//! Receiving and making contiguous, warm.
+
+use std::io;
+use std::net::TcpStream;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use ropewalk_bench::accumulate::{Accumulate, Message, VARIANTS, variant};
+use ropewalk_bench::measure::{Contender, in_turn, timed};
+use ropewalk_bench::wire::{self, Peer};
+
+use super::{Bar, Tables};
+
+/// 5 % behind is even.
+const EVEN: f64 = 1.0 / 1.05;
+
+/// Payloads of a size that is unknown to all but two of them.
+pub(super) fn large(tables: &mut Tables) -> io::Result<()> {
+    const NAMES: [&str; 6] =
+        ["ropewalk", "Vec, reused", "Vec, known size", "Vec, read_to_end", "BytesMut", "list + concat"];
+    let peer = Peer::start();
+    for (size, rounds) in [(16 << 20, 40), (64 << 20, 12), (256 << 20, 9), (1 << 30, 5)] {
+        if tables.quick && size > 256 << 20 {
+            continue;
+        }
+        let mut contenders: Vec<Contender<'_>> =
+            NAMES.iter().map(|name| receiving(name, &peer, size)).collect();
+        let timings = in_turn(&mut contenders, tables.rounds(rounds));
+        tables.compare("receive, warm", size, &timings, |name| match name {
+            "Vec, reused" => Bar::AtLeast(EVEN),
+            "Vec, read_to_end" if size == 256 << 20 => Bar::AtLeast(2.0),
+            "list + concat" if size == 256 << 20 => Bar::AtLeast(3.0),
+            _ => Bar::None,
+        });
+    }
+    if tables.quick { Ok(()) } else { huge(tables, &peer) }
+}
+
+/// 8 GiB through one rope, against 256 MiB in the same minute.
+fn huge(tables: &mut Tables, peer: &Peer) -> io::Result<()> {
+    const MEASURE: usize = 256 << 20;
+    const HUGE: usize = 8 << 30;
+    let (mut short, mut long) = (receiving("ropewalk", peer, MEASURE).1, receiving("ropewalk", peer, HUGE).1);
+    let mut speeds = Vec::new();
+    for round in 0..3 {
+        let (short, long) = (short(), long());
+        if round > 0 {
+            speeds.push((MEASURE as f64 / short, HUGE as f64 / long));
+        }
+    }
+    let ratio: Vec<f64> = speeds.iter().map(|(short, long)| long / short).collect();
+    let ratio = ropewalk_bench::measure::median(&ratio);
+    tables.figure("receive, warm", HUGE, "GB/s, of those at 256 MiB", (ratio, "x"), Bar::AtLeast(0.85));
+    Ok(())
+}
+
+fn receiving<'a>(name: &str, peer: &'a Peer, size: usize) -> Contender<'a> {
+    let mut variant = variant(name);
+    let message = Message { size, framed: false };
+    let round = move || {
+        let socket = peer.order(size).expect("a connection");
+        timed(|| variant.receive(&socket, message, &mut |payload| ends(payload, size)).expect("received"))
+    };
+    (name.to_owned(), Box::new(round))
+}
+
+/// Looks at the last byte only: that the rest is right is tested elsewhere.
+fn ends(payload: &[u8], size: usize) {
+    assert_eq!(payload.len(), size);
+    std::hint::black_box(payload.last());
+}
+
+/// Messages one after another on one connection, each received by itself. They are in the socket
+/// before the clock starts.
+pub(super) fn small(tables: &mut Tables) -> io::Result<()> {
+    for size in [64, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20] {
+        let messages = (QUEUED / size).clamp(1, 1000);
+        let mut contenders = Vec::new();
+        for (name, _) in &VARIANTS[..7] {
+            contenders.push(messages_received(name, size, messages)?);
+        }
+        let timings = in_turn(&mut contenders, tables.rounds(100));
+        tables.compare("receive, small", size, &timings, |name| {
+            if name.starts_with("ropewalk") { Bar::None } else { Bar::AtLeast(EVEN) }
+        });
+    }
+    Ok(())
+}
+
+/// Bytes that wait in a socket at most.
+const QUEUED: usize = 1 << 20;
+
+fn messages_received(name: &str, size: usize, messages: usize) -> io::Result<Contender<'static>> {
+    let (mine, theirs) = wire::pair()?;
+    setsockopt(&mine, sockopt::RcvBuf, &(4 * QUEUED))?;
+    setsockopt(&theirs, sockopt::SndBuf, &(4 * QUEUED))?;
+    let (mut variant, pattern) = (variant(name), wire::pattern());
+    let round = move || {
+        wire::send(&theirs, &pattern, size * messages).expect("sent");
+        timed(|| (0..messages).for_each(|_| take(&mut *variant, &mine, size)))
+    };
+    Ok((name.to_owned(), Box::new(round)))
+}
+
+fn take(variant: &mut dyn Accumulate, socket: &TcpStream, size: usize) {
+    let message = Message { size, framed: true };
+    variant.receive(socket, message, &mut |payload| ends(payload, size)).expect("received");
+}
