@@ -8,8 +8,8 @@ use loom::sync::atomic::{AtomicU32, Ordering, fence};
 
 use super::pages::Run;
 
-/// A count for each page. A page is free exactly if its count is 0, but for the moment in which it changes
-/// hands.
+/// A count for each page: the leases on it beside the first one. A page that is free, or has a single owner
+/// as most have, counts 0; taking it and giving it back writes nothing.
 pub(super) struct Counts(Box<[AtomicU32]>);
 
 impl Counts {
@@ -25,14 +25,6 @@ impl Counts {
     #[cfg(loom)]
     pub(super) fn new(pages: u32) -> Counts {
         Counts((0..pages).map(|_| AtomicU32::new(0)).collect())
-    }
-
-    /// Counts the first lease on each page. The caller has just taken them.
-    pub(super) fn take(&self, run: Run) {
-        for count in self.of(run) {
-            // Only the taker knows of the page now, and the lock has ordered it after the last owner.
-            count.store(1, Ordering::Relaxed);
-        }
     }
 
     /// Counts one more lease on each page. The caller holds one of them already.
@@ -60,7 +52,7 @@ impl Counts {
     }
 
     #[cfg(any(test, fuzzing))]
-    pub(super) fn is_leased(&self, page: u32) -> bool {
+    pub(super) fn is_shared(&self, page: u32) -> bool {
         self.0[page as usize].load(Ordering::Relaxed) > 0
     }
 
@@ -71,14 +63,15 @@ impl Counts {
 
 /// Returns whether this was the last lease.
 fn release_one(count: &AtomicU32) -> bool {
-    // As in `Arc`: the last owner has to see what the others did before the page changes hands. If this
-    // is the only lease, nobody else can add to the count, and no read-modify-write is needed.
-    if count.load(Ordering::Acquire) == 1 {
-        count.store(0, Ordering::Relaxed);
+    // As in `Arc`: the last owner has to see what the others did before the page changes hands. If there
+    // is no other lease, nobody can add one, and no read-modify-write is needed.
+    if count.load(Ordering::Acquire) == 0 {
         return true;
     }
-    let last = count.fetch_sub(1, Ordering::Release) == 1;
+    let last = count.fetch_sub(1, Ordering::Release) == 0;
     if last {
+        // Somebody else let go since the look above, so the count went below 0. Nobody else looks at it.
+        count.store(0, Ordering::Relaxed);
         fence(Ordering::Acquire);
     }
     last

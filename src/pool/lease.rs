@@ -116,16 +116,12 @@ impl Leases {
         }
     }
 
-    /// Takes pages by one of the ways of [`Pages`] and counts this lease on each.
+    /// Takes pages by one of the ways of [`Pages`]. Their first lease needs no count.
     fn take(&self, take: impl FnOnce(&mut Pages) -> Option<Taken>) -> Option<Taken> {
-        let taken = {
-            let mut free = self.free();
-            let taken = take(&mut free.pages)?;
-            free.idle = free.idle.min(free.pages.warm_free());
-            free.peak = free.peak.max(free.pages.in_use());
-            taken
-        };
-        self.counts.take(taken.run);
+        let mut free = self.free();
+        let taken = take(&mut free.pages)?;
+        free.idle = free.idle.min(free.pages.warm_free());
+        free.peak = free.peak.max(free.pages.in_use());
         Some(taken)
     }
 
@@ -190,7 +186,7 @@ impl Leases {
         let free = self.free();
         free.pages.assert_invariants();
         for page in 0..free.pages.total() {
-            assert_eq!(self.counts.is_leased(page), free.pages.is_taken(page), "page {page}");
+            assert!(free.pages.is_taken(page) || !self.counts.is_shared(page), "page {page}");
         }
     }
 
