@@ -12,11 +12,12 @@ use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::slice;
 
 use bytes::Bytes;
 
 use crate::pool::{Extent, Pool, is_at_capacity};
-use crate::rope::Rope;
+use crate::rope::{LITTLE, Rope};
 use crate::sys::iovec::Room;
 use crate::sys::{self, Received};
 
@@ -103,12 +104,47 @@ impl Rope {
         if want == 0 {
             return Ok(None);
         }
+        if self.expects_little() {
+            return self.receive_little(want, call, count).map(Some);
+        }
+        self.absorb_short();
         let result = match self.prepare(want) {
             Err(error) if is_at_capacity(&error) => none_at_end(fd, error),
             prepared => prepared.and_then(|ahead| self.fill(want, ahead, call, count)).map(Some),
         };
         self.give_back_spare();
         result
+    }
+
+    /// Whether the next read is likely to be all there is.
+    fn expects_little(&self) -> bool {
+        self.is_empty() && !self.has_tail() && self.pool().is_none_or(Pool::expects_little)
+    }
+
+    /// Makes the call with room on the stack, and keeps what came in a segment of its own size: a small
+    /// message needs no page, and an idle connection nothing at all.
+    fn receive_little<T>(
+        &mut self,
+        want: usize,
+        call: impl FnOnce(&mut [Room<'_>]) -> io::Result<T>,
+        count: impl FnOnce(&T) -> usize,
+    ) -> io::Result<T> {
+        let mut stack = [MaybeUninit::uninit(); LITTLE];
+        let room = Room::new(&mut stack, want);
+        let offered = room.len();
+        let result = call(&mut [room])?;
+        let count = count(&result);
+        self.learn(count);
+        self.push(Bytes::copy_from_slice(filled(&stack, count)));
+        self.reads_mut().note(offered, count);
+        Ok(result)
+    }
+
+    /// Notes what the first read of a payload brought.
+    fn learn(&self, count: usize) {
+        if let (Some(pool), true) = (self.pool(), self.is_empty() && count > 0) {
+            pool.expect_little(count < LITTLE);
+        }
     }
 
     /// Finds `want` bytes of room, or some at least, behind what is there.
@@ -146,7 +182,9 @@ impl Rope {
 
     /// A fresh extent, and the way into it.
     fn ahead(&self, want: usize) -> io::Result<Ahead> {
-        let mut fresh = self.new_extent(want)?;
+        let short = if self.has_tail() { None } else { self.short_segment() };
+        let mut fresh = self.new_extent(want + short.map_or(0, Bytes::len))?;
+        fresh.begin_with(short.map_or(&[], |bytes| bytes))?;
         if fresh.ready() == 0 {
             if let Some(bounce) = fresh.bounce() {
                 return Ok(Ahead::Cold(fresh, bounce));
@@ -181,6 +219,7 @@ impl Rope {
     /// Counts what the kernel wrote as filled: the tail's room first.
     #[allow(unsafe_code)] // that the bytes are there is known only here
     fn keep(&mut self, count: usize, in_tail: usize, mut ahead: Ahead) {
+        self.learn(count);
         if let Some(tail) = self.tail_mut() {
             // SAFETY: the kernel fills rooms in order and wrote `count` bytes, which `sys` has checked
             // to be no more than it was offered.
@@ -192,7 +231,12 @@ impl Rope {
             unsafe { extent.fill(more) };
         }
         match ahead {
-            Ahead::Warm(fresh) if more > 0 => self.replace_tail(fresh),
+            Ahead::Warm(fresh) if more > 0 => {
+                if fresh.len() > more {
+                    self.drop_short();
+                }
+                self.replace_tail(fresh);
+            }
             Ahead::Cold(fresh, bounce) => {
                 if more > 0 {
                     self.replace_tail(fresh);
@@ -221,6 +265,15 @@ impl Rope {
             pool.give_bounce(bounce);
         }
     }
+}
+
+/// What the kernel wrote to `memory`.
+#[allow(unsafe_code)] // that the bytes are there is known only here
+fn filled(memory: &[MaybeUninit<u8>; LITTLE], count: usize) -> &[u8] {
+    let memory = &memory[..count];
+    // SAFETY: the kernel wrote the first `count` bytes, which `sys` has checked to be no more than it
+    // was offered.
+    unsafe { slice::from_raw_parts(memory.as_ptr().cast(), count) }
 }
 
 /// Where bytes go that find no room in the tail's committed pages.

@@ -39,9 +39,12 @@ fn many_segments_become_one_piece() {
         rope.extend(payload.chunks(70_000));
         rope.push("!");
         let whole = [&payload[..], b"!"].concat();
-        assert!(Vec::from(rope.clone()) == whole);
-        assert!(BytesMut::from(rope.clone()) == whole);
-        assert!(Bytes::from(rope) == whole);
+        let vec = Vec::from(rope.clone());
+        assert!(vec == whole);
+        let bytes_mut = BytesMut::from(rope.clone());
+        assert!(bytes_mut == whole);
+        let bytes = Bytes::from(rope);
+        assert!(bytes == whole);
     }
     assert!(Vec::from(Rope::new()).is_empty());
     assert!(Bytes::from(Rope::new()).is_empty());

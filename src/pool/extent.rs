@@ -247,6 +247,45 @@ impl Extent {
         lease.run().end() - to_pages((self.capacity - self.committed) / lease.pool().page_size())
     }
 
+    /// Whether the memory goes on where `bytes` end.
+    pub(crate) fn follows(&self, bytes: &[u8]) -> bool {
+        bytes.as_ptr_range().end == self.base.as_ptr()
+    }
+
+    /// How far into a page the filled bytes reach; 0 on the heap.
+    pub(crate) fn end_in_page(&self) -> usize {
+        let Owner::Pages(lease) = &self.owner else { return 0 };
+        (self.base.as_ptr().addr() + self.filled) % lease.pool().page_size()
+    }
+
+    /// Leaves the first `lead` bytes of an empty extent unused.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no memory for the page that they are in.
+    pub(crate) fn skip(&mut self, lead: usize) -> io::Result<()> {
+        debug_assert!(self.filled == 0 && lead < self.capacity);
+        self.commit(lead)?;
+        // SAFETY: `lead` is less than the capacity.
+        self.base = unsafe { self.base.add(lead) };
+        self.committed -= lead;
+        self.capacity -= lead;
+        Ok(())
+    }
+
+    /// Starts an empty extent with a copy of `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no memory for them.
+    pub(crate) fn begin_with(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.commit(bytes.len())?;
+        if self.copy_from(bytes) < bytes.len() {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        Ok(())
+    }
+
     /// Writes to pages that are not committed yet, once all that are have been filled. Cheaper than to
     /// commit them first: no fault, and no zeroing of what is overwritten. Returns how many bytes were
     /// written, fewer than there are only if the kernel has no memory for them.

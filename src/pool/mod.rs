@@ -23,7 +23,7 @@ mod pages;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::event::event;
@@ -67,6 +67,8 @@ pub struct Pool(Arc<Shared>);
 struct Shared {
     leases: Leases,
     bounces: Bounces,
+    /// The last payload's first read brought less than would be worth a page.
+    little: AtomicBool,
     extents: AtomicU64,
     fallbacks: AtomicU64,
     bytes_copied: AtomicU64,
@@ -153,6 +155,17 @@ impl Pool {
     /// The memfd, unless the arena had to be anonymous.
     pub(crate) fn file(&self) -> Option<&File> {
         self.0.leases.arena().file()
+    }
+
+    /// Whether the first reads of payloads bring little, as far as the last one tells.
+    pub(crate) fn expects_little(&self) -> bool {
+        self.0.little.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn expect_little(&self, little: bool) {
+        if self.expects_little() != little {
+            self.0.little.store(little, Ordering::Relaxed);
+        }
     }
 
     /// A buffer to read into when the pages to be filled are cold; `None` if those are to be committed.
@@ -284,6 +297,7 @@ impl PoolOptions {
         Ok(Pool(Arc::new(Shared {
             leases,
             bounces: Bounces::default(),
+            little: AtomicBool::new(false),
             extents: AtomicU64::new(0),
             fallbacks: AtomicU64::new(0),
             bytes_copied: AtomicU64::new(0),

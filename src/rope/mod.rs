@@ -27,6 +27,7 @@ pub use cursor::Cursor;
 pub(crate) use gather::Iovecs;
 pub(crate) use pace::Pace;
 use segments::{IntoSegments, Segments};
+pub(crate) use tail::LITTLE;
 
 /// Bytes in the order in which they arrived, in as many pieces as they came in.
 ///

@@ -118,6 +118,15 @@ impl Segments {
         Some(bytes)
     }
 
+    pub(crate) fn last(&self) -> Option<&Bytes> {
+        self.live().last().map(|entry| &entry.bytes)
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Bytes> {
+        let last = self.split_off(self.len() - self.last()?.len());
+        last.into_iter().next()
+    }
+
     /// Drops the first `count` bytes.
     #[inline]
     pub(crate) fn advance(&mut self, count: usize) {

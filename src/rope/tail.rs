@@ -7,6 +7,8 @@
 
 use std::io;
 
+use bytes::Bytes;
+
 use super::Rope;
 use crate::pool::{Extent, PIECE};
 
@@ -19,6 +21,10 @@ const KEEP_MOST: usize = 256 << 10;
 
 /// Smallest tail on the heap.
 const HEAP_LEAST: usize = 64;
+
+/// Bytes that are copied rather than kept in a segment of their own, where that makes them part of the
+/// tail: about what a segment costs to make, name in an iovec and drop.
+pub(crate) const LITTLE: usize = if cfg!(test) { 16 } else { 4096 };
 
 impl Rope {
     /// Makes room for at least `more` bytes behind those that are there, side by side.
@@ -55,10 +61,13 @@ impl Rope {
                 return Ok(());
             }
         }
+        // Pages can be mapped behind each other only if the bytes go on where in a page they left off.
+        let lead = self.tail.as_ref().map_or(0, Extent::end_in_page);
         let mut fresh = match &self.pool {
-            Some(pool) => Extent::in_pool_exact(pool, more)?,
+            Some(pool) => Extent::in_pool_exact(pool, lead + more)?,
             None => Extent::on_heap(more)?,
         };
+        fresh.skip(lead)?;
         fresh.reserve(more);
         self.replace_tail(fresh);
         Ok(())
@@ -83,6 +92,7 @@ impl Rope {
     /// Copies into the tail; on an error, what came before it is in the rope.
     pub(crate) fn copy_in(&mut self, bytes: &[u8]) -> Result<(), NotCopied> {
         let mut left = bytes;
+        self.absorb_short();
         while !left.is_empty() {
             let room = self.make_room(left.len());
             let copied = room.map_err(|error| NotCopied { bytes: left.len(), error })?.copy_from(left);
@@ -172,6 +182,35 @@ impl Rope {
     pub(crate) fn replace_tail(&mut self, fresh: Extent) {
         self.freeze();
         self.tail = Some(fresh);
+    }
+
+    /// Whether there is memory to be filled next.
+    pub(crate) fn has_tail(&self) -> bool {
+        self.tail.is_some()
+    }
+
+    /// The last segment, if it is short and the next tail had better begin with a copy of it, so that
+    /// they are side by side: a small first read, or a header that was pushed in front of a body.
+    pub(crate) fn short_segment(&self) -> Option<&Bytes> {
+        let last = self.segments.last().filter(|last| last.len() <= LITTLE)?;
+        match &self.tail {
+            None => Some(last),
+            Some(tail) => Some(last).filter(|last| tail.len() == 0 && !tail.follows(last)),
+        }
+    }
+
+    /// Copies a short last segment into the tail, if that has room and nothing in it yet.
+    pub(crate) fn absorb_short(&mut self) {
+        let Some(short) = self.short_segment().cloned() else { return };
+        if let Some(tail) = self.tail.as_mut().filter(|tail| tail.ready() >= short.len()) {
+            tail.copy_from(&short);
+            self.drop_short();
+        }
+    }
+
+    /// Drops the last segment, whose bytes the tail begins with.
+    pub(crate) fn drop_short(&mut self) {
+        self.segments.pop();
     }
 
     /// Turns the tail's bytes into segments. The room behind them stays the tail.

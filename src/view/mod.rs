@@ -159,13 +159,13 @@ impl Rope {
     /// When there is no memory for the copies. [`FinalizeError::into_rope`] gives the rope back.
     pub fn finalize(mut self) -> Result<View, FinalizeError> {
         self.freeze();
-        let view = match (self.num_segments(), self.pool().cloned()) {
-            (0, _) => Ok(View::default()),
-            (1, _) => Ok(View { bytes: self.take_segments().next().unwrap_or_default(), ..View::default() }),
-            (_, Some(pool)) => self.finalize_in(&pool),
-            (_, None) => self.copy(),
-        }?;
-        Ok(view)
+        if self.num_segments() <= 1 {
+            return Ok(View { bytes: self.pop_front().unwrap_or_default(), ..View::default() });
+        }
+        match self.pool().cloned() {
+            Some(pool) => self.finalize_in(&pool),
+            None => self.copy(),
+        }
     }
 
     fn finalize_in(self, pool: &Pool) -> Result<View, FinalizeError> {
