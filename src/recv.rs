@@ -25,9 +25,10 @@ impl Rope {
     /// readv(2): appends what has arrived. Returns how many bytes that were; `Ok(0)` is the end of the
     /// stream.
     ///
-    /// One system call, repeated on EINTR. It asks for 64 KiB at first, then for more as long as that
-    /// much comes, for less when it does not: 4 KiB to 1 MiB. Works with any descriptor that readv(2)
-    /// reads from.
+    /// One system call, repeated on EINTR; pages that have no memory yet are filled by a pwrite(2) behind
+    /// it. It asks for 64 KiB at first, then for more as long as that much comes, for less when it does
+    /// not: 4 KiB to 1 MiB. Where payloads have been small it begins with 4 KiB, which then lie in a
+    /// segment of their own size rather than in a page. Works with any descriptor that readv(2) reads from.
     ///
     /// # Errors
     ///
