@@ -12,6 +12,8 @@ use ropewalk::{Pool, Rope};
 use rustix::net::RecvFlags;
 
 use crate::gather::Pieces;
+use crate::measure::{Contender, timed};
+use crate::wire::Peer;
 
 /// What is about to arrive.
 #[derive(Clone, Copy)]
@@ -70,6 +72,32 @@ pub const VARIANTS: [(&str, Make); 12] = [
 pub fn variant(name: &str) -> Box<dyn Accumulate> {
     let found = VARIANTS.iter().find(|(known, _)| *known == name);
     found.unwrap_or_else(|| panic!("no variant is called {name:?}")).1()
+}
+
+/// Rounds of receiving one payload of `size` bytes from `peer`; what a round returns is the CPU time of it.
+///
+/// # Panics
+///
+/// If the kernel refuses something.
+#[must_use]
+pub fn receiving<'a>(name: &str, peer: &'a Peer, size: usize) -> Contender<'a> {
+    let mut variant = variant(name);
+    let message = Message { size, framed: false };
+    let round = move || {
+        let socket = peer.order(size).expect("a connection");
+        timed(|| variant.receive(&socket, message, &mut |payload| ends(payload, size)).expect("received"))
+    };
+    (name.to_owned(), Box::new(round))
+}
+
+/// Looks at the last byte only: that the rest is right is seen in `counts`.
+///
+/// # Panics
+///
+/// If the size is wrong.
+pub fn ends(payload: &[u8], size: usize) {
+    assert_eq!(payload.len(), size);
+    std::hint::black_box(payload.last());
 }
 
 /// This crate: a rope in a pool, finalised.

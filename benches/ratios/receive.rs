@@ -4,7 +4,7 @@ use std::io;
 use std::net::TcpStream;
 
 use nix::sys::socket::{setsockopt, sockopt};
-use ropewalk_bench::accumulate::{Accumulate, Message, VARIANTS, variant};
+use ropewalk_bench::accumulate::{Accumulate, Message, VARIANTS, ends, receiving, variant};
 use ropewalk_bench::measure::{Contender, in_turn, timed};
 use ropewalk_bench::wire::{self, Peer};
 
@@ -51,22 +51,6 @@ fn huge(tables: &mut Tables, peer: &Peer) -> io::Result<()> {
     let ratio = ropewalk_bench::measure::median(&ratio);
     tables.figure("receive, warm", HUGE, "GB/s, of those at 256 MiB", (ratio, "x"), Bar::AtLeast(0.85));
     Ok(())
-}
-
-fn receiving<'a>(name: &str, peer: &'a Peer, size: usize) -> Contender<'a> {
-    let mut variant = variant(name);
-    let message = Message { size, framed: false };
-    let round = move || {
-        let socket = peer.order(size).expect("a connection");
-        timed(|| variant.receive(&socket, message, &mut |payload| ends(payload, size)).expect("received"))
-    };
-    (name.to_owned(), Box::new(round))
-}
-
-/// Looks at the last byte only: that the rest is right is tested elsewhere.
-fn ends(payload: &[u8], size: usize) {
-    assert_eq!(payload.len(), size);
-    std::hint::black_box(payload.last());
 }
 
 /// Messages one after another on one connection, each received by itself. They are in the socket

@@ -1,0 +1,89 @@
+//! Instructions of user code per operation, counted by `valgrind --tool=callgrind`.
+//!
+//! Each operation runs N and 2N times in a process of its own; the difference, divided by N, is what one
+//! costs, whatever the process does beside it. Without valgrind nothing is counted.
+
+use std::io::{self, Error};
+use std::process::Command;
+use std::{env, iter};
+
+use ropewalk_bench::accumulate::{Message, VARIANTS, variant};
+use ropewalk_bench::operation::{self, MESSAGES, Operation};
+use ropewalk_bench::report::{self, Report};
+use ropewalk_bench::wire;
+use serde::Serialize;
+
+/// Operations beyond those of the first run.
+const TIMES: u64 = 500;
+
+#[derive(Serialize)]
+struct Row {
+    operation: String,
+    variant: String,
+    instructions: f64,
+}
+
+fn main() -> io::Result<()> {
+    if let Some(index) = report::value_of("--run") {
+        let times = report::value_of("--times").and_then(|word| word.parse().ok()).unwrap_or(TIMES);
+        let index = index.parse::<usize>().map_err(Error::other)?;
+        all().nth(index).ok_or(io::ErrorKind::InvalidInput)?.run.as_mut()(times);
+        return Ok(());
+    }
+    if Command::new("valgrind").arg("--version").output().is_err() {
+        eprintln!("no valgrind here: no instructions are counted");
+        return Ok(());
+    }
+    let mut report = Report::new("operation            variant                instructions", |row: &Row| {
+        format!("{:20} {:22} {:12.1}", row.operation, row.variant, row.instructions)
+    });
+    let only = report::value_of("--only");
+    for (index, Operation { what, variant, .. }) in all().enumerate() {
+        if only.as_deref().is_none_or(|only| what.starts_with(only)) {
+            // A turn of the codec is many messages.
+            let per = if what.starts_with("codec") { MESSAGES as f64 } else { 1.0 };
+            let (more, less) = (instructions(index, 2 * TIMES)?, instructions(index, TIMES)?);
+            let instructions = (more - less) / TIMES as f64 / per;
+            report.add(Row { operation: what.to_owned(), variant: variant.to_owned(), instructions });
+        }
+    }
+    Ok(report.end()?)
+}
+
+fn all() -> impl Iterator<Item = Operation> {
+    let small = [("receive, 64 B", 64), ("receive, 4 KiB", 4 << 10)];
+    let receive = small.into_iter().flat_map(|(what, size)| {
+        VARIANTS[..7].iter().map(move |(variant, _)| Operation {
+            what,
+            variant,
+            run: receiving(variant, size),
+        })
+    });
+    iter::empty().chain(operation::push()).chain(operation::codec()).chain(receive)
+}
+
+/// One message after another; a hundred of them are written to the socket at once.
+fn receiving(name: &'static str, size: usize) -> Box<dyn FnMut(u64)> {
+    Box::new(move |times| {
+        let (mut variant, pattern) = (variant(name), wire::pattern());
+        let (mine, theirs) = wire::pair().expect("a connection");
+        let message = Message { size, framed: true };
+        for _ in 0..times / 100 {
+            wire::send(&theirs, &pattern, 100 * size).expect("sent");
+            (0..100).for_each(|_| variant.receive(&mine, message, &mut |_| ()).expect("received"));
+        }
+    })
+}
+
+/// All that the process executes.
+fn instructions(index: usize, times: u64) -> io::Result<f64> {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(env::current_exe()?)
+        .args(["--run", &index.to_string(), "--times", &times.to_string()])
+        .output()?;
+    let log = String::from_utf8_lossy(&output.stderr);
+    let line = log.lines().find_map(|line| line.split_once("Collected :"));
+    let count = line.and_then(|(_, count)| count.trim().parse().ok());
+    count.ok_or_else(|| Error::other(format!("callgrind counted nothing: {log}")))
+}
