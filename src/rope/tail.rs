@@ -55,6 +55,7 @@ impl Rope {
         if more == 0 {
             return Ok(());
         }
+        self.absorb_short();
         if let Some(tail) = &mut self.tail {
             if tail.spare() >= more || tail.grow_exact(more - tail.spare()) {
                 tail.reserve(more);
@@ -63,12 +64,18 @@ impl Rope {
         }
         // Pages can be mapped behind each other only if the bytes go on where in a page they left off.
         let lead = self.tail.as_ref().map_or(0, Extent::end_in_page);
+        let short = if self.has_tail() { None } else { self.short_segment().cloned() }.unwrap_or_default();
+        let want = lead + short.len() + more;
         let mut fresh = match &self.pool {
-            Some(pool) => Extent::in_pool_exact(pool, lead + more)?,
-            None => Extent::on_heap(more)?,
+            Some(pool) => Extent::in_pool_exact(pool, want)?,
+            None => Extent::on_heap(want)?,
         };
         fresh.skip(lead)?;
+        fresh.begin_with(&short)?;
         fresh.reserve(more);
+        if !short.is_empty() {
+            self.drop_short();
+        }
         self.replace_tail(fresh);
         Ok(())
     }

@@ -93,3 +93,50 @@ fn what_cold_pages_do_not_take_is_kept_on_the_heap() {
         }
     }
 }
+
+#[test]
+#[cfg_attr(miri, ignore = "needs memory maps")]
+fn what_came_before_a_payload_lies_before_it() {
+    let bytes = pattern(100_000);
+    for (before, reserved) in [(5, false), (5, true), (16, false), (16, true)] {
+        let pool = Pool::new().unwrap();
+        let mut rope = Rope::in_pool(&pool);
+        rope.push(bytes[..before].to_vec());
+        if reserved {
+            rope.reserve(bytes.len() - before).unwrap();
+        }
+        let other = script::run([Step::Fail(Errno::EAGAIN), Step::Move(7000)], &bytes[before..], || {
+            rope.readv_from(any_fd()).unwrap_err();
+            assert_eq!(rope, bytes[..before], "an error changes nothing");
+            rope.readv_from(any_fd()).unwrap();
+            // Takes the pages behind, unless they are reserved.
+            let mut other = Rope::in_pool(&pool);
+            if reserved {
+                other.extend_from_slice(b"somebody else's");
+            }
+            while rope.readv_from(any_fd()).unwrap() > 0 {}
+            other
+        });
+        rope.assert_invariants();
+        let view = rope.finalize().unwrap();
+        assert!(*view == bytes);
+        assert_eq!((view.copied_bytes(), view.num_maps()), (0, 0), "{before} bytes before, {reserved}");
+        drop(other);
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "needs memory maps")]
+fn small_messages_take_no_page_once_they_are_expected() {
+    let pool = Pool::new().unwrap();
+    for round in 0..3 {
+        let mut rope = Rope::in_pool(&pool);
+        script::run([], b"small", || rope.readv_from(any_fd()).unwrap());
+        assert_eq!(rope, b"small");
+        assert_eq!(pool.stats().in_use > 0, round == 0);
+    }
+    let mut rope = Rope::in_pool(&pool);
+    let bytes = pattern(100_000);
+    script::run([], &bytes, || while rope.readv_from(any_fd()).unwrap() > 0 {});
+    assert_eq!(rope.finalize().unwrap().copied_bytes(), 0, "a large one is side by side all the same");
+}
