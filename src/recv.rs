@@ -184,15 +184,16 @@ impl Rope {
     /// A fresh extent, and the way into it.
     fn ahead(&self, want: usize) -> io::Result<Ahead> {
         let short = if self.has_tail() { None } else { self.short_segment() };
-        let mut fresh = self.new_extent(want + short.map_or(0, Bytes::len))?;
-        fresh.begin_with(short.map_or(&[], |bytes| bytes))?;
+        let short = short.map_or(&[][..], |bytes| bytes);
+        let mut fresh = self.new_extent(want + short.len())?;
+        fresh.begin_with(short)?;
         if fresh.ready() == 0 {
             if let Some(bounce) = fresh.bounce() {
-                return Ok(Ahead::Cold(fresh, bounce));
+                return Ok(Ahead::Cold((fresh, short.len()), bounce));
             }
             fresh.commit(want)?;
         }
-        Ok(Ahead::Warm(fresh))
+        Ok(Ahead::Warm((fresh, short.len())))
     }
 
     /// Makes the call with the tail's room and what was prepared beyond it.
@@ -231,21 +232,15 @@ impl Rope {
             // SAFETY: as above; the rest went into the second room, which is this extent's.
             unsafe { extent.fill(more) };
         }
-        match ahead {
-            Ahead::Warm(fresh) if more > 0 => {
-                if fresh.len() > more {
-                    self.drop_short();
-                }
-                self.replace_tail(fresh);
+        let (fresh, bounce) = ahead.into_parts();
+        if let (true, Some((fresh, short))) = (more > 0, fresh) {
+            if short > 0 {
+                self.drop_short();
             }
-            Ahead::Cold(fresh, bounce) => {
-                if more > 0 {
-                    self.replace_tail(fresh);
-                }
-                self.pass_on(bounce);
-            }
-            Ahead::ColdTail(bounce) => self.pass_on(bounce),
-            Ahead::Warm(_) | Ahead::Nothing => {}
+            self.replace_tail(fresh);
+        }
+        if let Some(bounce) = bounce {
+            self.pass_on(bounce);
         }
         self.cut_pieces();
     }
@@ -282,19 +277,22 @@ enum Ahead {
     /// None are asked for.
     Nothing,
     /// To an extent whose pages are mapped.
-    Warm(Extent),
+    Warm(Fresh),
     /// To a bounce buffer, and from there to the tail's own cold pages.
     ColdTail(Extent),
     /// To a bounce buffer, and from there to an extent whose pages are cold.
-    Cold(Extent, Extent),
+    Cold(Fresh, Extent),
 }
+
+/// The next tail, and how many bytes of a short segment it begins with a copy of.
+type Fresh = (Extent, usize);
 
 impl Ahead {
     /// The extent that the kernel is to write to.
     fn extent_mut(&mut self) -> Option<&mut Extent> {
         match self {
             Ahead::Nothing => None,
-            Ahead::Warm(extent) | Ahead::ColdTail(extent) | Ahead::Cold(_, extent) => Some(extent),
+            Ahead::Warm((extent, _)) | Ahead::ColdTail(extent) | Ahead::Cold(_, extent) => Some(extent),
         }
     }
 
@@ -306,9 +304,19 @@ impl Ahead {
     fn room(&self, cold_tail: usize) -> usize {
         match self {
             Ahead::Nothing => 0,
-            Ahead::Warm(fresh) => fresh.ready(),
+            Ahead::Warm((fresh, _)) => fresh.ready(),
             Ahead::ColdTail(_) => cold_tail,
-            Ahead::Cold(fresh, _) => fresh.spare(),
+            Ahead::Cold((fresh, _), _) => fresh.spare(),
+        }
+    }
+
+    /// The next tail and the bounce buffer, as far as there are any.
+    fn into_parts(self) -> (Option<Fresh>, Option<Extent>) {
+        match self {
+            Ahead::Nothing => (None, None),
+            Ahead::Warm(fresh) => (Some(fresh), None),
+            Ahead::ColdTail(bounce) => (None, Some(bounce)),
+            Ahead::Cold(fresh, bounce) => (Some(fresh), Some(bounce)),
         }
     }
 }

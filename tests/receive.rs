@@ -86,6 +86,32 @@ fn ropes_that_grow_at_the_same_time_are_mapped() {
 }
 
 #[test]
+fn a_large_payload_after_a_small_one_comes_whole() {
+    let pool = Pool::new().unwrap();
+    for len in [4095, 4096, 4097, 8192, 65_544, 200_000] {
+        for cold in [true, false] {
+            let (mut peer, socket) = UnixStream::pair().unwrap();
+            peer.write_all(b"small").unwrap();
+            let mut rope = Rope::in_pool(&pool);
+            rope.readv_from(&socket).unwrap();
+            rope.clear();
+            if cold {
+                pool.trim().unwrap();
+            }
+            let payload = pattern(len);
+            let expected = payload.clone();
+            let sender = thread::spawn(move || peer.write_all(&payload).unwrap());
+            while rope.readv_from(&socket).unwrap() > 0 {}
+            sender.join().unwrap();
+            assert!(rope == expected, "{len} bytes, cold: {cold}");
+            let view = rope.finalize().unwrap();
+            assert!(*view == expected[..]);
+            assert_eq!((view.copied_bytes(), view.num_maps()), (0, 0), "{len} bytes, cold: {cold}");
+        }
+    }
+}
+
+#[test]
 fn the_limit_takes_nothing_out_of_the_socket() {
     let (mut peer, mut socket) = UnixStream::pair().unwrap();
     peer.write_all(b"0123456789").unwrap();

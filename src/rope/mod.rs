@@ -115,6 +115,9 @@ impl Rope {
     }
 
     /// Most bytes that this rope may hold by receiving; [`usize::MAX`] if there is no limit.
+    ///
+    /// Where [`BufMut`](bytes::BufMut) is in scope, whose method of that name takes a buffer by value, write
+    /// `Rope::limit(&rope)`.
     #[must_use]
     pub fn limit(&self) -> usize {
         self.limit.0
