@@ -144,17 +144,15 @@ pub trait ReadRope: Sync {
     /// let (here, there) = UnixStream::pair()?;
     /// here.try_write(b"hello")?;
     /// let pool = Pool::options().capacity(4096).create()?;
-    /// let held = Rope::in_pool(&pool).filled_with(b"all there is");
+    /// let mut held = Rope::in_pool(&pool);
+    /// held.extend_from_slice(b"all there is");
     ///
     /// let mut rope = Rope::in_pool(&pool);
     /// assert!(there.read_rope(&mut rope).await.is_err());
-    /// let (read, ()) = tokio::join!(there.when_room().read_rope(&mut rope), async { drop(held) });
+    /// let patient = there.when_room();
+    /// let (read, ()) = tokio::join!(patient.read_rope(&mut rope), async { drop(held) });
     /// assert_eq!(read?, 5);
     /// # Ok(())
-    /// # }
-    /// # trait FilledWith { fn filled_with(self, bytes: &[u8]) -> Self; }
-    /// # impl FilledWith for Rope {
-    /// #     fn filled_with(mut self, bytes: &[u8]) -> Rope { self.extend_from_slice(bytes); self }
     /// # }
     /// ```
     fn when_room(&self) -> WhenRoom<'_, Self> {
