@@ -46,15 +46,9 @@ fn interleaved(tables: &mut Tables, connections: usize) -> io::Result<()> {
     });
     let total = connections * SIZE;
     let kept = 100.0 * (total - copied) as f64 / total as f64;
-    let name = |what: &str| format!("{connections} connections: {what}");
-    tables.figure("many", SIZE, &name("not copied"), (kept, "%"), Bar::AtLeast(95.0));
-    tables.figure(
-        "many",
-        SIZE,
-        &name("CPU per connection"),
-        (seconds / connections as f64 * 1e3, "ms"),
-        Bar::None,
-    );
+    let each = seconds / connections as f64 * 1e3;
+    tables.figure("many", connections, "connections: not copied", (kept, "%"), Bar::AtLeast(95.0));
+    tables.figure("many", connections, "connections: CPU of each", (each, "ms"), Bar::None);
     Ok(())
 }
 

@@ -1,0 +1,135 @@
+//! Draws the plots of `docs/benchmarks/` and fills the tables of `docs/benchmarks.md`, from the JSON
+//! that the benches print.
+//!
+//! ```text
+//! cargo bench --bench plot
+//! ```
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use chart::Chart;
+use serde_json::Value;
+
+#[path = "plot/chart.rs"]
+mod chart;
+#[path = "plot/tables.rs"]
+mod tables;
+
+fn main() -> io::Result<()> {
+    let docs = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs"));
+    let data = &docs.join("benchmarks");
+    let [counts, ratios, instructions] = ["counts", "ratios", "instructions"].map(|name| rows(data, name));
+    let (counts, ratios, instructions) = (counts?, ratios?, instructions?);
+    for (name, chart) in charts(&counts, &ratios) {
+        fs::write(data.join(name).with_extension("svg"), chart.draw())?;
+    }
+    tables::fill(&docs.join("benchmarks.md"), &counts, &ratios, &instructions)
+}
+
+/// What a bench printed; nothing if it had nothing to count with.
+fn rows(data: &Path, name: &str) -> io::Result<Vec<Value>> {
+    let text = fs::read_to_string(data.join(name).with_extension("json"))?;
+    if text.trim().is_empty() { Ok(Vec::new()) } else { Ok(serde_json::from_str(&text)?) }
+}
+
+fn charts(counts: &[Value], ratios: &[Value]) -> Vec<(&'static str, Chart)> {
+    vec![
+        ("receive", receive(ratios)),
+        ("finalize", finalize(ratios)),
+        ("send", send(ratios)),
+        ("memory", memory(counts)),
+        ("segments", segments(ratios)),
+        ("connections", connections(ratios)),
+    ]
+}
+
+fn receive(ratios: &[Value]) -> Chart {
+    let title = "Receive and make contiguous, warm: CPU time, ropewalk = 1";
+    let mut chart = Chart::new(title, "payload, bytes", "times ropewalk's");
+    for row in of_groups(ratios, &["receive, small", "receive, warm"]) {
+        if text(row, "unit") == "x" && number(row, "quartiles/0").is_finite() {
+            chart.add(text(row, "name"), number(row, "size"), number(row, "figure"));
+        }
+    }
+    chart
+}
+
+fn send(ratios: &[Value]) -> Chart {
+    let mut chart = Chart::new("Send: CPU time, ropewalk = 1", "bytes per segment", "times ropewalk's");
+    for row in of_groups(ratios, &["send, by segment"]) {
+        chart.add(text(row, "name"), number(row, "size"), number(row, "figure"));
+    }
+    chart
+}
+
+fn finalize(ratios: &[Value]) -> Chart {
+    let mut chart = Chart::new("Finalise: CPU time", "payload, bytes", "ms");
+    for row in of_groups(ratios, &["finalize"]) {
+        let size = number(row, "size");
+        match text(row, "unit") {
+            "us" => chart.add(text(row, "name"), size, number(row, "figure") / 1e3),
+            "x" if text(row, "name").starts_with("2 MiB") => {
+                chart.add(text(row, "name"), size, number(row, "seconds") * 1e3);
+            }
+            _ => {}
+        }
+    }
+    chart
+}
+
+fn memory(counts: &[Value]) -> Chart {
+    let title = "Most physical memory during the first payload of a process";
+    let mut chart = Chart::new(title, "payload, bytes", "times the payload");
+    for row in counts.iter().filter(|row| row["warm"] == false && number(row, "payload") >= 65536.0) {
+        chart.add(
+            text(row, "variant"),
+            number(row, "payload"),
+            number(row, "peak_bytes") / number(row, "payload"),
+        );
+    }
+    chart
+}
+
+/// The same 256 MiB in more and more segments.
+fn segments(ratios: &[Value]) -> Chart {
+    const PAYLOAD: u64 = 256 << 20;
+    let mut chart = Chart::new("Finalise 256 MiB: CPU time", "segments", "ms");
+    for row in of_groups(ratios, &["finalize"]).filter(|row| row["size"] == PAYLOAD) {
+        if let Some((extent, what)) = text(row, "name").split_once(": ") {
+            let number_of = PAYLOAD as f64 / bytes(extent);
+            chart.add(what, number_of, number(row, "seconds") * 1e3);
+        }
+    }
+    chart
+}
+
+fn connections(ratios: &[Value]) -> Chart {
+    let title = "16 MiB on each of many connections, interleaved, cold: CPU time";
+    let mut chart = Chart::new(title, "connections", "ms for each");
+    for row in of_groups(ratios, &["many"]).filter(|row| text(row, "name") == "connections: CPU of each") {
+        chart.add("ropewalk, receive and finalise", number(row, "size"), number(row, "figure"));
+    }
+    chart
+}
+
+fn of_groups<'a>(rows: &'a [Value], groups: &'a [&str]) -> impl Iterator<Item = &'a Value> {
+    rows.iter().filter(move |row| groups.contains(&text(row, "group")))
+}
+
+fn text<'a>(row: &'a Value, field: &str) -> &'a str {
+    row[field].as_str().unwrap_or_default()
+}
+
+/// The number at a path of fields; none is NaN.
+fn number(row: &Value, path: &str) -> f64 {
+    row.pointer(&format!("/{path}")).and_then(Value::as_f64).unwrap_or(f64::NAN)
+}
+
+/// Reads `64 KiB` or `2 MiB`.
+fn bytes(size: &str) -> f64 {
+    let (count, unit) = size.split_once(' ').unwrap_or((size, ""));
+    let unit = if unit == "MiB" { 1 << 20 } else { 1 << 10 };
+    count.parse::<f64>().unwrap_or(f64::NAN) * f64::from(unit)
+}

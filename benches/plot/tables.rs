@@ -1,0 +1,112 @@
+//! The tables of the page: each lies between a pair of marks and is written anew.
+
+use std::fs;
+use std::io::{self, Error};
+use std::path::Path;
+use std::process::Command;
+
+use ropewalk_bench::report::size;
+use serde_json::Value;
+
+use super::{number, text};
+
+pub(super) fn fill(
+    page: &Path,
+    counts: &[Value],
+    ratios: &[Value],
+    instructions: &[Value],
+) -> io::Result<()> {
+    let mut text = fs::read_to_string(page)?;
+    let tables = [
+        ("machine", machine()?),
+        ("bars", bars(ratios)),
+        ("cold", counted(counts, false)),
+        ("warm", counted(counts, true)),
+        ("instructions", executed(instructions)),
+    ];
+    for (name, table) in tables {
+        text = replace(&text, name, &table)?;
+    }
+    fs::write(page, text)
+}
+
+fn replace(page: &str, name: &str, table: &str) -> io::Result<String> {
+    let (start, end) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->"));
+    let parts = page.split_once(&start).and_then(|(before, rest)| Some((before, rest.split_once(&end)?.1)));
+    let (before, after) = parts.ok_or_else(|| Error::other(format!("the page has no place for {name}")))?;
+    Ok(format!("{before}{start}\n{table}\n{end}{after}"))
+}
+
+fn table(heading: &str, rows: impl Iterator<Item = String>) -> String {
+    let rule = "|---".repeat(heading.matches('|').count() - 1) + "|";
+    [heading.to_owned(), rule].into_iter().chain(rows).collect::<Vec<_>>().join("\n") + "\n"
+}
+
+/// What there is to say of the machine, without its name.
+fn machine() -> io::Result<String> {
+    let field = |file: &str, name: &str| -> io::Result<String> {
+        let text = fs::read_to_string(file)?;
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        Ok(line.split_once(':').map_or("unknown", |(_, value)| value.trim()).to_owned())
+    };
+    let command = |name: &str, argument: &str| -> io::Result<String> {
+        let output = Command::new(name).arg(argument).output()?.stdout;
+        Ok(String::from_utf8_lossy(&output).trim().to_owned())
+    };
+    let cores = std::thread::available_parallelism()?;
+    let processor = field("/proc/cpuinfo", "model name")?;
+    let memory = field("/proc/meminfo", "MemTotal")?;
+    let (kernel, compiler) = (command("uname", "-srm")?, command("rustc", "--version")?);
+    Ok(format!("{processor}, {cores} cores, {memory} of memory; {kernel}; {compiler}.\n"))
+}
+
+/// All that has something to reach.
+fn bars(ratios: &[Value]) -> String {
+    let rows = ratios.iter().filter_map(|row| {
+        let (sign, bar) = [("AtLeast", "≥"), ("AtMost", "≤")]
+            .into_iter()
+            .find_map(|(name, sign)| Some((sign, row["bar"].get(name)?.as_f64()?)))?;
+        let (figure, unit) = (number(row, "figure"), text(row, "unit"));
+        let verdict = if row["met"] == true { "yes" } else { "**no**" };
+        let what = format!("{}: {}", place(row), text(row, "name"));
+        let (low, high) = (number(row, "quartiles/0"), number(row, "quartiles/1"));
+        let spread = if low.is_finite() { format!("{low:.2} – {high:.2}") } else { String::new() };
+        Some(format!("| {what} | {figure:.2} {unit} | {spread} | {sign} {bar:.2} | {verdict} |"))
+    });
+    table("| what | figure | quartiles | bar | reached |", rows)
+}
+
+fn place(row: &Value) -> String {
+    let (group, number) = (text(row, "group"), row["size"].as_u64().unwrap_or(0));
+    if group == "many" { format!("{group}, {number}") } else { format!("{group}, {}", size(number)) }
+}
+
+fn counted(counts: &[Value], warm: bool) -> String {
+    let heading = "| payload | | page faults | syscalls | allocations | copied, bytes | peak / payload |";
+    let rows = counts.iter().filter(|row| row["warm"] == warm).map(|row| {
+        let payload = number(row, "payload");
+        format!(
+            "| {} | {} | {} | {} | {} | {} | {:.3} |",
+            size(payload as u64),
+            text(row, "variant"),
+            row["page_faults"],
+            row["syscalls"],
+            row["allocations"],
+            row["copied_bytes"],
+            number(row, "peak_bytes") / payload
+        )
+    });
+    table(heading, rows)
+}
+
+fn executed(instructions: &[Value]) -> String {
+    let rows = instructions.iter().map(|row| {
+        format!(
+            "| {} | {} | {:.0} |",
+            text(row, "operation"),
+            text(row, "variant"),
+            number(row, "instructions")
+        )
+    });
+    table("| operation | | instructions |", rows)
+}
