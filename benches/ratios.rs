@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench --bench ratios                        all tables
-//! cargo bench --bench ratios -- --only send         one: receive cold small finalize send many
+//! cargo bench --bench ratios -- --only send         one: receive huge small cold finalize send many
 //! cargo bench --bench ratios -- --json --quick      for machines; fewer rounds, nothing above 256 MiB
 //! ```
 //!
@@ -37,8 +37,9 @@ fn main() -> io::Result<()> {
         report: Report::new("group                  size      what                          figure", line),
     };
     let only = report::value_of("--only");
-    let all: [(&str, Table); 6] = [
+    let all: [(&str, Table); 7] = [
         ("receive", receive::large),
+        ("huge", receive::huge),
         ("small", receive::small),
         ("cold", cold::table),
         ("finalize", finalize::table),

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use buf_list::BufList;
 use bytes::{Bytes, BytesMut};
@@ -108,7 +109,9 @@ struct Ropewalk {
 
 impl Default for Ropewalk {
     fn default() -> Ropewalk {
-        Ropewalk { pool: Pool::new().expect("a pool"), known: false }
+        // While the others have their turn the pool is idle for longer than it would keep its pages.
+        let pool = Pool::options().decay(Duration::from_secs(3600)).create();
+        Ropewalk { pool: pool.expect("a pool"), known: false }
     }
 }
 
