@@ -24,7 +24,7 @@ sockopt_impl!(
     i32
 );
 
-/// Makes reads of this socket wait for [`LEAST_READ`] bytes or the end.
+/// Makes reads of this socket wait for `LEAST_READ` bytes or the end.
 ///
 /// # Errors
 ///
