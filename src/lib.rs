@@ -36,6 +36,20 @@
 //! Every `fd` is anything that is [`AsFd`](std::os::fd::AsFd): the sockets of std, `mio` and `socket2`, pipes
 //! and files. Every receive and send is resumable: on `WouldBlock`, on a short count and on an error the
 //! rope and its position are exactly what reached the kernel. EINTR is retried.
+//!
+//! # Features
+//!
+//! None is on by default. `mio` needs none: its sockets are [`AsFd`](std::os::fd::AsFd).
+//!
+//! | feature | brings |
+//! |---|---|
+//! | `tokio` | `ReadRope` and `WriteRope` for its sockets and pipes, `RopeCodec` for frames |
+//! | `http-body` | a rope is a `Body`, for hyper and all above it; `Rope::receive_body` |
+//! | `futures-io` | `AsyncRead`, `AsyncBufRead`, `AsyncWrite`, `AsyncSeek` |
+//! | `compio` | `IoBuf`, `IoVectoredBuf`; `Rope::lend` for reads |
+//! | `arrow` | a [`View`] becomes a `Buffer` without a copy |
+//! | `serde` | ropes and views as bytes |
+//! | `tracing` | events of target `ropewalk` |
 #![warn(clippy::multiple_unsafe_ops_per_block, clippy::undocumented_unsafe_blocks)]
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation, clippy::unwrap_used))]
 
