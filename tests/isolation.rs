@@ -252,8 +252,9 @@ fn things_move_between_threads_while_the_pool_trims() {
                 thread::yield_now();
             }
         });
-        workers.into_iter().for_each(|worker| worker.join().unwrap());
+        let ended: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
         done.store(true, Ordering::Relaxed);
+        ended.into_iter().for_each(|worker| worker.unwrap());
     });
     assert_eq!(pool.stats().in_use, 0);
 }
