@@ -50,6 +50,7 @@
 //! | `arrow` | a [`View`] becomes a `Buffer` without a copy |
 //! | `serde` | ropes and views as bytes |
 //! | `tracing` | events of target `ropewalk` |
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::multiple_unsafe_ops_per_block, clippy::undocumented_unsafe_blocks)]
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation, clippy::unwrap_used))]
 
@@ -79,3 +80,13 @@ pub use view::{FinalizeError, View};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So are the guide's.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/guide.md")]
+struct Guide;
+
+/// And those of its part for tokio and hyper.
+#[cfg(all(doctest, feature = "tokio", feature = "http-body"))]
+#[doc = include_str!("../docs/guide-async.md")]
+struct GuideAsync;

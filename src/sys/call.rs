@@ -21,11 +21,7 @@ const MAX_FDS: usize = 253;
 /// Room for the ancillary data of one message: a full load of descriptors and some to spare.
 const CONTROL_WORDS: usize = MAX_FDS.div_ceil(2) + 32;
 
-<<<<<<< HEAD
 /// What one [`Rope::recvmsg_from`](crate::Rope::recvmsg_from) brought.
-=======
-/// What one [`recvmsg_from`](crate::Rope::recvmsg_from) brought.
->>>>>>> 03a931e (Say what each feature brings)
 ///
 /// # Examples
 ///
