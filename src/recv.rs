@@ -67,6 +67,21 @@ impl Rope {
     /// # Errors
     ///
     /// As for [`readv_from`](Rope::readv_from).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::Rope;
+    /// use std::io::Write;
+    /// use std::os::unix::net::UnixStream;
+    ///
+    /// let (mut peer, socket) = UnixStream::pair()?;
+    /// peer.write_all(b"one message, the next")?;
+    /// let mut rope = Rope::new();
+    /// assert_eq!(rope.readv_up_to(&socket, 11)?, 11);
+    /// assert_eq!(rope, b"one message");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn readv_up_to(&mut self, fd: impl AsFd, max: usize) -> io::Result<usize> {
         let fd = fd.as_fd();
         self.receive(fd, max, |rooms| sys::readv(fd, rooms), |&count| count).map(|count| count.unwrap_or(0))
@@ -81,6 +96,22 @@ impl Rope {
     ///
     /// As for [`readv_from`](Rope::readv_from); and `InvalidInput` for `MSG_PEEK`, `MSG_TRUNC` and
     /// `MSG_ERRQUEUE`, with which the bytes would not be those that left the socket.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::Rope;
+    /// use std::os::fd::AsFd;
+    /// use std::os::unix::net::UnixStream;
+    ///
+    /// let (socket, peer) = UnixStream::pair()?;
+    /// Rope::from("log to this").sendmsg_to(&socket, 0, &[std::io::stdout().as_fd()])?;
+    ///
+    /// let mut rope = Rope::new();
+    /// let received = rope.recvmsg_from(&peer, 0)?;
+    /// assert_eq!((received.bytes, received.fds.len(), received.truncated), (11, 1, false));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn recvmsg_from(&mut self, fd: impl AsFd, flags: i32) -> io::Result<Received> {
         let fd = fd.as_fd();
         sys::check_recv_flags(flags)?;

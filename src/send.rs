@@ -57,6 +57,26 @@ impl Rope {
     /// As for [`writev_to`](Rope::writev_to); and `InvalidInput` for descriptors with an empty rope,
     /// since they need a byte to go with, and for `MSG_ZEROCOPY`, whose pages may not be reused when the
     /// call returns.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::Rope;
+    /// use std::io::{Read, Write};
+    /// use std::os::fd::AsFd;
+    /// use std::os::unix::net::UnixStream;
+    ///
+    /// let (socket, peer) = UnixStream::pair()?;
+    /// let (mut here, there) = UnixStream::pair()?;
+    /// Rope::from("a socket comes with this").sendmsg_to(&socket, 0, &[there.as_fd()])?;
+    ///
+    /// let mut rope = Rope::new();
+    /// let received = rope.recvmsg_from(&peer, 0)?;
+    /// let mut passed_on = UnixStream::from(received.fds.into_iter().next().unwrap());
+    /// here.write_all(b"!")?;
+    /// passed_on.read_exact(&mut [0])?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn sendmsg_to(&mut self, fd: impl AsFd, flags: i32, fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
         check_message(self.is_empty(), flags, fds)?;
         self.send(|iovecs| sys::sendmsg(fd.as_fd(), iovecs, flags, fds))
@@ -68,6 +88,19 @@ impl Rope {
     ///
     /// As for [`writev_to`](Rope::writev_to). What was sent before is gone from the rope: after
     /// `WouldBlock`, wait until the descriptor is writable and call again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::Rope;
+    /// use std::os::unix::net::UnixStream;
+    ///
+    /// let (socket, _peer) = UnixStream::pair()?;
+    /// let mut rope: Rope = ["many ", "small ", "pieces"].into_iter().collect();
+    /// rope.write_all_to(&socket)?;
+    /// assert!(rope.is_empty());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn write_all_to(&mut self, fd: impl AsFd) -> io::Result<()> {
         until_done(|| self.writev_to(&fd))
     }
@@ -115,6 +148,22 @@ impl<R: Borrow<Rope>> Cursor<R> {
     /// # Errors
     ///
     /// As for [`Rope::sendmsg_to`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::Rope;
+    /// use std::os::fd::AsFd;
+    /// use std::os::unix::net::UnixStream;
+    ///
+    /// let (socket, peer) = UnixStream::pair()?;
+    /// let rope = Rope::from("with a descriptor");
+    /// let mut cursor = rope.cursor();
+    /// cursor.sendmsg_to(&socket, 0, &[socket.as_fd()])?;
+    /// assert_eq!(cursor.remaining(), 0);
+    /// assert_eq!(Rope::new().recvmsg_from(&peer, 0)?.fds.len(), 1);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn sendmsg_to(&mut self, fd: impl AsFd, flags: i32, fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
         check_message(self.remaining() == 0, flags, fds)?;
         self.send(|iovecs| sys::sendmsg(fd.as_fd(), iovecs, flags, fds))
@@ -126,6 +175,19 @@ impl<R: Borrow<Rope>> Cursor<R> {
     ///
     /// As for [`writev_to`](Cursor::writev_to). After `WouldBlock`, wait until the descriptor is
     /// writable and call again: the cursor has moved by what was sent.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::Rope;
+    /// use std::os::unix::net::UnixStream;
+    ///
+    /// let (socket, _peer) = UnixStream::pair()?;
+    /// let rope = Rope::from("to be kept");
+    /// rope.cursor().write_all_to(&socket)?;
+    /// assert_eq!(rope, b"to be kept");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn write_all_to(&mut self, fd: impl AsFd) -> io::Result<()> {
         until_done(|| self.writev_to(&fd))
     }

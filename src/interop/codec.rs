@@ -52,6 +52,15 @@ pub struct RopeCodec {
 
 impl RopeCodec {
     /// Frames with at most `max` bytes of payload.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Rope, RopeCodec};
+    ///
+    /// let codec = RopeCodec::new(3);
+    /// assert!(codec.wrap(Rope::from("four")).is_err());
+    /// ```
     #[must_use]
     pub fn new(max: usize) -> RopeCodec {
         RopeCodec { max, arrived: Rope::new(), missing: None }
@@ -62,6 +71,16 @@ impl RopeCodec {
     /// # Errors
     ///
     /// `InvalidInput` for a payload that is too long.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Rope, RopeCodec};
+    ///
+    /// let frame = RopeCodec::new(1 << 20).wrap(Rope::from("four"))?;
+    /// assert_eq!(frame, b"\0\0\0\x04four");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn wrap(&self, mut payload: Rope) -> io::Result<Rope> {
         payload.push_front(Bytes::copy_from_slice(&self.header(payload.len())?));
         Ok(payload)
@@ -74,6 +93,20 @@ impl RopeCodec {
     ///
     /// `InvalidData` for a frame that is too long. `received` is as it was, and no frame can be found
     /// behind that one: close the connection.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Rope, RopeCodec};
+    ///
+    /// let codec = RopeCodec::new(1 << 20);
+    /// let mut received = Rope::from("\0\0\0\x04fo");
+    /// assert!(codec.take(&mut received)?.is_none());
+    /// received.push("ur, and more");
+    /// assert_eq!(codec.take(&mut received)?.unwrap(), b"four");
+    /// assert_eq!(received, b", and more");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn take(&self, received: &mut Rope) -> io::Result<Option<Rope>> {
         if received.len() < HEADER {
             return Ok(None);

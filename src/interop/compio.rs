@@ -88,6 +88,20 @@ impl Rope {
     }
 
     /// Appends what was read into `lent`. No copy.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use compio_buf::IoBufMut;
+    /// use ropewalk::Rope;
+    ///
+    /// let mut rope = Rope::new();
+    /// let mut lent = rope.lend(4096)?;
+    /// lent.extend_from_slice(b"what a runtime read")?;
+    /// rope.take_back(lent);
+    /// assert_eq!(rope.len(), 19);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn take_back(&mut self, mut lent: Lent) {
         // SAFETY: whoever called `set_len` has promised that so many bytes were written.
         unsafe { lent.room.fill(lent.filled) };

@@ -70,6 +70,20 @@ impl Body for RopeBody {
 
 impl Rope {
     /// The rope as a body that ends with `trailers`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http::HeaderMap;
+    /// use http_body::Body;
+    /// use ropewalk::Rope;
+    ///
+    /// let mut trailers = HeaderMap::new();
+    /// trailers.insert("checksum", "7".parse()?);
+    /// let body = Rope::from("the body").with_trailers(trailers);
+    /// assert_eq!(body.size_hint().exact(), Some(8));
+    /// # Ok::<(), http::header::InvalidHeaderValue>(())
+    /// ```
     #[must_use]
     pub fn with_trailers(self, trailers: HeaderMap) -> RopeBody {
         RopeBody { rope: self, trailers: Some(trailers) }

@@ -54,6 +54,23 @@ pub trait ReadRope: Sync {
     /// # Cancel safety
     ///
     /// If this is dropped before it is done, nothing was received.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{ReadRope, Rope};
+    /// use tokio::net::UnixStream;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// let (here, there) = UnixStream::pair()?;
+    /// here.try_write(b"one message, the next")?;
+    /// let mut rope = Rope::new();
+    /// assert_eq!(there.read_rope_up_to(&mut rope, 11).await?, 11);
+    /// assert_eq!(rope, b"one message");
+    /// # Ok(())
+    /// # }
+    /// ```
     fn read_rope_up_to(&self, rope: &mut Rope, max: usize) -> impl Future<Output = io::Result<usize>> + Send;
 
     /// readv(2), once there is something: appends it, as [`Rope::readv_from`] does. `Ok(0)` is the end
@@ -66,6 +83,22 @@ pub trait ReadRope: Sync {
     /// # Cancel safety
     ///
     /// If this is dropped before it is done, nothing was received.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Pool, ReadRope, Rope};
+    /// use tokio::net::UnixStream;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// let (here, there) = UnixStream::pair()?;
+    /// here.try_write(b"some")?;
+    /// let mut rope = Rope::in_pool(&Pool::new()?);
+    /// assert_eq!(there.read_rope(&mut rope).await?, 4);
+    /// # Ok(())
+    /// # }
+    /// ```
     fn read_rope(&self, rope: &mut Rope) -> impl Future<Output = io::Result<usize>> + Send {
         self.read_rope_up_to(rope, usize::MAX)
     }
@@ -82,6 +115,24 @@ pub trait ReadRope: Sync {
     ///
     /// If this is dropped before it is done, what has arrived is in the rope: its length has grown by as
     /// much. Ask for the rest to go on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Pool, ReadRope, Rope};
+    /// use tokio::net::UnixStream;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// let (here, there) = UnixStream::pair()?;
+    /// here.try_write(b"one message, the next")?;
+    /// let mut rope = Rope::in_pool(&Pool::new()?);
+    /// rope.reserve(11)?;
+    /// there.read_rope_exact(&mut rope, 11).await?;
+    /// assert_eq!(rope, b"one message");
+    /// # Ok(())
+    /// # }
+    /// ```
     fn read_rope_exact(&self, rope: &mut Rope, count: usize) -> impl Future<Output = io::Result<()>> + Send {
         async move {
             let mut missing = count;
@@ -106,6 +157,27 @@ pub trait ReadRope: Sync {
     /// # Cancel safety
     ///
     /// If this is dropped before it is done, what has arrived is in `rope`. Call again to go on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Pool, ReadRope, Rope, RopeCodec, WriteRope};
+    /// use tokio::net::UnixStream;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// let (here, there) = UnixStream::pair()?;
+    /// let codec = RopeCodec::new(1 << 20);
+    /// here.write_all_rope(&mut codec.wrap(Rope::from("a frame"))?).await?;
+    /// drop(here);
+    ///
+    /// let mut received = Rope::in_pool(&Pool::new()?);
+    /// while let Some(frame) = there.read_frame(&mut received, &codec).await? {
+    ///     assert_eq!(frame, b"a frame");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     fn read_frame(
         &self,
         rope: &mut Rope,
@@ -244,6 +316,22 @@ pub trait WriteRope: Sync {
     /// # Cancel safety
     ///
     /// If this is dropped before it is done, nothing was sent.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Rope, WriteRope};
+    /// use tokio::net::UnixStream;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// let (socket, _peer) = UnixStream::pair()?;
+    /// let mut rope: Rope = ["many ", "pieces"].into_iter().collect();
+    /// let sent = socket.write_rope(&mut rope).await?;
+    /// assert_eq!(sent + rope.len(), 11); // what was sent has left the rope
+    /// # Ok(())
+    /// # }
+    /// ```
     fn write_rope(&self, from: &mut impl Outgoing) -> impl Future<Output = io::Result<usize>> + Send;
 
     /// [`write_rope`](WriteRope::write_rope) until nothing is left to send.
@@ -256,6 +344,22 @@ pub trait WriteRope: Sync {
     ///
     /// If this is dropped before it is done, what is left in the rope, or from the cursor on, is exactly
     /// what was not sent. Call again to go on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Rope, WriteRope};
+    /// use tokio::net::UnixStream;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// let (socket, _peer) = UnixStream::pair()?;
+    /// let mut rope: Rope = ["many ", "pieces"].into_iter().collect();
+    /// socket.write_all_rope(&mut rope).await?;
+    /// assert!(rope.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
     fn write_all_rope(&self, from: &mut impl Outgoing) -> impl Future<Output = io::Result<()>> + Send {
         async move {
             while self.write_rope(from).await? > 0 {}

@@ -11,6 +11,17 @@ use super::pages::Run;
 use crate::sys::{headroom, memory};
 
 /// What the pages of a pool are made of.
+///
+/// # Examples
+///
+/// ```
+/// use ropewalk::{Backing, Pool};
+///
+/// if Pool::new()?.stats().backing == Backing::Anonymous {
+///     eprintln!("memfd_create was refused: views that cannot borrow will copy");
+/// }
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Backing {

@@ -113,6 +113,20 @@ impl Pool {
 /// A place in the line of those who wait for a pool's pages; see [`Pool::wait_for_room`].
 ///
 /// The place is taken when this is first polled and given up when it is dropped, not when it resolves.
+///
+/// # Examples
+///
+/// ```
+/// use ropewalk::Pool;
+/// use std::pin::pin;
+/// use std::task::{Context, Waker};
+///
+/// let pool = Pool::new()?;
+/// let turn = pin!(pool.wait_for_room(1 << 20));
+/// // There is room, so it is ready at once.
+/// assert!(turn.poll(&mut Context::from_waker(Waker::noop())).is_ready());
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[must_use = "futures do nothing unless polled"]
 pub struct Waiting {
     pool: Pool,

@@ -82,16 +82,46 @@ impl Pool {
     /// # Errors
     ///
     /// As for [`PoolOptions::create`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let pool = ropewalk::Pool::new()?; // one for the program
+    /// assert_eq!(pool.stats().in_use, 0);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn new() -> io::Result<Pool> {
         Self::options().create()
     }
 
     /// Options for a pool of your own measure.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let pool = ropewalk::Pool::options().capacity(1 << 30).create()?;
+    /// # assert_eq!(pool.stats().capacity, 1 << 30);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn options() -> PoolOptions {
         PoolOptions::default()
     }
 
     /// What the pool holds and has done so far. Gives back pages that have been idle for too long first.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Pool, Rope};
+    ///
+    /// let pool = Pool::new()?;
+    /// let mut rope = Rope::in_pool(&pool);
+    /// rope.extend_from_slice(&[7; 10_000]);
+    /// let stats = pool.stats();
+    /// assert!(stats.in_use >= 10_000 && stats.in_use <= stats.capacity);
+    /// assert_eq!(stats.fallbacks, 0);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[must_use]
     pub fn stats(&self) -> PoolStats {
         let leases = &self.0.leases;
@@ -247,6 +277,18 @@ impl PoolOptions {
     /// an error of kind [`OutOfMemory`](io::ErrorKind::OutOfMemory) and loses nothing.
     ///
     /// Default: the machine's physical memory, or less where a control group allows less. Only address space is set aside, not memory.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Pool, Rope};
+    /// use std::io::ErrorKind;
+    ///
+    /// let pool = Pool::options().capacity(1 << 20).create()?;
+    /// let mut rope = Rope::in_pool(&pool);
+    /// assert_eq!(rope.reserve(2 << 20).unwrap_err().kind(), ErrorKind::OutOfMemory);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn capacity(mut self, bytes: u64) -> PoolOptions {
         self.capacity = bytes;
         self
@@ -254,12 +296,35 @@ impl PoolOptions {
 
     /// Most bytes kept resident though nobody uses them; what is given back beyond that goes to the
     /// system at once. Default: no limit but [`decay`](PoolOptions::decay).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Pool, Rope};
+    ///
+    /// let pool = Pool::options().retain(0).create()?;
+    /// Rope::in_pool(&pool).extend_from_slice(&[7; 100_000]);
+    /// assert_eq!(pool.stats().warm, 0); // the system has it back already
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn retain(mut self, bytes: u64) -> PoolOptions {
         self.retain = bytes;
         self
     }
 
     /// How long memory stays resident without being used. Default: 10 seconds.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::Pool;
+    /// use std::time::Duration;
+    ///
+    /// // A burst a minute finds its memory where it was.
+    /// let pool = Pool::options().decay(Duration::from_secs(90)).create()?;
+    /// # drop(pool);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn decay(mut self, after: Duration) -> PoolOptions {
         self.decay = after;
         self
@@ -268,6 +333,14 @@ impl PoolOptions {
     /// Asks for transparent huge pages (`MADV_HUGEPAGE`). Default: no. Whether shared memory gets any
     /// is the system's choice (`/sys/kernel/mm/transparent_hugepage/shmem_enabled`), and on some virtual
     /// machines they are slower: measure.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let pool = ropewalk::Pool::options().huge_pages(true).create()?;
+    /// # drop(pool);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn huge_pages(mut self, ask: bool) -> PoolOptions {
         self.huge_pages = ask;
         self
@@ -276,6 +349,14 @@ impl PoolOptions {
     /// Overwrites pages with zeros when they are given back. Default: no. Recycled pages are never
     /// readable through this crate before they are filled again; this is for those who also want old
     /// bytes gone from memory. Costs one pass over all that was received.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let pool = ropewalk::Pool::options().zero_on_release(true).create()?;
+    /// # drop(pool);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn zero_on_release(mut self, zero: bool) -> PoolOptions {
         self.zero_on_release = zero;
         self
@@ -291,6 +372,16 @@ impl PoolOptions {
     ///
     /// `InvalidInput` for a capacity of 0 or of more than 2³² pages; else the kernel's refusal of even
     /// the smallest arena, 1 MiB.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let pool = ropewalk::Pool::options().create()?;
+    /// if pool.stats().reduced {
+    ///     eprintln!("the kernel refused so large a pool: {:?}", pool.stats());
+    /// }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn create(self) -> io::Result<Pool> {
         let leases = Leases::new(&self)?;
         leases.announce();
@@ -308,6 +399,14 @@ impl PoolOptions {
 }
 
 /// What a [`Pool`] holds and has done. Sizes are in bytes.
+///
+/// # Examples
+///
+/// ```
+/// let stats = ropewalk::Pool::new()?.stats();
+/// println!("{} of {} bytes in use", stats.in_use, stats.capacity);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolStats {

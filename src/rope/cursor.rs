@@ -38,11 +38,29 @@ pub struct Cursor<R> {
 
 impl<R: Borrow<Rope>> Cursor<R> {
     /// A cursor at the first byte.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Cursor, Rope};
+    ///
+    /// let rope = Rope::from("shared");
+    /// assert_eq!(Cursor::new(&rope).remaining(), 6);
+    /// ```
     pub fn new(rope: R) -> Cursor<R> {
         Cursor { rope, position: 0, index: 0, offset: 0, sends: Pace::default() }
     }
 
     /// Bytes before the cursor. O(1).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let rope = ropewalk::Rope::from("0123456789");
+    /// let mut cursor = rope.cursor();
+    /// cursor.advance(3);
+    /// assert_eq!(cursor.position(), 3);
+    /// ```
     pub fn position(&self) -> usize {
         self.position
     }
@@ -52,6 +70,16 @@ impl<R: Borrow<Rope>> Cursor<R> {
     /// # Panics
     ///
     /// If `position` is beyond the rope. To seek as in a file, use [`io::Seek`](std::io::Seek).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let rope = ropewalk::Rope::from("0123456789");
+    /// let mut cursor = rope.cursor();
+    /// cursor.set_position(8);
+    /// assert_eq!(cursor.chunk(), b"89");
+    /// cursor.set_position(0); // and all over again
+    /// ```
     #[track_caller]
     pub fn set_position(&mut self, position: usize) {
         let rope = self.rope();
@@ -62,6 +90,15 @@ impl<R: Borrow<Rope>> Cursor<R> {
     }
 
     /// Bytes from the cursor on. O(1).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let rope = ropewalk::Rope::from("0123456789");
+    /// let mut cursor = rope.cursor();
+    /// cursor.advance(3);
+    /// assert_eq!(cursor.remaining(), 7);
+    /// ```
     pub fn remaining(&self) -> usize {
         self.rope().len().saturating_sub(self.position)
     }
@@ -71,6 +108,15 @@ impl<R: Borrow<Rope>> Cursor<R> {
     /// # Panics
     ///
     /// If fewer remain.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let rope = ropewalk::Rope::from("head and body");
+    /// let mut cursor = rope.cursor();
+    /// cursor.advance(9);
+    /// assert_eq!(cursor.chunk(), b"body");
+    /// ```
     #[track_caller]
     pub fn advance(&mut self, count: usize) {
         let remaining = self.remaining();
@@ -89,22 +135,55 @@ impl<R: Borrow<Rope>> Cursor<R> {
     }
 
     /// The bytes from the cursor to the end of its segment; empty at the end of the rope.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let rope: ropewalk::Rope = ["one", "two"].into_iter().collect();
+    /// let mut cursor = rope.cursor();
+    /// cursor.advance(1);
+    /// assert_eq!(cursor.chunk(), b"ne");
+    /// ```
     pub fn chunk(&self) -> &[u8] {
         self.rope().piece(self.index).get(self.offset..).unwrap_or_default()
     }
 
     /// The bytes from the cursor on as borrowed slices, none of them empty.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let rope: ropewalk::Rope = ["one", "two"].into_iter().collect();
+    /// let mut cursor = rope.cursor();
+    /// cursor.advance(1);
+    /// assert!(cursor.chunks().eq([&b"ne"[..], b"two"]));
+    /// ```
     pub fn chunks(&self) -> impl Iterator<Item = &[u8]> + Clone {
         let first = Some(self.chunk()).filter(|chunk| !chunk.is_empty());
         first.into_iter().chain(self.rope().chunks_from(self.index + 1))
     }
 
     /// The rope that the cursor is in.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cursor = ropewalk::Rope::from("0123456789").into_cursor();
+    /// assert_eq!(cursor.get_ref().len(), 10);
+    /// ```
     pub fn get_ref(&self) -> &R {
         &self.rope
     }
 
     /// Gives the rope back.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut cursor = ropewalk::Rope::from("all of it").into_cursor();
+    /// cursor.advance(4);
+    /// assert_eq!(cursor.into_inner(), b"all of it");
+    /// ```
     pub fn into_inner(self) -> R {
         self.rope
     }

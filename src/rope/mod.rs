@@ -79,36 +79,90 @@ impl Default for Limit {
 
 impl Rope {
     /// An empty rope that receives into the heap. For many or large payloads use [`in_pool`](Rope::in_pool).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut rope = ropewalk::Rope::new();
+    /// rope.push("one piece");
+    /// assert!(rope.pool().is_none());
+    /// ```
     #[must_use]
     pub fn new() -> Rope {
         Rope::default()
     }
 
     /// An empty rope that receives into `pool`. It holds no memory of it until bytes arrive.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Pool, Rope};
+    ///
+    /// let pool = Pool::new()?;
+    /// let rope = Rope::in_pool(&pool);
+    /// assert_eq!(pool.stats().in_use, 0);
+    /// # drop(rope);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[must_use]
     pub fn in_pool(pool: &Pool) -> Rope {
         Rope { pool: Some(pool.clone()), ..Rope::default() }
     }
 
     /// The pool that this rope receives into.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Pool, Rope};
+    ///
+    /// let rope = Rope::in_pool(&Pool::new()?);
+    /// // Another rope in the same pool:
+    /// let beside = rope.pool().map(Rope::in_pool).unwrap_or_default();
+    /// # assert!(beside.pool().is_some());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[must_use]
     pub fn pool(&self) -> Option<&Pool> {
         self.pool.as_ref()
     }
 
     /// Bytes in the rope. O(1).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let rope: ropewalk::Rope = ["one ", "by ", "one"].into_iter().collect();
+    /// assert_eq!(rope.len(), 10);
+    /// ```
     #[must_use]
     pub fn len(&self) -> usize {
         self.segments.len() + self.tail_len()
     }
 
     /// Whether there are none. O(1).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert!(ropewalk::Rope::new().is_empty());
+    /// ```
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Pieces that the rope is made of, the tail included. O(1).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut rope = ropewalk::Rope::from("pushed");
+    /// rope.extend_from_slice(b"copied ");
+    /// rope.extend_from_slice(b"behind each other");
+    /// assert_eq!(rope.num_segments(), 2);
+    /// ```
     #[must_use]
     pub fn num_segments(&self) -> usize {
         self.segments.count() + usize::from(self.tail_len() > 0)
@@ -118,6 +172,15 @@ impl Rope {
     ///
     /// Where [`BufMut`](bytes::BufMut) is in scope, whose method of that name takes a buffer by value, write
     /// `Rope::limit(&rope)`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut rope = ropewalk::Rope::new();
+    /// assert_eq!(rope.limit(), usize::MAX);
+    /// rope.set_limit(1 << 20);
+    /// assert_eq!(rope.limit(), 1 << 20);
+    /// ```
     #[must_use]
     pub fn limit(&self) -> usize {
         self.limit.0
@@ -188,6 +251,14 @@ impl Rope {
     }
 
     /// Puts a segment in front without copying it. Amortised O(1).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut rope = ropewalk::Rope::from("body");
+    /// rope.push_front((rope.len() as u32).to_be_bytes().to_vec());
+    /// assert_eq!(rope, b"\0\0\0\x04body");
+    /// ```
     pub fn push_front(&mut self, bytes: impl Into<Bytes>) {
         self.segments.push_front(bytes.into());
     }
@@ -195,6 +266,14 @@ impl Rope {
     /// Moves all of `other` to the end, without copying. O(segments of the shorter one).
     ///
     /// This rope keeps its own pool and limit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut rope = ropewalk::Rope::from("head, ");
+    /// rope.append(ropewalk::Rope::from("and body"));
+    /// assert_eq!(rope, b"head, and body");
+    /// ```
     pub fn append(&mut self, mut other: Rope) {
         if !other.is_empty() {
             self.freeze();
@@ -237,6 +316,15 @@ impl Rope {
     /// # Panics
     ///
     /// If `at > self.len()`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut rope = ropewalk::Rope::from("body and trailer");
+    /// let trailer = rope.split_off(4);
+    /// assert_eq!(rope, b"body");
+    /// assert_eq!(trailer, b" and trailer");
+    /// ```
     #[track_caller]
     #[must_use = "use `truncate` to drop the bytes"]
     pub fn split_off(&mut self, at: usize) -> Rope {
@@ -251,6 +339,14 @@ impl Rope {
     /// # Panics
     ///
     /// If `count > self.len()`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut rope = ropewalk::Rope::from("head and body");
+    /// rope.advance(9);
+    /// assert_eq!(rope, b"body");
+    /// ```
     #[track_caller]
     #[inline]
     pub fn advance(&mut self, count: usize) {
@@ -262,6 +358,16 @@ impl Rope {
     }
 
     /// Keeps the first `len` bytes and drops the rest; does nothing if there are fewer.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut rope = ropewalk::Rope::from("body and padding");
+    /// rope.truncate(4);
+    /// assert_eq!(rope, b"body");
+    /// rope.truncate(100);
+    /// assert_eq!(rope.len(), 4);
+    /// ```
     pub fn truncate(&mut self, len: usize) {
         if len < self.len() {
             drop(self.split_off(len));
@@ -269,6 +375,14 @@ impl Rope {
     }
 
     /// Drops all bytes and gives the tail back. Pool and limit stay.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut rope = ropewalk::Rope::from("done with");
+    /// rope.clear();
+    /// assert!(rope.is_empty());
+    /// ```
     pub fn clear(&mut self) {
         self.segments = Segments::default();
         self.tail = None;
@@ -299,6 +413,15 @@ impl Rope {
     }
 
     /// The bytes as borrowed slices, in order, none of them empty.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let rope: ropewalk::Rope = ["one", "two"].into_iter().collect();
+    /// let sum: u32 = rope.chunks().flatten().map(|&byte| u32::from(byte)).sum();
+    /// assert_eq!(rope.chunks().next_back(), Some(&b"two"[..]));
+    /// # assert_eq!(sum, 668);
+    /// ```
     #[must_use]
     pub fn chunks(&self) -> impl DoubleEndedIterator<Item = &[u8]> + Clone {
         let tail = self.tail.as_ref().map(Extent::filled).filter(|tail| !tail.is_empty());
@@ -306,6 +429,18 @@ impl Rope {
     }
 
     /// The bytes as owned segments, in order, sharing the memory; none of them is empty.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use ropewalk::Rope;
+    ///
+    /// let rope: Rope = ["one", "two"].into_iter().collect();
+    /// let kept: Vec<Bytes> = rope.segments().collect(); // no copy
+    /// drop(rope);
+    /// assert_eq!(kept, ["one", "two"]);
+    /// ```
     #[must_use]
     pub fn segments(&self) -> impl DoubleEndedIterator<Item = Bytes> {
         let tail = self.tail.as_ref().filter(|tail| tail.len() > 0).map(Extent::share);
@@ -313,6 +448,13 @@ impl Rope {
     }
 
     /// A copy of all bytes. To have them side by side without a copy, [finalise](Rope::finalize).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let rope: ropewalk::Rope = ["one", "two"].into_iter().collect();
+    /// assert_eq!(rope.to_vec(), b"onetwo");
+    /// ```
     #[must_use]
     pub fn to_vec(&self) -> Vec<u8> {
         let mut vec = Vec::with_capacity(self.len());
@@ -326,6 +468,16 @@ impl Rope {
     /// # Panics
     ///
     /// If `dst` is longer than the rope.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut rope = ropewalk::Rope::from("GIF89a and more");
+    /// let mut magic = [0; 6];
+    /// rope.copy_to_slice(&mut magic);
+    /// assert_eq!(&magic, b"GIF89a");
+    /// assert_eq!(rope, b" and more");
+    /// ```
     #[track_caller]
     pub fn copy_to_slice(&mut self, dst: &mut [u8]) {
         self.check("copy_to_slice", dst.len());
@@ -339,12 +491,36 @@ impl Rope {
     }
 
     /// A position in this rope that moves without changing it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use bytes::Buf;
+    /// use ropewalk::Rope;
+    ///
+    /// let rope = Rope::from(vec![0, 0, 1, 0, 7]);
+    /// assert_eq!(rope.cursor().get_u32(), 256);
+    /// assert_eq!(rope.len(), 5); // it only looked
+    /// ```
     #[must_use]
     pub fn cursor(&self) -> Cursor<&Rope> {
         Cursor::new(self)
     }
 
     /// A position in this rope, together with it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::Read;
+    ///
+    /// let mut cursor = ropewalk::Rope::from("read it").into_cursor();
+    /// let mut text = String::new();
+    /// cursor.read_to_string(&mut text)?;
+    /// assert_eq!(text, "read it");
+    /// assert_eq!(cursor.into_inner(), b"read it");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[must_use]
     pub fn into_cursor(self) -> Cursor<Rope> {
         Cursor::new(self)
@@ -468,6 +644,15 @@ impl<B: Into<Bytes>> FromIterator<B> for Rope {
 }
 
 /// The segments of a [`Rope`], one after the other.
+///
+/// # Examples
+///
+/// ```
+/// let rope: ropewalk::Rope = ["one", "two"].into_iter().collect();
+/// for segment in rope {
+///     assert_eq!(segment.len(), 3); // a `bytes::Bytes`
+/// }
+/// ```
 pub struct IntoIter(IntoSegments);
 
 impl fmt::Debug for IntoIter {

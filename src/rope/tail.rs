@@ -88,6 +88,16 @@ impl Rope {
     /// # Panics
     ///
     /// When the heap has no memory either.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut rope = ropewalk::Rope::new();
+    /// for byte in b"one segment" {
+    ///     rope.extend_from_slice(&[*byte]);
+    /// }
+    /// assert_eq!((rope.len(), rope.num_segments()), (11, 1));
+    /// ```
     pub fn extend_from_slice(&mut self, bytes: &[u8]) {
         let mut left = bytes;
         while let Err(not_copied) = self.copy_in(left) {

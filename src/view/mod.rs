@@ -56,18 +56,52 @@ pub struct View {
 
 impl View {
     /// Bytes that had to be copied.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let apart: ropewalk::Rope = ["one", "two"].into_iter().collect(); // on the heap, not in a pool
+    /// assert_eq!(apart.finalize()?.copied_bytes(), 6);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[must_use]
     pub fn copied_bytes(&self) -> usize {
         self.copied
     }
 
     /// Bytes whose pages were given a second address. What was neither copied nor mapped is borrowed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Pool, Rope};
+    ///
+    /// let pool = Pool::new()?;
+    /// let (mut one, mut other) = (Rope::in_pool(&pool), Rope::in_pool(&pool));
+    /// one.extend_from_slice(&[1; 1 << 20]);
+    /// other.extend_from_slice(&[2; 1 << 20]); // in the way of the first one's growth
+    /// one.extend_from_slice(&[1; 1 << 20]);
+    /// let view = one.finalize()?;
+    /// assert_eq!(view.copied_bytes() + view.mapped_bytes(), 2 << 20);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[must_use]
     pub fn mapped_bytes(&self) -> usize {
         self.mapped
     }
 
     /// Maps that this took.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Pool, Rope};
+    ///
+    /// let mut rope = Rope::in_pool(&Pool::new()?);
+    /// rope.extend_from_slice(&[7; 100_000]);
+    /// assert_eq!(rope.finalize()?.num_maps(), 0); // it lay side by side
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[must_use]
     pub fn num_maps(&self) -> usize {
         self.maps
@@ -107,6 +141,18 @@ impl From<View> for Bytes {
 }
 
 /// There was no memory for a view. The rope is in it, unharmed.
+///
+/// # Examples
+///
+/// ```
+/// use ropewalk::{FinalizeError, Rope, View};
+///
+/// /// One slice if there is memory for it, else the pieces.
+/// fn side_by_side(rope: Rope) -> Result<View, Rope> {
+///     rope.finalize().map_err(FinalizeError::into_rope)
+/// }
+/// # assert!(side_by_side(Rope::from("one")).is_ok());
+/// ```
 pub struct FinalizeError {
     rope: Box<Rope>,
     source: io::Error,
@@ -114,6 +160,18 @@ pub struct FinalizeError {
 
 impl FinalizeError {
     /// Gives the rope back.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let rope = ropewalk::Rope::from("one");
+    /// let view = rope.finalize().map_err(|error| {
+    ///     let kept = error.into_rope();
+    ///     format!("no memory for {} bytes; what now?", kept.len())
+    /// })?;
+    /// # assert_eq!(&*view, b"one");
+    /// # Ok::<(), String>(())
+    /// ```
     #[must_use]
     pub fn into_rope(self) -> Rope {
         *self.rope
@@ -157,6 +215,18 @@ impl Rope {
     /// # Errors
     ///
     /// When there is no memory for the copies. [`FinalizeError::into_rope`] gives the rope back.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Pool, Rope};
+    ///
+    /// let mut rope = Rope::in_pool(&Pool::new()?);
+    /// rope.extend_from_slice(&[7; 100_000]);
+    /// let view = rope.finalize()?;
+    /// assert_eq!((view.len(), view.copied_bytes()), (100_000, 0));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn finalize(mut self) -> Result<View, FinalizeError> {
         self.freeze();
         if self.num_segments() <= 1 {
