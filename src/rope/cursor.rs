@@ -48,7 +48,7 @@ impl<R: Borrow<Rope>> Cursor<R> {
     /// assert_eq!(Cursor::new(&rope).remaining(), 6);
     /// ```
     pub fn new(rope: R) -> Cursor<R> {
-        Cursor { rope, position: 0, index: 0, offset: 0, sends: Pace::default() }
+        Cursor { rope, position: 0, index: 0, offset: 0, sends: Pace::SENDS }
     }
 
     /// Bytes before the cursor. O(1).

@@ -55,25 +55,29 @@ pub(crate) use tail::LITTLE;
 /// assert_eq!(&*view, b"a header, a shared body");
 /// # Ok::<(), std::io::Error>(())
 /// ```
-#[derive(Default)]
 pub struct Rope {
     segments: Segments,
     /// What is being filled, behind the segments. `None`, or with filled or spare bytes.
     tail: Option<Extent>,
     /// Where the tail comes from; the heap, if nowhere.
     pool: Option<Pool>,
-    limit: Limit,
+    /// Most bytes that it receives.
+    limit: usize,
     reads: Pace,
     sends: Pace,
 }
 
-/// Most bytes that a rope receives.
-#[derive(Clone, Copy)]
-struct Limit(usize);
-
-impl Default for Limit {
-    fn default() -> Limit {
-        Limit(usize::MAX)
+impl Default for Rope {
+    /// As [`Rope::new`].
+    fn default() -> Rope {
+        Rope {
+            segments: Segments::default(),
+            tail: None,
+            pool: None,
+            limit: usize::MAX,
+            reads: Pace::READS,
+            sends: Pace::SENDS,
+        }
     }
 }
 
@@ -183,7 +187,7 @@ impl Rope {
     /// ```
     #[must_use]
     pub fn limit(&self) -> usize {
-        self.limit.0
+        self.limit
     }
 
     /// Sets the most bytes that the rope may hold by receiving or through
@@ -208,7 +212,7 @@ impl Rope {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn set_limit(&mut self, bytes: usize) {
-        self.limit = Limit(bytes);
+        self.limit = bytes;
     }
 
     /// Appends a segment without copying it. Amortised O(1).
@@ -608,7 +612,9 @@ impl Rope {
 impl Clone for Rope {
     /// Shares the memory. O(segments).
     fn clone(&self) -> Rope {
-        self.slice(..)
+        let mut segments = self.segments.clone();
+        segments.extend(self.tail.as_ref().filter(|tail| tail.len() > 0).map(Extent::share));
+        self.beside(segments)
     }
 }
 

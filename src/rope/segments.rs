@@ -206,8 +206,13 @@ impl Segments {
             if at >= to {
                 break;
             }
-            slice.push(bytes.slice(from.saturating_sub(at)..bytes.len().min(to - at)));
-            at += bytes.len();
+            let end = at + bytes.len();
+            if from <= at && end <= to {
+                slice.push(bytes.clone());
+            } else {
+                slice.push(bytes.slice(from.saturating_sub(at)..bytes.len().min(to - at)));
+            }
+            at = end;
         }
         slice
     }
