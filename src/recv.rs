@@ -84,7 +84,8 @@ impl Rope {
     /// ```
     pub fn readv_up_to(&mut self, fd: impl AsFd, max: usize) -> io::Result<usize> {
         let fd = fd.as_fd();
-        self.receive(fd, max, |rooms| sys::readv(fd, rooms), |&count| count).map(|count| count.unwrap_or(0))
+        self.receive(fd, 0, max, |rooms| sys::readv(fd, rooms), |&count| count)
+            .map(|count| count.unwrap_or(0))
     }
 
     /// recvmsg(2): like [`readv_from`](Rope::readv_from) on a socket, with the descriptors that came
@@ -116,7 +117,7 @@ impl Rope {
         let fd = fd.as_fd();
         sys::check_recv_flags(flags)?;
         let received =
-            self.receive(fd, usize::MAX, |rooms| sys::recvmsg(fd, rooms, flags), |got| got.bytes)?;
+            self.receive(fd, flags, usize::MAX, |rooms| sys::recvmsg(fd, rooms, flags), |got| got.bytes)?;
         Ok(received.unwrap_or_default())
     }
 
@@ -124,13 +125,14 @@ impl Rope {
     fn receive<T>(
         &mut self,
         fd: BorrowedFd<'_>,
+        flags: i32,
         max: usize,
         call: impl FnOnce(&mut [Room<'_>]) -> io::Result<T>,
         count: impl FnOnce(&T) -> usize,
     ) -> io::Result<Option<T>> {
         let allowed = self.limit().saturating_sub(self.len());
         if allowed == 0 && max > 0 {
-            return none_at_end(fd, LimitReached(self.limit()).into());
+            return none_at_end(fd, flags, LimitReached(self.limit()).into());
         }
         let want = self.reads_mut().bytes().min(max).min(allowed);
         if want == 0 {
@@ -141,7 +143,7 @@ impl Rope {
         }
         self.absorb_short();
         let result = match self.prepare(want) {
-            Err(error) if is_at_capacity(&error) => none_at_end(fd, error),
+            Err(error) if is_at_capacity(&error) => none_at_end(fd, flags, error),
             prepared => prepared.and_then(|ahead| self.fill(want, ahead, call, count)).map(Some),
         };
         self.give_back_spare();
@@ -353,8 +355,8 @@ impl Ahead {
 }
 
 /// There is no room, which does not matter at the end of the stream.
-fn none_at_end<T>(fd: BorrowedFd<'_>, error: io::Error) -> io::Result<Option<T>> {
-    if sys::at_end_of_stream(fd)? { Ok(None) } else { Err(error) }
+fn none_at_end<T>(fd: BorrowedFd<'_>, flags: i32, error: io::Error) -> io::Result<Option<T>> {
+    if sys::at_end_of_stream(fd, flags)? { Ok(None) } else { Err(error) }
 }
 
 /// More has arrived than the rope may hold.

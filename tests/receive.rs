@@ -160,3 +160,12 @@ fn what_is_reserved_stays_until_it_is_filled() {
     rope.clear();
     assert_eq!(pool.stats().in_use, 0);
 }
+
+#[test]
+fn a_look_at_the_end_waits_no_longer_than_the_call_would() {
+    let (_peer, socket) = UnixStream::pair().unwrap();
+    let mut rope = Rope::from("full");
+    rope.set_limit(4);
+    let error = rope.recvmsg_from(&socket, nix::libc::MSG_DONTWAIT).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+}

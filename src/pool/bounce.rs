@@ -15,7 +15,7 @@ use super::Extent;
 use crate::sys::headroom;
 
 /// Bytes per buffer: it has to stay in the second-level cache together with what the kernel touches.
-const SIZE: usize = 256 << 10;
+const SIZE: usize = 512 << 10;
 
 #[derive(Default)]
 pub(super) struct Bounces {

@@ -161,12 +161,13 @@ pub(crate) fn is_refused_as_no_socket(error: &io::Error) -> bool {
 ///
 /// # Errors
 ///
-/// `WouldBlock` when the descriptor is non-blocking and nothing has come yet.
-pub(crate) fn at_end_of_stream(fd: BorrowedFd<'_>) -> io::Result<bool> {
+/// `WouldBlock` when the descriptor is non-blocking, or `flags` has `MSG_DONTWAIT`, and nothing has come yet.
+pub(crate) fn at_end_of_stream(fd: BorrowedFd<'_>, flags: i32) -> io::Result<bool> {
+    let flags = libc::MSG_PEEK | flags & libc::MSG_DONTWAIT;
     let mut byte = 0u8;
     let peeked = retry(|| {
         // SAFETY: one byte may be written to `byte`, which outlives the call.
-        Errno::result(unsafe { libc::recv(fd.as_raw_fd(), (&raw mut byte).cast(), 1, libc::MSG_PEEK) })
+        Errno::result(unsafe { libc::recv(fd.as_raw_fd(), (&raw mut byte).cast(), 1, flags) })
     });
     match peeked {
         Ok(count) => Ok(count == 0),
