@@ -392,3 +392,19 @@ fn many_ropes_wait_for_a_pool_at_its_capacity() {
     }
     assert_eq!((pool.stats().in_use, pool.stats().peak), (0, 1 << 20));
 }
+
+#[test]
+fn a_copy_beside_a_short_segment_ends_though_the_pool_is_full() {
+    in_child("a_copy_beside_a_short_segment_ends_though_the_pool_is_full", || {
+        let pool = pool(4096);
+        let full = received(&pool, &pattern(9, 4096));
+        for len in [1, 63, 64, 100, 4095, 4096] {
+            let mut rope = Rope::in_pool(&pool);
+            rope.push(pattern(1, len));
+            rope.extend_from_slice(b"x");
+            assert!(rope.len() == len + 1 && rope.slice(len..) == b"x");
+        }
+        assert_eq!(pool.stats().fallbacks, 6);
+        drop(full);
+    });
+}

@@ -216,10 +216,11 @@ impl Rope {
         }
     }
 
-    /// Copies a short last segment into the tail, if that has room and nothing in it yet.
+    /// Copies a short last segment into the tail, if that has nothing in it yet and room for more: a tail
+    /// that this would fill has to be followed by another, and the segment would be last again.
     pub(crate) fn absorb_short(&mut self) {
         let Some(short) = self.short_segment().cloned() else { return };
-        if let Some(tail) = self.tail.as_mut().filter(|tail| tail.ready() >= short.len()) {
+        if let Some(tail) = self.tail.as_mut().filter(|tail| tail.ready() > short.len()) {
             tail.copy_from(&short);
             self.drop_short();
         }
