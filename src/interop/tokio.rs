@@ -265,7 +265,7 @@ fn try_in_turn(
 ) -> io::Result<Option<usize>> {
     let most = if has_turn { max } else { max.min(rope.room_before_others()) };
     from.try_io(Interest::READABLE, |fd| match most {
-        0 if max > 0 => Ok(sys::at_end_of_stream(fd)?.then_some(0)),
+        0 if max > 0 => Ok(sys::at_end_of_stream(fd, 0)?.then_some(0)),
         _ => rope.readv_up_to(fd, most).map(Some),
     })
 }
