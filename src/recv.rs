@@ -219,6 +219,8 @@ impl Rope {
         let short = if self.has_tail() { None } else { self.short_segment() };
         let short = short.map_or(&[][..], |bytes| bytes);
         let mut fresh = self.new_extent(want + short.len())?;
+        // The copy must leave room: this is about what follows it.
+        let short = if short.len() < fresh.spare() { short } else { &[] };
         fresh.begin_with(short)?;
         if fresh.ready() == 0 {
             if let Some(bounce) = fresh.bounce() {
@@ -242,6 +244,10 @@ impl Rope {
         let in_tail = first.len();
         let second = Room::new(ahead.memory(), beyond.min(want - in_tail));
         let offered = in_tail + second.len();
+        if offered == 0 {
+            // The kernel would say 0, and that would look like the end of the stream.
+            return Err(io::Error::new(io::ErrorKind::OutOfMemory, "no room for even one byte"));
+        }
         let mut rooms = [first, second];
         let used = usize::from(in_tail == 0)..1 + usize::from(offered > in_tail);
         let result = call(&mut rooms[used]);

@@ -112,6 +112,21 @@ fn a_large_payload_after_a_small_one_comes_whole() {
 }
 
 #[test]
+fn the_last_page_of_a_pool_is_no_end_of_the_stream() {
+    let pool = Pool::options().capacity(4096).create().unwrap();
+    let (mut peer, socket) = UnixStream::pair().unwrap();
+    let payload = pattern(8192);
+    peer.write_all(b"small").unwrap();
+    let mut rope = Rope::in_pool(&pool);
+    rope.readv_from(&socket).unwrap();
+    rope.clear();
+    peer.write_all(&payload).unwrap();
+    drop(peer);
+    while rope.readv_from(&socket).unwrap() > 0 {}
+    assert!(rope == payload, "{} bytes", rope.len());
+}
+
+#[test]
 fn the_limit_takes_nothing_out_of_the_socket() {
     let (mut peer, mut socket) = UnixStream::pair().unwrap();
     peer.write_all(b"0123456789").unwrap();
