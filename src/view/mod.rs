@@ -26,6 +26,10 @@ use plan::{Bounds, Layout, Plan, Span};
 /// Fewest bytes that are mapped rather than copied; measured, see `docs/design.md`.
 const LEAST_MAP: usize = if cfg!(fuzzing) { 4096 } else { 32 << 10 };
 
+/// Fewest bytes of a view of which anything is mapped: below, a copy into memory that the allocator
+/// recycles is several times cheaper than maps, the faults when they are read, and their end.
+const LEAST_VIEW: usize = if cfg!(fuzzing) { 4096 } else { 512 << 10 };
+
 /// Most maps in one view.
 const MOST_MAPS: usize = 4096;
 
@@ -240,7 +244,8 @@ impl Rope {
 
     fn finalize_in(self, pool: &Pool) -> Result<View, FinalizeError> {
         let spans = self.chunks().map(|chunk| Span { place: pool.offset_of(chunk), len: chunk.len() });
-        let most_maps = if pool.file().is_some() { MOST_MAPS } else { 0 };
+        let mappable = pool.file().is_some() && self.len() >= LEAST_VIEW;
+        let most_maps = if mappable { MOST_MAPS } else { 0 };
         let bounds = Bounds { page: pool.page_size(), least_map: LEAST_MAP, most_maps };
         let view = match plan::plan(spans, bounds) {
             Plan::Borrow { place } => Ok(self.borrow_adjacent(pool, place)),
