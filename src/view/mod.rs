@@ -214,7 +214,7 @@ impl Rope {
     /// * Other segments of the pool are mapped, read only, over one reservation, mmap(2): a system call
     ///   per run of pages, and page faults when they are read.
     /// * What shares a page with something else, lies outside the pool, or is too short to be worth a
-    ///   map is copied. So is everything where the kernel refuses to map, and in an anonymous pool.
+    ///   map (a run of less than 32 KiB, a view of less than 512 KiB) is copied. So is everything where the kernel refuses to map, and in an anonymous pool.
     ///
     /// # Errors
     ///
