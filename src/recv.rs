@@ -17,7 +17,7 @@ use std::slice;
 use bytes::Bytes;
 
 use crate::pool::{Extent, Pool, is_at_capacity};
-use crate::rope::{LITTLE, Rope};
+use crate::rope::{LITTLE, Rope, first_read};
 use crate::sys::iovec::Room;
 use crate::sys::{self, Received};
 
@@ -25,10 +25,12 @@ impl Rope {
     /// readv(2): appends what has arrived. Returns how many bytes that were; `Ok(0)` is the end of the
     /// stream.
     ///
-    /// One system call, repeated on EINTR; pages that have no memory yet are filled by a pwrite(2) behind
-    /// it. It asks for 64 KiB at first, then for more as long as that much comes, for less when it does
-    /// not: 4 KiB to 1 MiB. Where payloads have been small it begins with 4 KiB, which then lie in a
-    /// segment of their own size rather than in a page. Works with any descriptor that readv(2) reads from.
+    /// One system call, repeated on EINTR, or recv(2) where one place is enough and the descriptor is a
+    /// socket's; pages that have no memory yet are filled by a pwrite(2) behind it. It asks at first for
+    /// about what the first read of the pool's last payload brought, 4 KiB to 256 KiB, then for more as
+    /// long as that much comes, for less when it does not: 4 KiB to 1 MiB. A first read of up to 4 KiB
+    /// lies in a segment of its own size rather than in a page. Works with any descriptor that readv(2)
+    /// reads from.
     ///
     /// # Errors
     ///
@@ -84,8 +86,11 @@ impl Rope {
     /// ```
     pub fn readv_up_to(&mut self, fd: impl AsFd, max: usize) -> io::Result<usize> {
         let fd = fd.as_fd();
-        self.receive(fd, 0, max, |rooms| sys::readv(fd, rooms), |&count| count)
-            .map(|count| count.unwrap_or(0))
+        let mut socket = *self.socket();
+        let received =
+            self.receive(fd, 0, max, |rooms| sys::readv(fd, rooms, &mut socket), |&count| count)?;
+        *self.socket() = socket;
+        Ok(received.unwrap_or(0))
     }
 
     /// recvmsg(2): like [`readv_from`](Rope::readv_from) on a socket, with the descriptors that came
@@ -134,11 +139,11 @@ impl Rope {
         if allowed == 0 && max > 0 {
             return none_at_end(fd, flags, LimitReached(self.limit()).into());
         }
-        let want = self.reads_mut().bytes().min(max).min(allowed);
+        let want = self.reads().bytes().min(max).min(allowed);
         if want == 0 {
             return Ok(None);
         }
-        if self.expects_little() {
+        if want <= LITTLE && self.is_empty() && !self.has_tail() {
             return self.receive_little(want, call, count).map(Some);
         }
         self.absorb_short();
@@ -148,11 +153,6 @@ impl Rope {
         };
         self.give_back_spare();
         result
-    }
-
-    /// Whether the next read is likely to be all there is.
-    fn expects_little(&self) -> bool {
-        self.is_empty() && !self.has_tail() && self.pool().is_none_or(Pool::expects_little)
     }
 
     /// Makes the call with room on the stack, and keeps what came in a segment of its own size: a small
@@ -168,17 +168,18 @@ impl Rope {
         let offered = room.len();
         let result = call(&mut [room])?;
         let count = count(&result);
-        self.learn(count);
-        self.push(Bytes::copy_from_slice(filled(&stack, count)));
-        self.reads_mut().note(offered, count);
+        self.learn(offered, count);
+        self.push(Box::<[u8]>::from(filled(&stack, count)));
         Ok(result)
     }
 
-    /// Notes what the first read of a payload brought.
-    fn learn(&self, count: usize) {
-        if let (Some(pool), true) = (self.pool(), self.is_empty() && count > 0) {
-            pool.expect_little(count < LITTLE);
+    /// Notes what a read brought, for the next one; and if it was a payload's first, for the next payload.
+    fn learn(&mut self, offered: usize, count: usize) {
+        let held_back = count == offered && count < LITTLE;
+        if let (Some(pool), true) = (self.pool(), self.is_empty() && count > 0 && !held_back) {
+            pool.set_first_read(first_read(count));
         }
+        self.reads().note(offered, count);
     }
 
     /// Finds `want` bytes of room, or some at least, behind what is there.
@@ -252,15 +253,14 @@ impl Rope {
         let used = usize::from(in_tail == 0)..1 + usize::from(offered > in_tail);
         let result = call(&mut rooms[used]);
         let moved = result.as_ref().map_or(0, count);
+        self.learn(offered, moved);
         self.keep(moved, in_tail, ahead);
-        self.reads_mut().note(offered, moved);
         result
     }
 
     /// Counts what the kernel wrote as filled: the tail's room first.
     #[allow(unsafe_code)] // that the bytes are there is known only here
     fn keep(&mut self, count: usize, in_tail: usize, mut ahead: Ahead) {
-        self.learn(count);
         if let Some(tail) = self.tail_mut() {
             // SAFETY: the kernel fills rooms in order and wrote `count` bytes, which `sys` has checked
             // to be no more than it was offered.

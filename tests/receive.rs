@@ -92,15 +92,14 @@ fn a_large_payload_after_a_small_one_comes_whole() {
         for cold in [true, false] {
             let (mut peer, socket) = UnixStream::pair().unwrap();
             peer.write_all(b"small").unwrap();
-            let mut rope = Rope::in_pool(&pool);
-            rope.readv_from(&socket).unwrap();
-            rope.clear();
+            Rope::in_pool(&pool).readv_from(&socket).unwrap();
             if cold {
                 pool.trim().unwrap();
             }
             let payload = pattern(len);
             let expected = payload.clone();
             let sender = thread::spawn(move || peer.write_all(&payload).unwrap());
+            let mut rope = Rope::in_pool(&pool);
             while rope.readv_from(&socket).unwrap() > 0 {}
             sender.join().unwrap();
             assert!(rope == expected, "{len} bytes, cold: {cold}");
@@ -117,11 +116,10 @@ fn the_last_page_of_a_pool_is_no_end_of_the_stream() {
     let (mut peer, socket) = UnixStream::pair().unwrap();
     let payload = pattern(8192);
     peer.write_all(b"small").unwrap();
-    let mut rope = Rope::in_pool(&pool);
-    rope.readv_from(&socket).unwrap();
-    rope.clear();
+    Rope::in_pool(&pool).readv_from(&socket).unwrap();
     peer.write_all(&payload).unwrap();
     drop(peer);
+    let mut rope = Rope::in_pool(&pool);
     while rope.readv_from(&socket).unwrap() > 0 {}
     assert!(rope == payload, "{} bytes", rope.len());
 }

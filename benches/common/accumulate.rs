@@ -121,7 +121,7 @@ impl Accumulate for Ropewalk {
         if self.known {
             rope.reserve(message.size)?;
         }
-        while rope.readv_up_to(socket, message.most() - rope.len())? > 0 {}
+        while rope.len() < message.most() && rope.readv_up_to(socket, message.most() - rope.len())? > 0 {}
         whole(&rope.finalize()?);
         Ok(())
     }

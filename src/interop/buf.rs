@@ -8,35 +8,44 @@ use bytes::{Buf, Bytes};
 use crate::rope::{Cursor, Rope};
 
 impl Buf for Rope {
+    #[inline]
     fn remaining(&self) -> usize {
         self.len()
     }
 
+    #[inline]
     fn chunk(&self) -> &[u8] {
-        self.chunks().next().unwrap_or_default()
+        self.piece(0)
     }
 
     fn chunks_vectored<'a>(&'a self, dst: &mut [IoSlice<'a>]) -> usize {
         describe(self.chunks(), dst)
     }
 
+    #[inline]
     #[track_caller]
     fn advance(&mut self, count: usize) {
         Rope::advance(self, count);
     }
 
     /// Without a copy if one segment holds the bytes, or as cheaply as [`Rope::finalize`] can.
+    #[inline]
     #[track_caller]
     fn copy_to_bytes(&mut self, len: usize) -> Bytes {
-        contiguous(self.split_to(len))
+        match self.take_within_first(len) {
+            Some(bytes) => bytes,
+            None => contiguous(self.split_to(len)),
+        }
     }
 }
 
 impl<R: Borrow<Rope>> Buf for Cursor<R> {
+    #[inline]
     fn remaining(&self) -> usize {
         Cursor::remaining(self)
     }
 
+    #[inline]
     fn chunk(&self) -> &[u8] {
         Cursor::chunk(self)
     }
@@ -45,6 +54,7 @@ impl<R: Borrow<Rope>> Buf for Cursor<R> {
         describe(self.chunks(), dst)
     }
 
+    #[inline]
     #[track_caller]
     fn advance(&mut self, count: usize) {
         Cursor::advance(self, count);

@@ -16,12 +16,13 @@ const CHUNK: usize = if cfg!(any(test, fuzzing)) { 8 } else { 4096 };
 // memory as filled; nothing between the two calls changes the tail.
 unsafe impl BufMut for Rope {
     /// Up to the [limit](Rope::set_limit).
+    #[inline]
     fn remaining_mut(&self) -> usize {
         self.limit().min(isize::MAX as usize).saturating_sub(self.len())
     }
 
     unsafe fn advance_mut(&mut self, count: usize) {
-        let offered = self.tail_mut().map_or(0, |tail| tail.spare_mut().len());
+        let offered = self.tail_mut().map_or(0, |tail| tail.ready());
         assert!(
             count <= offered,
             "advance_mut: {count} is beyond the {offered} bytes that chunk_mut offered"
@@ -55,12 +56,14 @@ unsafe impl BufMut for Rope {
         }
     }
 
+    #[inline]
     fn put_slice(&mut self, src: &[u8]) {
         check(self, src.len());
         self.extend_from_slice(src);
     }
 }
 
+#[inline]
 #[track_caller]
 fn check(rope: &Rope, more: usize) {
     let most = rope.remaining_mut();

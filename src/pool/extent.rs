@@ -99,26 +99,31 @@ impl Extent {
         Ok(Extent { base, filled: 0, committed: capacity, capacity, reserved: 0, owner })
     }
 
+    #[inline]
     pub(crate) fn filled(&self) -> &[u8] {
         // SAFETY: `filled` bytes from `base` on were written and never are again; the owner lives.
         unsafe { slice::from_raw_parts(self.base.as_ptr(), self.filled) }
     }
 
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.filled
     }
 
     /// Bytes that can still be filled, once they are committed.
+    #[inline]
     pub(crate) fn spare(&self) -> usize {
         self.capacity - self.filled
     }
 
     /// Bytes that can be filled now.
+    #[inline]
     pub(crate) fn ready(&self) -> usize {
         self.committed - self.filled
     }
 
     /// The memory behind the filled bytes that may be written now.
+    #[inline]
     pub(crate) fn spare_mut(&mut self) -> &mut [MaybeUninit<u8>] {
         let len = self.committed - self.filled;
         // SAFETY: `filled` is at most the capacity.
@@ -206,6 +211,7 @@ impl Extent {
     /// # Safety
     ///
     /// They were: all of them are initialised.
+    #[inline]
     pub(crate) unsafe fn fill(&mut self, count: usize) {
         debug_assert!(self.filled + count <= self.committed);
         self.filled += count;
@@ -226,6 +232,7 @@ impl Extent {
     }
 
     /// Copies as much of `bytes` as there is committed room for; returns how much that was.
+    #[inline]
     pub(crate) fn copy_from(&mut self, bytes: &[u8]) -> usize {
         let spare = self.spare_mut();
         let count = spare.len().min(bytes.len());
@@ -327,6 +334,13 @@ impl Extent {
         self.capacity -= len;
         self.reserved = self.reserved.saturating_sub(len);
         Bytes::from_owner(piece)
+    }
+
+    /// All filled bytes as a segment. No copy; whole pages behind them are given back.
+    pub(crate) fn into_bytes(mut self) -> Bytes {
+        self.reserved = 0;
+        self.give_back(0);
+        Bytes::from_owner(Piece { base: self.base, len: self.filled, owner: self.owner })
     }
 
     /// All filled bytes as a segment, while this extent goes on. O(pages), no copy.

@@ -3,7 +3,6 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -32,6 +31,8 @@ pub(super) struct Leases {
 struct Free {
     pages: Pages,
     peak: u32,
+    /// Runs that were taken.
+    extents: u64,
     /// Fewest warm free pages since `period`: so many were of no use to anybody.
     idle: u32,
     period: Instant,
@@ -65,6 +66,7 @@ impl Leases {
             free: Mutex::new(Free {
                 pages: Pages::new(total),
                 peak: 0,
+                extents: 0,
                 idle: 0,
                 period: now,
                 last_given: now,
@@ -111,15 +113,17 @@ impl Leases {
             peak: bytes(free.peak),
             backing: self.arena.backing(),
             reduced: self.reduced,
+            extents: free.extents,
             waiting: free.line.len() as u64,
             ..PoolStats::default()
         }
     }
 
-    /// Takes pages by one of the ways of [`Pages`]. Their first lease needs no count.
-    fn take(&self, take: impl FnOnce(&mut Pages) -> Option<Taken>) -> Option<Taken> {
+    /// Takes pages by one of the ways of [`Pages`], for so many new extents. Their first lease needs no count.
+    fn take(&self, take: impl FnOnce(&mut Pages) -> Option<Taken>, extents: u64) -> Option<Taken> {
         let mut free = self.free();
         let taken = take(&mut free.pages)?;
+        free.extents += extents;
         free.idle = free.idle.min(free.pages.warm_free());
         free.peak = free.peak.max(free.pages.in_use());
         Some(taken)
@@ -265,8 +269,7 @@ impl Lease {
         take: impl FnOnce(&mut Pages) -> Option<Taken>,
     ) -> io::Result<(Lease, u32)> {
         let shared = &pool.0;
-        let taken = shared.leases.take(take).ok_or_else(|| out_of_memory(&shared.leases.stats(), want))?;
-        shared.extents.fetch_add(1, Ordering::Relaxed);
+        let taken = shared.leases.take(take, 1).ok_or_else(|| out_of_memory(&shared.leases.stats(), want))?;
         Ok((Lease { pool: pool.clone(), run: taken.run }, taken.mapped))
     }
 
@@ -274,20 +277,21 @@ impl Lease {
     /// first on, are mapped.
     pub(super) fn grow(&mut self, want: u32, exactly: bool) -> (u32, u32) {
         let end = self.run.end();
-        let taken = self.leases().take(|pages| {
+        let take = |pages: &mut Pages| {
             if exactly { pages.take_exact_at(end, want) } else { pages.take_at(end, want, ENOUGH) }
-        });
+        };
+        let taken = self.leases().take(take, 0);
         let Some(Taken { run, mapped }) = taken else { return (0, 0) };
         self.run.len += run.len;
         (run.len, mapped)
     }
 
-    /// Gives back all pages from page `end` of the arena on.
+    /// Gives back all pages from page `end` of the arena on, of which this must be the only lease.
     pub(super) fn truncate(&mut self, end: u32) {
         let keep = end.clamp(self.run.start, self.run.end()) - self.run.start;
         let rest = Run { start: self.run.start + keep, len: self.run.len - keep };
         self.run.len = keep;
-        self.leases().release(rest);
+        self.leases().give(rest);
     }
 
     /// Cuts at `offset` bytes into the arena: returns the pages before, keeps those behind. The page

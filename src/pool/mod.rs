@@ -23,7 +23,7 @@ mod pages;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::event::event;
@@ -67,9 +67,8 @@ pub struct Pool(Arc<Shared>);
 struct Shared {
     leases: Leases,
     bounces: Bounces,
-    /// The last payload's first read brought less than would be worth a page.
-    little: AtomicBool,
-    extents: AtomicU64,
+    /// What the next payload's first read had better ask for.
+    first_read: AtomicU32,
     fallbacks: AtomicU64,
     bytes_copied: AtomicU64,
     bytes_mapped: AtomicU64,
@@ -128,7 +127,6 @@ impl Pool {
         leases.give_back_idle();
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let mut stats = leases.stats();
-        stats.extents = load(&self.0.extents);
         stats.fallbacks = load(&self.0.fallbacks);
         stats.bytes_copied = load(&self.0.bytes_copied);
         stats.bytes_mapped = load(&self.0.bytes_mapped);
@@ -168,6 +166,7 @@ impl Pool {
     }
 
     /// Bytes per page of this machine.
+    #[inline]
     pub(crate) fn page_size(&self) -> usize {
         self.0.leases.arena().page_size()
     }
@@ -187,14 +186,17 @@ impl Pool {
         self.0.leases.arena().file()
     }
 
-    /// Whether the first reads of payloads bring little, as far as the last one tells.
-    pub(crate) fn expects_little(&self) -> bool {
-        self.0.little.load(Ordering::Relaxed)
+    /// How many bytes the first read of a payload had better ask for; 0 before any has come.
+    #[inline]
+    pub(crate) fn first_read(&self) -> u32 {
+        self.0.first_read.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn expect_little(&self, little: bool) {
-        if self.expects_little() != little {
-            self.0.little.store(little, Ordering::Relaxed);
+    #[inline]
+    pub(crate) fn set_first_read(&self, bytes: u32) {
+        // Most payloads are like the one before, and a store would take the line from other processors.
+        if self.first_read() != bytes {
+            self.0.first_read.store(bytes, Ordering::Relaxed);
         }
     }
 
@@ -388,8 +390,7 @@ impl PoolOptions {
         Ok(Pool(Arc::new(Shared {
             leases,
             bounces: Bounces::default(),
-            little: AtomicBool::new(false),
-            extents: AtomicU64::new(0),
+            first_read: AtomicU32::new(0),
             fallbacks: AtomicU64::new(0),
             bytes_copied: AtomicU64::new(0),
             bytes_mapped: AtomicU64::new(0),

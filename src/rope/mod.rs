@@ -25,7 +25,7 @@ use bytes::Bytes;
 use crate::pool::{Extent, Pool};
 pub use cursor::Cursor;
 pub(crate) use gather::Iovecs;
-pub(crate) use pace::Pace;
+pub(crate) use pace::{Pace, first_read};
 use segments::{IntoSegments, Segments};
 pub(crate) use tail::LITTLE;
 
@@ -63,21 +63,17 @@ pub struct Rope {
     pool: Option<Pool>,
     /// Most bytes that it receives.
     limit: usize,
-    reads: Pace,
+    /// How much to ask for; nothing was received yet, if `None`.
+    reads: Option<Pace>,
     sends: Pace,
+    /// Whether what it reads from may be a socket.
+    socket: bool,
 }
 
 impl Default for Rope {
     /// As [`Rope::new`].
     fn default() -> Rope {
-        Rope {
-            segments: Segments::default(),
-            tail: None,
-            pool: None,
-            limit: usize::MAX,
-            reads: Pace::READS,
-            sends: Pace::SENDS,
-        }
+        Rope::new()
     }
 }
 
@@ -92,8 +88,9 @@ impl Rope {
     /// assert!(rope.pool().is_none());
     /// ```
     #[must_use]
+    #[inline]
     pub fn new() -> Rope {
-        Rope::default()
+        Rope::empty(None)
     }
 
     /// An empty rope that receives into `pool`. It holds no memory of it until bytes arrive.
@@ -109,9 +106,23 @@ impl Rope {
     /// # drop(rope);
     /// # Ok::<(), std::io::Error>(())
     /// ```
+    #[inline]
     #[must_use]
     pub fn in_pool(pool: &Pool) -> Rope {
-        Rope { pool: Some(pool.clone()), ..Rope::default() }
+        Rope::empty(Some(pool.clone()))
+    }
+
+    #[inline]
+    fn empty(pool: Option<Pool>) -> Rope {
+        Rope {
+            segments: Segments::default(),
+            tail: None,
+            pool,
+            limit: usize::MAX,
+            reads: None,
+            sends: Pace::SENDS,
+            socket: true,
+        }
     }
 
     /// The pool that this rope receives into.
@@ -127,6 +138,7 @@ impl Rope {
     /// # assert!(beside.pool().is_some());
     /// # Ok::<(), std::io::Error>(())
     /// ```
+    #[inline]
     #[must_use]
     pub fn pool(&self) -> Option<&Pool> {
         self.pool.as_ref()
@@ -140,6 +152,7 @@ impl Rope {
     /// let rope: ropewalk::Rope = ["one ", "by ", "one"].into_iter().collect();
     /// assert_eq!(rope.len(), 10);
     /// ```
+    #[inline]
     #[must_use]
     pub fn len(&self) -> usize {
         self.segments.len() + self.tail_len()
@@ -152,6 +165,7 @@ impl Rope {
     /// ```
     /// assert!(ropewalk::Rope::new().is_empty());
     /// ```
+    #[inline]
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -167,6 +181,7 @@ impl Rope {
     /// rope.extend_from_slice(b"behind each other");
     /// assert_eq!(rope.num_segments(), 2);
     /// ```
+    #[inline]
     #[must_use]
     pub fn num_segments(&self) -> usize {
         self.segments.count() + usize::from(self.tail_len() > 0)
@@ -185,6 +200,7 @@ impl Rope {
     /// rope.set_limit(1 << 20);
     /// assert_eq!(rope.limit(), 1 << 20);
     /// ```
+    #[inline]
     #[must_use]
     pub fn limit(&self) -> usize {
         self.limit
@@ -263,6 +279,7 @@ impl Rope {
     /// rope.push_front((rope.len() as u32).to_be_bytes().to_vec());
     /// assert_eq!(rope, b"\0\0\0\x04body");
     /// ```
+    #[inline]
     pub fn push_front(&mut self, bytes: impl Into<Bytes>) {
         self.segments.push_front(bytes.into());
     }
@@ -281,7 +298,7 @@ impl Rope {
     pub fn append(&mut self, mut other: Rope) {
         if !other.is_empty() {
             self.freeze();
-            other.freeze();
+            other.finish();
             self.segments.append(std::mem::take(&mut other.segments));
         }
     }
@@ -354,8 +371,8 @@ impl Rope {
     #[track_caller]
     #[inline]
     pub fn advance(&mut self, count: usize) {
-        self.check("advance", count);
         if count > self.segments.len() {
+            self.check("advance", count);
             self.freeze();
         }
         self.segments.advance(count);
@@ -532,12 +549,23 @@ impl Rope {
 
     /// Moves the tail's bytes to the segments and hands all of them out.
     pub(crate) fn take_segments(&mut self) -> impl ExactSizeIterator<Item = Bytes> + use<> {
-        self.freeze();
-        self.tail = None;
+        self.finish();
         std::mem::take(&mut self.segments).into_iter()
     }
 
+    /// Takes all bytes, if they are one segment or none.
+    #[inline]
+    pub(crate) fn take_single(&mut self) -> Option<Bytes> {
+        self.finish();
+        match self.segments.count() {
+            0 => Some(Bytes::new()),
+            1 => self.segments.pop_front(),
+            _ => None,
+        }
+    }
+
     /// Takes the first segment.
+    #[inline]
     pub(crate) fn pop_front(&mut self) -> Option<Bytes> {
         if self.segments.count() == 0 {
             self.freeze();
@@ -545,8 +573,28 @@ impl Rope {
         self.segments.pop_front()
     }
 
-    pub(crate) fn reads_mut(&mut self) -> &mut Pace {
-        &mut self.reads
+    /// Takes the first `len` bytes if they are one segment or part of one.
+    #[inline]
+    pub(crate) fn take_within_first(&mut self, len: usize) -> Option<Bytes> {
+        if self.segments.count() == 0 {
+            self.freeze();
+        }
+        self.segments.take_within_first(len)
+    }
+
+    /// How much to ask for in the next read. A pool knows what its last payload began with; on the heap it
+    /// is little.
+    #[inline]
+    pub(crate) fn reads(&mut self) -> &mut Pace {
+        self.reads.get_or_insert_with(|| match &self.pool {
+            Some(pool) => Pace::reads(pool.first_read()),
+            None => Pace::CAREFUL,
+        })
+    }
+
+    /// Whether what this rope reads from may be a socket.
+    pub(crate) fn socket(&mut self) -> &mut bool {
+        &mut self.socket
     }
 
     pub(crate) fn sends(&mut self) -> &mut Pace {
@@ -562,11 +610,13 @@ impl Rope {
             limit: self.limit,
             reads: self.reads,
             sends: self.sends,
+            socket: self.socket,
         }
     }
 
     /// Piece `index`: a segment, the tail behind them, or nothing.
-    fn piece(&self, index: usize) -> &[u8] {
+    #[inline]
+    pub(crate) fn piece(&self, index: usize) -> &[u8] {
         match (self.segments.get(index), &self.tail) {
             (Some(bytes), _) => bytes,
             (None, Some(tail)) if index == self.segments.count() => tail.filled(),
@@ -574,9 +624,18 @@ impl Rope {
         }
     }
 
+    #[inline]
     #[track_caller]
     fn check(&self, operation: &str, at: usize) {
-        assert!(at <= self.len(), "{operation}: {at} is beyond the rope's {} bytes", self.len());
+        if at > self.len() {
+            self.beyond(operation, at);
+        }
+    }
+
+    #[cold]
+    #[track_caller]
+    fn beyond(&self, operation: &str, at: usize) -> ! {
+        panic!("{operation}: {at} is beyond the rope's {} bytes", self.len());
     }
 
     #[track_caller]
@@ -693,7 +752,7 @@ impl IntoIterator for Rope {
     type IntoIter = IntoIter;
 
     fn into_iter(mut self) -> IntoIter {
-        self.freeze();
+        self.finish();
         IntoIter(self.segments.into_iter())
     }
 }

@@ -1,10 +1,16 @@
 //! How many bytes to ask for, or to offer, in the next call. Pure.
 
-/// Fewest bytes per call.
-const LEAST: u32 = 4 << 10;
+use super::LITTLE;
 
-/// Bytes in the first read.
-const FIRST_READ: u32 = 64 << 10;
+/// Fewest bytes per call.
+#[allow(clippy::cast_possible_truncation)] // there is no other way to say so of a constant
+const LEAST: u32 = LITTLE as u32;
+
+/// Bytes in a first read of which nothing is known, and after one that brought all of a lesser number.
+const USUAL_READ: u32 = 64 << 10;
+
+/// Most bytes in a first read, however large the last payload was.
+const MOST_FIRST: u32 = 256 << 10;
 
 /// Most bytes per read: a larger one saves little, and takes more pages that may stay empty.
 const MOST_READ: u32 = 1 << 20;
@@ -24,18 +30,28 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    pub(crate) const READS: Pace = Pace { bytes: FIRST_READ, most: MOST_READ, short: false };
     pub(crate) const SENDS: Pace = Pace { bytes: FIRST_SEND, most: MOST_SEND, short: false };
 
+    /// Reads that begin with the least: whatever comes first is moved to where the rest goes.
+    pub(crate) const CAREFUL: Pace = Pace { bytes: LEAST, most: MOST_READ, short: false };
+
+    /// Reads of which the first one asks for as much as [`first_read`] said, or for the usual if that is 0.
+    #[inline]
+    pub(crate) fn reads(first: u32) -> Pace {
+        Pace { bytes: if first == 0 { USUAL_READ } else { first }, ..Pace::CAREFUL }
+    }
+
+    #[inline]
     pub(crate) fn bytes(self) -> usize {
         self.bytes as usize
     }
 
     /// Notes that `moved` of `offered` bytes were moved. A call that was offered less than this pace,
     /// because there was no more, says nothing if it moved all.
+    #[inline]
     pub(crate) fn note(&mut self, offered: usize, moved: usize) {
         if moved >= self.bytes() {
-            self.bytes = (self.bytes * 2).min(self.most);
+            self.bytes = (self.bytes * 2).clamp(USUAL_READ, self.most);
             self.short = false;
         } else if moved < offered && self.short {
             // Two short calls in a row.
@@ -44,5 +60,16 @@ impl Pace {
         } else if moved < offered {
             self.short = true;
         }
+    }
+}
+
+/// What the first read of the next payload had better ask for, when that of the last one brought so many
+/// bytes.
+#[inline]
+pub(crate) fn first_read(brought: usize) -> u32 {
+    match u32::try_from(brought) {
+        Ok(little) if little < LEAST => LEAST,
+        Ok(brought) if brought < MOST_FIRST => brought.next_power_of_two().max(USUAL_READ),
+        _ => MOST_FIRST,
     }
 }

@@ -42,15 +42,18 @@ pub(crate) struct Segments {
 
 impl Segments {
     /// Bytes in all segments. O(1).
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.end.wrapping_sub(self.start)
     }
 
     /// Number of segments. O(1).
+    #[inline]
     pub(crate) fn count(&self) -> usize {
         self.entries.len() - self.head
     }
 
+    #[inline]
     pub(crate) fn get(&self, index: usize) -> Option<&Bytes> {
         self.live().get(index).map(|entry| &entry.bytes)
     }
@@ -68,6 +71,7 @@ impl Segments {
     }
 
     /// Where segment `index` starts.
+    #[inline]
     pub(crate) fn start_of(&self, index: usize) -> usize {
         match index.checked_sub(1).and_then(|before| self.live().get(before)) {
             Some(before) => before.end.wrapping_sub(self.start),
@@ -76,6 +80,7 @@ impl Segments {
     }
 
     /// The segment that holds the byte at `position`; `count()` if none does. O(log n).
+    #[inline]
     pub(crate) fn index_of(&self, position: usize) -> usize {
         self.live().partition_point(|entry| entry.end.wrapping_sub(self.start) <= position)
     }
@@ -92,6 +97,7 @@ impl Segments {
         self.entries.push(Entry { end: self.end, bytes });
     }
 
+    #[inline]
     pub(crate) fn push_front(&mut self, bytes: Bytes) {
         if bytes.is_empty() {
             return;
@@ -99,9 +105,10 @@ impl Segments {
         if self.head == 0 {
             self.open_gap(self.entries.len().max(1));
         }
+        let before = self.start.wrapping_sub(bytes.len());
+        self.entries[self.head - 1] = Entry { end: self.start, bytes };
         self.head -= 1;
-        self.entries[self.head] = Entry { end: self.start, bytes };
-        self.start = self.start.wrapping_sub(self.entries[self.head].bytes.len());
+        self.start = before;
     }
 
     /// Takes the first segment. Amortised O(1).
@@ -111,58 +118,75 @@ impl Segments {
         let bytes = mem::take(&mut first.bytes);
         self.start = first.end;
         self.head += 1;
-        if self.head == self.entries.len() {
-            self.entries.clear();
-            self.head = 0;
-        }
+        self.forget_taken();
         Some(bytes)
     }
 
+    #[inline]
     pub(crate) fn last(&self) -> Option<&Bytes> {
         self.live().last().map(|entry| &entry.bytes)
     }
 
+    /// Takes the last segment.
     pub(crate) fn pop(&mut self) -> Option<Bytes> {
-        let last = self.split_off(self.len() - self.last()?.len());
-        last.into_iter().next()
+        let last = if self.head < self.entries.len() { self.entries.pop() } else { None }?.bytes;
+        self.end = self.end.wrapping_sub(last.len());
+        self.forget_taken();
+        Some(last)
     }
 
-    /// Drops the first `count` bytes.
+    /// Drops the first `count` bytes, of at least as many.
     #[inline]
     pub(crate) fn advance(&mut self, count: usize) {
         let mut left = count;
+        let entries = &mut self.entries[..];
         while left > 0 {
-            let first = &mut self.entries[self.head].bytes;
-            if left < first.len() {
-                first.advance(left);
+            let first = &mut entries[self.head];
+            let len = first.bytes.len();
+            if left < len {
+                first.bytes.advance(left);
                 self.start = self.start.wrapping_add(left);
                 return;
             }
-            left -= first.len();
-            self.pop_front();
+            left -= len;
+            // Dropped at the end of the turn, by when it has left: an owner's drop may panic.
+            let _gone = mem::take(&mut first.bytes);
+            self.start = first.end;
+            self.head += 1;
         }
+        self.forget_taken();
+    }
+
+    /// Takes the first `len` bytes if they lie in one segment and are not nothing.
+    #[inline]
+    pub(crate) fn take_within_first(&mut self, len: usize) -> Option<Bytes> {
+        let first = &mut self.entries.get_mut(self.head)?.bytes;
+        if len == first.len() {
+            return self.pop_front();
+        }
+        let inside = (0 < len && len < first.len()).then(|| first.split_to(len))?;
+        self.start = self.start.wrapping_add(len);
+        Some(inside)
     }
 
     /// Takes the first `at` bytes off. O(segments on the smaller side).
     pub(crate) fn split_to(&mut self, at: usize) -> Segments {
-        if at == self.len() {
-            return mem::take(self);
-        }
         let whole = self.index_of(at);
         if whole > self.count() / 2 {
             let rest = self.split_off(at);
             return mem::replace(self, rest);
         }
-        let mut front = Segments::default();
-        for _ in 0..whole {
-            front.extend(self.pop_front());
-        }
-        let inside = at - front.len();
+        let (cut, end) = (self.start.wrapping_add(at), self.start.wrapping_add(self.start_of(whole)));
+        let taken = self.entries[self.head..self.head + whole].iter_mut();
+        let entries = taken.map(|entry| mem::replace(entry, Entry::EMPTY)).collect();
+        let mut front = Segments { entries, head: 0, start: self.start, end };
+        self.head += whole;
+        let inside = cut.wrapping_sub(end);
         if inside > 0 {
-            let first = &mut self.entries[self.head].bytes;
-            front.push(first.split_to(inside));
-            self.start = self.start.wrapping_add(inside);
+            front.push(self.entries[self.head].bytes.split_to(inside));
         }
+        self.start = cut;
+        self.forget_taken();
         front
     }
 
@@ -170,19 +194,14 @@ impl Segments {
     pub(crate) fn split_off(&mut self, at: usize) -> Segments {
         let index = self.index_of(at);
         let inside = at - self.start_of(index);
-        let mut rest = Segments::default();
-        if inside > 0 {
-            let cut = &mut self.entries[self.head + index];
-            rest.push(cut.bytes.split_off(inside));
-            cut.end = self.start.wrapping_add(at);
+        let cut = self.start.wrapping_add(at);
+        let mut rest: SmallVec<[Entry; INLINE]> = self.entries.drain(self.head + index..).collect();
+        if let (true, Some(first)) = (inside > 0, rest.first_mut()) {
+            self.entries.push(Entry { end: cut, bytes: first.bytes.split_to(inside) });
         }
-        let whole = index + usize::from(inside > 0);
-        rest.extend(self.entries.drain(self.head + whole..).map(|entry| entry.bytes));
-        self.end = self.start.wrapping_add(at);
-        if self.head == self.entries.len() {
-            self.entries.clear();
-            self.head = 0;
-        }
+        let rest = Segments { entries: rest, head: 0, start: cut, end: self.end };
+        self.end = cut;
+        self.forget_taken();
         rest
     }
 
@@ -199,33 +218,43 @@ impl Segments {
 
     /// The segments of `from..to`, sharing their memory. O(log n + segments in the range).
     pub(crate) fn slice(&self, from: usize, to: usize) -> Segments {
-        let first = self.index_of(from);
-        let mut at = self.start_of(first);
-        let mut slice = Segments::default();
-        for bytes in self.iter_from(first) {
-            if at >= to {
-                break;
-            }
-            let end = at + bytes.len();
-            if from <= at && end <= to {
-                slice.push(bytes.clone());
-            } else {
-                slice.push(bytes.slice(from.saturating_sub(at)..bytes.len().min(to - at)));
-            }
-            at = end;
+        if from >= to {
+            return Segments::default();
         }
-        slice
+        let (first, last) = (self.index_of(from), self.index_of(to - 1));
+        let mut entries: SmallVec<[Entry; INLINE]> = self.live()[first..=last].into();
+        let (start, end) = (self.start.wrapping_add(from), self.start.wrapping_add(to));
+        if let Some(last) = entries.last_mut() {
+            last.bytes.truncate(last.bytes.len() - last.end.wrapping_sub(end));
+            last.end = end;
+        }
+        if let Some(first) = entries.first_mut() {
+            first.bytes.advance(first.bytes.len() - first.end.wrapping_sub(start));
+        }
+        Segments { entries, head: 0, start, end }
     }
 
+    #[inline]
     fn live(&self) -> &[Entry] {
         &self.entries[self.head..]
     }
 
+    /// Lets go of the gap in front if nothing is left behind it.
+    #[inline]
+    fn forget_taken(&mut self) {
+        if self.head == self.entries.len() {
+            self.entries.clear();
+            self.head = 0;
+        }
+    }
+
+    #[cold]
     fn close_gap(&mut self) {
         self.entries.drain(..self.head);
         self.head = 0;
     }
 
+    #[cold]
     fn open_gap(&mut self, gap: usize) {
         self.entries.insert_many(0, std::iter::repeat_n(Entry::EMPTY, gap));
         self.head = gap;
@@ -247,8 +276,7 @@ impl Segments {
 
 impl Clone for Segments {
     fn clone(&self) -> Segments {
-        let entries = self.live().iter().cloned().collect();
-        Segments { entries, head: 0, start: self.start, end: self.end }
+        Segments { entries: self.live().into(), head: 0, start: self.start, end: self.end }
     }
 }
 

@@ -98,7 +98,23 @@ impl Rope {
     /// }
     /// assert_eq!((rope.len(), rope.num_segments()), (11, 1));
     /// ```
+    #[inline]
     pub fn extend_from_slice(&mut self, bytes: &[u8]) {
+        if !self.copy_in_place(bytes) {
+            self.copy_in_or_to_heap(bytes);
+        }
+    }
+
+    /// Copies to where there is room ready, if that is all it takes.
+    #[inline]
+    fn copy_in_place(&mut self, bytes: &[u8]) -> bool {
+        let Some(tail) = &mut self.tail else { return false };
+        // An empty tail may have to begin with something else, and a full piece has to be cut off.
+        let simple = tail.len() > 0 && bytes.len() <= tail.ready() && tail.len() + bytes.len() < PIECE;
+        simple && tail.copy_from(bytes) == bytes.len()
+    }
+
+    fn copy_in_or_to_heap(&mut self, bytes: &[u8]) {
         let mut left = bytes;
         while let Err(not_copied) = self.copy_in(left) {
             left = &left[left.len() - not_copied.bytes..];
@@ -165,6 +181,7 @@ impl Rope {
     }
 
     /// The tail as it is, for reading into.
+    #[inline]
     pub(crate) fn tail_mut(&mut self) -> Option<&mut Extent> {
         self.tail.as_mut()
     }
@@ -191,17 +208,19 @@ impl Rope {
         Ok(self.tail.take().expect("room was made in it"))
     }
 
+    #[inline]
     pub(crate) fn tail_len(&self) -> usize {
         self.tail.as_ref().map_or(0, Extent::len)
     }
 
     /// Lets `fresh` be filled next. What the tail held becomes segments; its spare pages go back.
     pub(crate) fn replace_tail(&mut self, fresh: Extent) {
-        self.freeze();
+        self.finish();
         self.tail = Some(fresh);
     }
 
     /// Whether there is memory to be filled next.
+    #[inline]
     pub(crate) fn has_tail(&self) -> bool {
         self.tail.is_some()
     }
@@ -218,7 +237,14 @@ impl Rope {
 
     /// Copies a short last segment into the tail, if that has nothing in it yet and room for more: a tail
     /// that this would fill has to be followed by another, and the segment would be last again.
+    #[inline]
     pub(crate) fn absorb_short(&mut self) {
+        if self.tail.as_ref().is_some_and(|tail| tail.len() == 0) {
+            self.absorb_short_into_tail();
+        }
+    }
+
+    fn absorb_short_into_tail(&mut self) {
         let Some(short) = self.short_segment().cloned() else { return };
         if let Some(tail) = self.tail.as_mut().filter(|tail| tail.ready() > short.len()) {
             tail.copy_from(&short);
@@ -240,6 +266,17 @@ impl Rope {
         }
         if tail.spare() == 0 {
             self.tail = None;
+        }
+    }
+
+    /// Turns the tail's bytes into segments. The room behind them goes back.
+    #[inline]
+    pub(crate) fn finish(&mut self) {
+        if self.tail.is_some() {
+            self.cut_pieces();
+        }
+        if let Some(tail) = self.tail.take().filter(|tail| tail.len() > 0) {
+            self.segments.push(tail.into_bytes());
         }
     }
 

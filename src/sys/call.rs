@@ -47,8 +47,10 @@ pub struct Received {
     pub truncated: bool,
 }
 
-/// readv(2), or read(2) into a single room, which is the same and costs the kernel less.
-pub(crate) fn readv(fd: BorrowedFd<'_>, rooms: &mut [Room<'_>]) -> io::Result<usize> {
+/// readv(2). Into a single room recv(2), or read(2) from what turns out to be no `socket`: these are the same
+/// and cost the kernel less.
+#[inline]
+pub(crate) fn readv(fd: BorrowedFd<'_>, rooms: &mut [Room<'_>], socket: &mut bool) -> io::Result<usize> {
     let offer = offered(rooms);
     let count = retry(|| {
         #[cfg(test)]
@@ -56,9 +58,7 @@ pub(crate) fn readv(fd: BorrowedFd<'_>, rooms: &mut [Room<'_>]) -> io::Result<us
             return answer;
         }
         if let [room] = rooms {
-            // SAFETY: the room is memory that it borrows mutably, of this length.
-            let count = unsafe { libc::read(fd.as_raw_fd(), room.as_mut_ptr().cast(), room.len()) };
-            return Errno::result(count).map(isize::unsigned_abs);
+            return read(fd, room, socket);
         }
         let (base, len) = (rooms.as_mut_ptr().cast::<libc::iovec>(), count_of(rooms.len()));
         // SAFETY: a `Room` is a transparent iovec over memory that it borrows mutably, so the kernel
@@ -66,6 +66,20 @@ pub(crate) fn readv(fd: BorrowedFd<'_>, rooms: &mut [Room<'_>]) -> io::Result<us
         Errno::result(unsafe { libc::readv(fd.as_raw_fd(), base, len) }).map(isize::unsigned_abs)
     })?;
     within_offer(count, offer, "readv")
+}
+
+#[inline]
+fn read(fd: BorrowedFd<'_>, room: &mut Room<'_>, socket: &mut bool) -> nix::Result<usize> {
+    let (fd, to, len) = (fd.as_raw_fd(), room.as_mut_ptr().cast(), room.len());
+    if *socket {
+        // SAFETY: the room is memory that it borrows mutably, of this length.
+        match Errno::result(unsafe { libc::recv(fd, to, len, 0) }) {
+            Err(Errno::ENOTSOCK) => *socket = false,
+            received => return received.map(isize::unsigned_abs),
+        }
+    }
+    // SAFETY: as above.
+    Errno::result(unsafe { libc::read(fd, to, len) }).map(isize::unsigned_abs)
 }
 
 /// recvmsg(2), with `MSG_CMSG_CLOEXEC`.
@@ -221,6 +235,7 @@ fn empty_header() -> libc::msghdr {
     unsafe { mem::zeroed() }
 }
 
+#[inline]
 fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
     loop {
         match call() {
@@ -231,11 +246,14 @@ fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
 }
 
 /// A count that the kernel cannot have meant would move the position past the data.
+#[inline]
 fn within_offer(count: usize, offer: usize, call: &str) -> io::Result<usize> {
-    if count <= offer {
-        return Ok(count);
-    }
-    Err(io::Error::other(format!("{call} reported {count} bytes, but only {offer} were offered")))
+    if count <= offer { Ok(count) } else { Err(beyond_offer(count, offer, call)) }
+}
+
+#[cold]
+fn beyond_offer(count: usize, offer: usize, call: &str) -> io::Error {
+    io::Error::other(format!("{call} reported {count} bytes, but only {offer} were offered"))
 }
 
 fn count_of(rooms: usize) -> i32 {

@@ -231,11 +231,17 @@ impl Rope {
     /// assert_eq!((view.len(), view.copied_bytes()), (100_000, 0));
     /// # Ok::<(), std::io::Error>(())
     /// ```
+    #[inline]
     pub fn finalize(mut self) -> Result<View, FinalizeError> {
-        self.freeze();
-        if self.num_segments() <= 1 {
-            return Ok(View { bytes: self.pop_front().unwrap_or_default(), ..View::default() });
+        match self.take_single() {
+            Some(bytes) => Ok(View { bytes, ..View::default() }),
+            None => self.finalize_many(),
         }
+    }
+
+    /// Of what is more than one segment.
+    #[inline(never)]
+    fn finalize_many(self) -> Result<View, FinalizeError> {
         match self.pool().cloned() {
             Some(pool) => self.finalize_in(&pool),
             None => self.copy(),
