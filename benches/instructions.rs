@@ -51,7 +51,7 @@ fn main() -> io::Result<()> {
 }
 
 fn all() -> impl Iterator<Item = Operation> {
-    let small = [("receive, 64 B", 64), ("receive, 4 KiB", 4 << 10)];
+    let small = [("receive, 64 B", 64), ("receive, 4 KiB", 4 << 10), ("receive, 16 KiB", 16 << 10)];
     let receive = small.into_iter().flat_map(|(what, size)| {
         VARIANTS[..7].iter().map(move |(variant, _)| Operation {
             what,
@@ -62,15 +62,19 @@ fn all() -> impl Iterator<Item = Operation> {
     iter::empty().chain(operation::push()).chain(operation::codec()).chain(receive)
 }
 
-/// One message after another; a hundred of them are written to the socket at once.
+/// Bytes that a socket holds, whatever its settings.
+const QUEUED: usize = 64 << 10;
+
+/// One message after another; several of them are written to the socket at once.
 fn receiving(name: &'static str, size: usize) -> Box<dyn FnMut(u64)> {
     Box::new(move |times| {
         let (mut variant, pattern) = (variant(name), wire::pattern());
         let (mine, theirs) = wire::pair().expect("a connection");
         let message = Message { size, framed: true };
-        for _ in 0..times / 100 {
-            wire::send(&theirs, &pattern, 100 * size).expect("sent");
-            (0..100).for_each(|_| variant.receive(&mine, message, &mut |_| ()).expect("received"));
+        let at_once = (QUEUED / size).clamp(1, 100);
+        for _ in 0..times / at_once as u64 {
+            wire::send(&theirs, &pattern, at_once * size).expect("sent");
+            (0..at_once).for_each(|_| variant.receive(&mine, message, &mut |_| ()).expect("received"));
         }
     })
 }

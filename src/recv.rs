@@ -184,6 +184,10 @@ impl Rope {
 
     /// Finds `want` bytes of room, or some at least, behind what is there.
     fn prepare(&mut self, want: usize) -> io::Result<Ahead> {
+        if !self.has_tail() && self.short_segment().is_none() {
+            let fresh = self.new_extent(want)?;
+            self.replace_tail(fresh);
+        }
         let (mut room, mut ready) = (0, 0);
         if let Some(tail) = self.tail_mut() {
             if tail.spare() < want {

@@ -1,6 +1,6 @@
 //! Which pages of the arena are taken, and which of the others are warm. Pure: no I/O.
 //!
-//! Three bits a page, each kind in a bitmap, so that neighbouring runs join by themselves:
+//! Three bits a page, in bitmaps, so that neighbouring runs join by themselves:
 //!
 //! ```text
 //!            taken  warm  mapped
@@ -49,37 +49,40 @@ enum Kind {
     WarmFree,
 }
 
+/// The bits of 64 pages, side by side because most of what is done looks at all three.
+type Word = [u64; 3];
+
+/// Owned by an extent.
+const TAKEN: usize = 0;
+/// Has memory.
+const WARM: usize = 1;
+/// Warm, and in the page tables.
+const MAPPED: usize = 2;
+
 /// The state of every page of one arena.
 pub(crate) struct Pages {
     /// Number of pages.
     total: u32,
-    /// One bit a page: owned by an extent.
-    taken: Vec<u64>,
-    /// One bit a page: has memory.
-    warm: Vec<u64>,
-    /// One bit a page: warm, and in the page tables.
-    mapped: Vec<u64>,
+    words: Vec<Word>,
     /// No page below is free and warm.
     low_warm: u32,
     /// No page below is free.
     low_free: u32,
     /// No page at or above was ever taken.
     top: u32,
-    /// Pages taken. Equals the number of set bits in `taken`.
+    /// Pages taken.
     in_use: u32,
-    /// Pages free and warm. Equals the number of set bits in `warm & !taken`.
+    /// Pages free and warm.
     warm_free: u32,
 }
 
 impl Pages {
     pub(crate) fn new(total: u32) -> Pages {
         let words = total.div_ceil(WORD) as usize;
-        // Zeroed vectors of this size come from the system untouched: the bitmaps cost what is used.
         Pages {
             total,
-            taken: vec![0; words],
-            warm: vec![0; words],
-            mapped: vec![0; words],
+            // A zeroed vector of this size comes from the system untouched: the bitmaps cost what is used.
+            words: vec![[0; 3]; words],
             low_warm: 0,
             low_free: 0,
             top: 0,
@@ -140,10 +143,15 @@ impl Pages {
 
     /// Gives pages back; those that were committed stay warm.
     pub(crate) fn give(&mut self, run: Run) {
-        debug_assert_eq!(count(&self.taken, run), run.len, "pages given back twice: {run:?}");
-        set(&mut self.taken, run, false);
+        let (mut taken, mut warm) = (0, 0);
+        self.each_word(run, |word, mask| {
+            taken += (word[TAKEN] & mask).count_ones();
+            warm += (word[WARM] & mask).count_ones();
+            word[TAKEN] &= !mask;
+        });
+        debug_assert_eq!(taken, run.len, "pages given back twice: {run:?}");
         self.in_use -= run.len;
-        self.warm_free += count(&self.warm, run);
+        self.warm_free += warm;
         self.low_free = self.low_free.min(run.start);
         self.low_warm = self.low_warm.min(run.start);
     }
@@ -170,25 +178,34 @@ impl Pages {
 
     /// Notes that these pages, which the caller owns, have memory.
     pub(crate) fn set_warm(&mut self, run: Run) {
-        set(&mut self.warm, run, true);
+        self.each_word(run, |word, mask| word[WARM] |= mask);
     }
 
     /// Notes that these pages, which the caller owns, have memory and are in the page tables.
     pub(crate) fn set_mapped(&mut self, run: Run) {
-        set(&mut self.warm, run, true);
-        set(&mut self.mapped, run, true);
+        self.each_word(run, |word, mask| {
+            word[WARM] |= mask;
+            word[MAPPED] |= mask;
+        });
     }
 
     /// Notes that these pages, which the caller owns, have no memory any more.
     pub(crate) fn set_cold(&mut self, run: Run) {
-        set(&mut self.warm, run, false);
-        set(&mut self.mapped, run, false);
+        self.each_word(run, |word, mask| {
+            word[WARM] &= !mask;
+            word[MAPPED] &= !mask;
+        });
     }
 
     fn mark_taken(&mut self, run: Run) -> Taken {
-        set(&mut self.taken, run, true);
+        let (mut warm, mut mapped) = (0, true);
+        self.each_word(run, |word, mask| {
+            word[TAKEN] |= mask;
+            warm += (word[WARM] & mask).count_ones();
+            mapped &= word[MAPPED] & mask == mask;
+        });
         self.in_use += run.len;
-        self.warm_free -= count(&self.warm, run);
+        self.warm_free -= warm;
         self.top = self.top.max(run.end());
         if self.low_warm >= run.start {
             self.low_warm = self.low_warm.max(run.end());
@@ -196,7 +213,7 @@ impl Pages {
         if self.low_free >= run.start {
             self.low_free = self.low_free.max(run.end());
         }
-        Taken { run, mapped: self.mapped_prefix(run) }
+        Taken { run, mapped: if mapped { run.len } else { self.mapped_prefix(run) } }
     }
 
     /// The lowest run of at least `len` pages, and up to `most` of it.
@@ -274,24 +291,43 @@ impl Pages {
         None
     }
 
+    #[inline]
     fn word(&self, kind: Kind, at: usize) -> u64 {
+        let word = &self.words[at];
         match kind {
-            Kind::Free => !self.taken[at],
-            Kind::Warm => self.warm[at],
-            Kind::Mapped => self.mapped[at],
-            Kind::WarmFree => self.warm[at] & !self.taken[at],
+            Kind::Free => !word[TAKEN],
+            Kind::Warm => word[WARM],
+            Kind::Mapped => word[MAPPED],
+            Kind::WarmFree => word[WARM] & !word[TAKEN],
+        }
+    }
+
+    /// Calls `each` with every word that `run` touches and the mask of its pages in that word.
+    #[inline]
+    fn each_word(&mut self, run: Run, mut each: impl FnMut(&mut Word, u64)) {
+        let mut page = run.start;
+        while page < run.end() {
+            let in_word = (WORD - page % WORD).min(run.end() - page);
+            let mask = (u64::MAX >> (WORD - in_word)) << (page % WORD);
+            each(&mut self.words[(page / WORD) as usize], mask);
+            page += in_word;
         }
     }
 
     #[cfg(any(test, fuzzing))]
+    fn bit(&self, kind: usize, page: u32) -> bool {
+        self.words[(page / WORD) as usize][kind] >> (page % WORD) & 1 == 1
+    }
+
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn is_taken(&self, page: u32) -> bool {
-        bit(&self.taken, page)
+        self.bit(TAKEN, page)
     }
 
     #[cfg(any(test, fuzzing))]
     pub(crate) fn assert_invariants(&self) {
         let taken = |page| self.is_taken(page);
-        let warm_free = |page| bit(&self.warm, page) && !taken(page);
+        let warm_free = |page| self.bit(WARM, page) && !taken(page);
         let pages = || 0..self.total;
         assert_eq!(pages().filter(|&p| taken(p)).count(), self.in_use as usize);
         assert_eq!(pages().filter(|&p| warm_free(p)).count(), self.warm_free as usize);
@@ -299,30 +335,4 @@ impl Pages {
         assert!(pages().filter(|&p| !taken(p)).all(|p| p >= self.low_free));
         assert!(pages().filter(|&p| warm_free(p)).all(|p| p >= self.low_warm && p < self.top));
     }
-}
-
-#[cfg(any(test, fuzzing))]
-fn bit(bits: &[u64], page: u32) -> bool {
-    bits[(page / WORD) as usize] >> (page % WORD) & 1 == 1
-}
-
-/// Calls `each` with every word that `run` touches and the mask of its pages in that word.
-fn words(run: Run, mut each: impl FnMut(usize, u64)) {
-    let mut page = run.start;
-    while page < run.end() {
-        let in_word = (WORD - page % WORD).min(run.end() - page);
-        let mask = (u64::MAX >> (WORD - in_word)) << (page % WORD);
-        each((page / WORD) as usize, mask);
-        page += in_word;
-    }
-}
-
-fn set(bits: &mut [u64], run: Run, on: bool) {
-    words(run, |at, mask| if on { bits[at] |= mask } else { bits[at] &= !mask });
-}
-
-fn count(bits: &[u64], run: Run) -> u32 {
-    let mut n = 0;
-    words(run, |at, mask| n += (bits[at] & mask).count_ones());
-    n
 }
