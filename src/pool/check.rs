@@ -32,7 +32,7 @@ struct Model {
 impl Model {
     fn step(&mut self, what: u8, a: u32, b: u32) {
         let (want, enough) = (1 + a % 200, 1 + b % 20);
-        match what % 8 {
+        match what % 9 {
             0 => self.take(want, enough),
             1 => self.take_exact(want),
             2 => self.take_at(b, want, enough),
@@ -40,6 +40,7 @@ impl Model {
             4 => self.give(a, b),
             5 => self.give_back(want, b % 4 > 0),
             6 => self.warm(a, b, false),
+            7 => self.take_within(b, want, enough),
             _ => self.warm(a, b, true),
         }
     }
@@ -52,6 +53,22 @@ impl Model {
             .or_else(|| first(self.runs(is_free), 1))
             .map(|run| Run { len: run.len.min(want), ..run });
         let taken = self.pages.take(want, enough);
+        self.taken(taken, expected);
+    }
+
+    fn take_within(&mut self, part: u32, want: u32, enough: u32) {
+        let total = self.pages.total();
+        let part = part % 256 % total..total - (part / 256) % total;
+        let first = |what| {
+            let within = |run: Run| {
+                let (start, end) = (run.start.max(part.start), run.end().min(part.end));
+                Run { start, len: end.saturating_sub(start) }
+            };
+            self.runs(what).into_iter().map(within).find(|run| run.len >= enough.min(want))
+        };
+        let expected =
+            first(is_warm_free).or_else(|| first(is_free)).map(|run| Run { len: run.len.min(want), ..run });
+        let taken = self.pages.take_within(part, want, enough);
         self.taken(taken, expected);
     }
 

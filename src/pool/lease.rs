@@ -11,7 +11,7 @@ use super::arena::{Arena, Backing};
 use super::counts::Counts;
 use super::line::Line;
 use super::pages::{Pages, Run, Taken};
-use super::{ENOUGH, Pool, PoolOptions, PoolStats};
+use super::{ENOUGH, Pool, PoolOptions, PoolStats, lane};
 use crate::event::event;
 
 /// The clock is asked once in so many times that pages are given back: it costs more than all the rest.
@@ -251,7 +251,7 @@ impl Lease {
     ///
     /// `OutOfMemory` when the pool is at its capacity.
     pub(super) fn take(pool: &Pool, want: u32) -> io::Result<(Lease, u32)> {
-        Self::with(pool, want, |pages| pages.take(want, ENOUGH))
+        Self::with(pool, want, |pages| lane::take(pages, want, ENOUGH))
     }
 
     /// Exactly `want` pages, side by side.

@@ -3,6 +3,7 @@
 //! ```text
 //! arena.rs    one memfd, mapped once            (or anonymous memory)
 //! pages.rs    which pages are taken, which warm (pure)
+//! lane.rs     where a thread looks for pages first
 //! counts.rs   how many leases each page belongs to
 //! lease.rs    who owns which pages, and what becomes of those that nobody owns
 //! bounce.rs   the way into pages that have no memory yet
@@ -16,6 +17,7 @@ mod bounce;
 mod check;
 mod counts;
 mod extent;
+mod lane;
 mod lease;
 mod line;
 mod pages;

@@ -99,6 +99,11 @@ impl Pages {
         self.in_use
     }
 
+    /// No page at or above was ever taken.
+    pub(crate) fn top(&self) -> u32 {
+        self.top
+    }
+
     pub(crate) fn warm_free(&self) -> u32 {
         self.warm_free
     }
@@ -113,6 +118,14 @@ impl Pages {
             .first_fit(Kind::WarmFree, enough, want)
             .or_else(|| self.first_fit(Kind::Free, enough, want))
             .or_else(|| self.first_fit(Kind::Free, 1, want))?;
+        Some(self.mark_taken(run))
+    }
+
+    /// Takes up to `want` neighbouring pages of `part`, at least `enough`: warm before cold, low before high.
+    pub(crate) fn take_within(&mut self, part: Range<u32>, want: u32, enough: u32) -> Option<Taken> {
+        let enough = enough.min(want);
+        let fit = |kind| self.fit(kind, part.clone(), enough, want);
+        let run = fit(Kind::WarmFree).or_else(|| fit(Kind::Free))?;
         Some(self.mark_taken(run))
     }
 
@@ -221,11 +234,17 @@ impl Pages {
         if kind == Kind::WarmFree && self.warm_free < len {
             return None;
         }
-        let first = self.next_run(kind, self.low(kind), most)?;
+        let limit = self.limit(kind);
+        let first = self.next_run(kind, self.low(kind)..limit, most)?;
         self.set_low(kind, first.start);
-        let mut run = first;
+        self.fit(kind, first.start..limit, len, most)
+    }
+
+    /// The lowest run of at least `len` pages in `part`, and up to `most` of it.
+    fn fit(&self, kind: Kind, part: Range<u32>, len: u32, most: u32) -> Option<Run> {
+        let mut run = self.next_run(kind, part.clone(), most)?;
         while run.len < len {
-            run = self.next_run(kind, run.end(), most)?;
+            run = self.next_run(kind, run.end()..part.end, most)?;
         }
         Some(run)
     }
@@ -235,7 +254,7 @@ impl Pages {
         let mut run = self.first_fit(Kind::WarmFree, len, len)?;
         while run.start == except.start || run.len < len {
             let from = if run.start == except.start { except.end() } else { run.end() };
-            run = self.next_run(Kind::WarmFree, from, len)?;
+            run = self.next_run(Kind::WarmFree, from..self.top, len)?;
         }
         Some(run)
     }
@@ -248,11 +267,15 @@ impl Pages {
         *(if kind == Kind::WarmFree { &mut self.low_warm } else { &mut self.low_free }) = page;
     }
 
-    /// The run at or after page `from`, and up to `most` pages of it.
-    fn next_run(&self, kind: Kind, from: u32, most: u32) -> Option<Run> {
-        let limit = if kind == Kind::WarmFree { self.top } else { self.total };
-        let start = self.find(kind, from, limit, true);
-        let run = self.run_at(kind, start, most.min(limit - start.min(limit)));
+    /// Where pages of this kind end.
+    fn limit(&self, kind: Kind) -> u32 {
+        if kind == Kind::WarmFree { self.top } else { self.total }
+    }
+
+    /// The first run in `part`, and up to `most` pages of it.
+    fn next_run(&self, kind: Kind, part: Range<u32>, most: u32) -> Option<Run> {
+        let start = self.find(kind, part.start, part.end, true);
+        let run = self.run_at(kind, start, most.min(part.end.saturating_sub(start)));
         (run.len > 0).then_some(run)
     }
 

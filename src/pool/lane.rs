@@ -1,0 +1,42 @@
+//! Where in the arena a thread looks for pages first.
+//!
+//! ```text
+//! pages   0        stride     2 * stride   3 * stride
+//!         │ lane 0   │ lane 1     │ lane 2     │ …
+//! ```
+//!
+//! The ropes of one thread grow one after the other, those of different threads into each other. So while a
+//! pool is in use each thread starts new extents in a part of its own, and leaves it when that is full. The
+//! lanes lie over what was ever used, so that recycled memory serves all of them.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::pages::{Pages, Taken};
+
+/// More threads than that share lanes.
+const LANES: u32 = 16;
+
+/// Fewest pages of a lane, where the arena is large enough.
+const LEAST: u32 = 1024;
+
+/// Takes up to `want` pages, in this thread's lane if others use the pool too.
+pub(super) fn take(pages: &mut Pages, want: u32, enough: u32) -> Option<Taken> {
+    // A rope that is alone may need all pages from the first on to be side by side.
+    let beside = if pages.in_use() > 0 { pages.take_within(lane(pages), want, enough) } else { None };
+    beside.or_else(|| pages.take(want, enough))
+}
+
+fn lane(pages: &Pages) -> Range<u32> {
+    let stride = (pages.top() / LANES).max(LEAST.min(pages.total() / LANES));
+    let start = number() * stride;
+    start..start + stride
+}
+
+/// This thread's lane.
+fn number() -> u32 {
+    static THREADS: AtomicU32 = AtomicU32::new(0);
+    thread_local!(static NUMBER: u32 = THREADS.fetch_add(1, Ordering::Relaxed) % LANES);
+    // While the thread ends, when it has none any more, any will do.
+    NUMBER.try_with(|number| *number).unwrap_or(0)
+}
