@@ -55,6 +55,11 @@ pub fn join<'a>(rope: &Rope, into: &'a mut Vec<u8>) -> &'a [u8] {
     black_box(into)
 }
 
+/// Reads a byte of every page.
+pub fn touch(all: &[u8]) {
+    black_box(all.iter().step_by(4096).fold(0_u8, |sum, byte| sum.wrapping_add(*byte)));
+}
+
 /// Copying a rope's segments, to have another round, is not part of what `finish` takes.
 pub fn time_of<T>(rope: &Rope, finish: impl FnOnce(Rope) -> T) -> f64 {
     let rope = rope.clone();

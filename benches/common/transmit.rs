@@ -80,23 +80,41 @@ fn linked(segments: &[Bytes]) -> f64 {
 }
 
 /// The CPU time of a sender whose peer throws all away.
-fn sent(send: impl FnOnce(&TcpStream) -> io::Result<()>) -> f64 {
+///
+/// # Panics
+///
+/// If there is no connection, or sending fails.
+pub fn sent(send: impl FnOnce(&TcpStream) -> io::Result<()>) -> f64 {
     let (socket, peer) = wire::pair().expect("a connection");
-    let sink = thread::spawn(move || drain(&peer));
+    let sink = thread::spawn(move || drain(&peer, usize::MAX));
     let seconds = timed(|| send(&socket).expect("sent"));
     socket.shutdown(Shutdown::Write).expect("open");
     sink.join().expect("the sink does not panic").expect("drained");
     seconds
 }
 
-/// recv(2) with `MSG_TRUNC`: TCP drops the bytes without copying them.
-fn drain(socket: &TcpStream) -> io::Result<()> {
-    let mut room = vec![0; 1 << 20];
-    while recv(socket, &mut room[..], RecvFlags::TRUNC)?.1 > 0 {}
+/// recv(2) with `MSG_TRUNC` until `bytes` have come or the stream ends: TCP drops them without a copy.
+///
+/// # Errors
+///
+/// What the kernel reports.
+pub fn drain(socket: &TcpStream, bytes: usize) -> io::Result<()> {
+    let (mut room, mut left) = (vec![0; bytes.min(1 << 20)], bytes);
+    while left > 0 {
+        match recv(socket, &mut room[..left.min(1 << 20)], RecvFlags::TRUNC)?.1 {
+            0 => break,
+            count => left -= count,
+        }
+    }
     Ok(())
 }
 
-fn writev_all(mut socket: &TcpStream, mut iovecs: &mut [IoSlice<'_>]) -> io::Result<()> {
+/// writev(2) until all is sent.
+///
+/// # Errors
+///
+/// What the kernel reports.
+pub fn writev_all(mut socket: &TcpStream, mut iovecs: &mut [IoSlice<'_>]) -> io::Result<()> {
     while !iovecs.is_empty() {
         let offered = iovecs.len().min(IOV_MAX);
         let count = socket.write_vectored(&iovecs[..offered])?;

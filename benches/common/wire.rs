@@ -49,6 +49,19 @@ pub fn pair() -> io::Result<(TcpStream, TcpStream)> {
     Ok((here, there))
 }
 
+/// A pair, the second of which takes `bytes` at once though the first does not read: no other thread has
+/// to take part.
+///
+/// # Errors
+///
+/// What the kernel reports.
+pub fn roomy(bytes: usize) -> io::Result<(TcpStream, TcpStream)> {
+    let (here, there) = pair()?;
+    setsockopt(&here, sockopt::RcvBuf, &(4 * bytes))?;
+    setsockopt(&there, sockopt::SndBuf, &(4 * bytes))?;
+    Ok((here, there))
+}
+
 /// What is sent: the bytes of one page are alike, those of its neighbours differ.
 #[must_use]
 pub fn pattern() -> Vec<u8> {

@@ -1,11 +1,10 @@
 //! Making a rope contiguous.
 
 use std::cell::RefCell;
-use std::hint::black_box;
 use std::io;
 
 use ropewalk::View;
-use ropewalk_bench::contiguous::{filled, join, scattered, time_of, whole};
+use ropewalk_bench::contiguous::{filled, join, scattered, time_of, touch, whole};
 use ropewalk_bench::measure::{Contender, in_turn, timed};
 
 use super::{Bar, Tables};
@@ -79,9 +78,4 @@ fn header(tables: &mut Tables) {
 fn touched(view: View) -> View {
     touch(&view);
     view
-}
-
-/// Reads a byte of every page.
-fn touch(all: &[u8]) {
-    black_box(all.iter().step_by(4096).fold(0_u8, |sum, byte| sum.wrapping_add(*byte)));
 }

@@ -3,7 +3,6 @@
 use std::io;
 use std::net::TcpStream;
 
-use nix::sys::socket::{setsockopt, sockopt};
 use ropewalk_bench::accumulate::{Accumulate, Message, VARIANTS, ends, receiving, variant};
 use ropewalk_bench::measure::{Contender, in_turn, timed};
 use ropewalk_bench::wire::{self, Peer};
@@ -78,9 +77,7 @@ pub(super) fn small(tables: &mut Tables) -> io::Result<()> {
 const QUEUED: usize = 1 << 20;
 
 fn messages_received(name: &str, size: usize, messages: usize) -> io::Result<Contender<'static>> {
-    let (mine, theirs) = wire::pair()?;
-    setsockopt(&mine, sockopt::RcvBuf, &(4 * QUEUED))?;
-    setsockopt(&theirs, sockopt::SndBuf, &(4 * QUEUED))?;
+    let (mine, theirs) = wire::roomy(QUEUED)?;
     let (mut variant, pattern) = (variant(name), wire::pattern());
     let mut some = move || {
         wire::send(&theirs, &pattern, size * messages).expect("sent");

@@ -1,0 +1,108 @@
+//! Pages without memory: how they are filled, and how often that may be.
+
+use std::cell::RefCell;
+use std::hint::black_box;
+use std::io;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use ropewalk_bench::contiguous::touch;
+use ropewalk_bench::measure::timed;
+use ropewalk_bench::wire;
+
+use super::memory::Memfd;
+use super::{Tables, Trial, Unit, doubling};
+
+/// A way to fill a memfd with a payload in steps of a size.
+type Fill = fn(&mut Memfd, payload: &[u8], step: &mut [u8]) -> io::Result<()>;
+
+/// How large the hot buffer has to be, and what filling cold pages without one costs. All that was filled
+/// is then read, for only some ways have mapped it by then.
+pub(super) fn bounce(tables: &mut Tables) -> io::Result<()> {
+    const SIZE: usize = 16 << 20;
+    const WAYS: [(&str, Fill); 3] =
+        [("hot buffer, pwrite", through), ("MADV_POPULATE_WRITE", populated), ("faults", faulting)];
+    let (memfd, pattern) = (RefCell::new(Memfd::new(SIZE)?), wire::pattern());
+    let mut trials = Vec::new();
+    for step in doubling(64 << 10, 4 << 20) {
+        for (way, fill) in WAYS {
+            let (memfd, pattern, mut step) = (&memfd, &pattern, vec![0; step]);
+            trials.push(Trial::new(step.len(), way, move || {
+                let mut memfd = memfd.borrow_mut();
+                memfd.punch().expect("a hole");
+                timed(|| fill(&mut memfd, pattern, &mut step).map(|()| touch(memfd.bytes())).expect("memory"))
+            }));
+        }
+    }
+    tables.weigh("bounce", Unit::per_mib(SIZE), 15, trials);
+    Ok(())
+}
+
+/// Copies to `step`, in place of what recv(2) would do, and from there to the memfd.
+fn through(memfd: &mut Memfd, payload: &[u8], step: &mut [u8]) -> io::Result<()> {
+    (0..memfd.bytes().len()).step_by(step.len()).try_for_each(|at| {
+        copy(payload, step);
+        memfd.write(at, step)
+    })
+}
+
+fn populated(memfd: &mut Memfd, payload: &[u8], step: &mut [u8]) -> io::Result<()> {
+    let len = step.len();
+    (0..memfd.bytes().len()).step_by(len).try_for_each(|at| {
+        memfd.populate(at, len)?;
+        copy(payload, &mut memfd.bytes()[at..at + len]);
+        Ok(())
+    })
+}
+
+fn faulting(memfd: &mut Memfd, payload: &[u8], step: &mut [u8]) -> io::Result<()> {
+    memfd.bytes().chunks_mut(step.len()).for_each(|chunk| copy(payload, chunk));
+    Ok(())
+}
+
+/// Fills `to` with as much of `payload` as it takes, again and again.
+fn copy(payload: &[u8], to: &mut [u8]) {
+    to.chunks_mut(payload.len()).for_each(|to| to.copy_from_slice(&payload[..to.len()]));
+}
+
+/// The part of a core that giving back may take.
+const SHARE: f64 = 0.01;
+
+/// What memory costs that is given back and taken again, beside what stays.
+pub(super) fn decay(tables: &mut Tables) -> io::Result<()> {
+    for size in [1 << 20, 4 << 20, 16 << 20, 64 << 20] {
+        let (mut kept, mut given) = (Memfd::warm(size)?, Memfd::warm(size)?);
+        let (pattern, mut buffer) = (&wire::pattern(), vec![0; 512 << 10]);
+        let keep = move || timed(|| copy(pattern, kept.bytes()));
+        let give = move || {
+            timed(|| {
+                given.punch().and_then(|()| through(&mut given, pattern, &mut buffer)).expect("memory");
+                touch(given.bytes());
+            })
+        };
+        let trials =
+            vec![Trial::new(size, "kept, filled", keep), Trial::new(size, "given back, filled", give)];
+        let seconds = tables.weigh("decay", Unit::per_mib(size), 15, trials);
+        let between = (seconds[1] - seconds[0]) / SHARE;
+        tables.figure("decay", super::size(size as u64), "once in, for 1 % of a core", (between, "s"));
+    }
+    clock(tables);
+    Ok(())
+}
+
+/// What asking the clock costs each time that pages are given back, beside the lock.
+fn clock(tables: &mut Tables) {
+    const TIMES: u32 = 10_000;
+    let lock = Mutex::new(0_u32);
+    let locked = || *lock.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+    let asked = || {
+        black_box(Instant::now());
+    };
+    let trials = vec![often("lock, unlock", TIMES, locked), often("Instant::now", TIMES, asked)];
+    tables.weigh("clock", Unit("ns", 1e9 / f64::from(TIMES)), 15, trials);
+}
+
+fn often<'a>(way: &'static str, times: u32, work: impl Fn() + 'a) -> Trial<'a> {
+    let round = move || timed(|| (0..times).for_each(|_| work()));
+    Trial { at: "once".to_owned(), way, round: Box::new(round) }
+}
