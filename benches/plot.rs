@@ -20,12 +20,13 @@ mod tables;
 fn main() -> io::Result<()> {
     let docs = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs"));
     let data = &docs.join("benchmarks");
-    let [counts, ratios, instructions] = ["counts", "ratios", "instructions"].map(|name| rows(data, name));
-    let (counts, ratios, instructions) = (counts?, ratios?, instructions?);
+    let read = |name| rows(data, name);
+    let (counts, ratios) = (read("counts")?, read("ratios")?);
+    let (instructions, thresholds) = (read("instructions")?, read("thresholds")?);
     for (name, chart) in charts(&counts, &ratios) {
         fs::write(data.join(name).with_extension("svg"), chart.draw())?;
     }
-    tables::fill(&docs.join("benchmarks.md"), &counts, &ratios, &instructions)
+    tables::fill(&docs.join("benchmarks.md"), &counts, &ratios, &instructions, &thresholds)
 }
 
 /// What a bench printed; nothing if it had nothing to count with.

@@ -15,6 +15,7 @@ pub(super) fn fill(
     counts: &[Value],
     ratios: &[Value],
     instructions: &[Value],
+    thresholds: &[Value],
 ) -> io::Result<()> {
     let mut text = fs::read_to_string(page)?;
     let tables = [
@@ -23,6 +24,7 @@ pub(super) fn fill(
         ("cold", counted(counts, false)),
         ("warm", counted(counts, true)),
         ("instructions", executed(instructions)),
+        ("thresholds", weighed(thresholds)),
     ];
     for (name, table) in tables {
         text = replace(&text, name, &table)?;
@@ -109,4 +111,38 @@ fn executed(instructions: &[Value]) -> String {
         )
     });
     table("| operation | | instructions |", rows)
+}
+
+/// A table for each group: a row for each size, a column for each way.
+fn weighed(thresholds: &[Value]) -> String {
+    let groups = distinct(thresholds, |row| text(row, "group").to_owned());
+    let tables = groups.iter().map(|group| {
+        let rows: Vec<Value> = thresholds.iter().filter(|row| row["group"] == **group).cloned().collect();
+        by_way(group, &rows)
+    });
+    tables.collect::<Vec<_>>().join("\n")
+}
+
+fn by_way(group: &str, rows: &[Value]) -> String {
+    let way = |row: &Value| format!("{}, {}", text(row, "name"), text(row, "unit"));
+    let ways = distinct(rows, way);
+    let lines = distinct(rows, |row| text(row, "at").to_owned()).into_iter().map(|at| {
+        let cells = ways.iter().map(|name| {
+            let cell = rows.iter().find(|row| row["at"] == *at && way(row) == *name);
+            cell.map_or(String::new(), |row| format!("{:.2}", number(row, "figure")))
+        });
+        format!("| {at} | {} |", cells.collect::<Vec<_>>().join(" | "))
+    });
+    table(&format!("| {group} | {} |", ways.join(" | ")), lines)
+}
+
+/// What `what` says of the rows, in their order, each only once.
+fn distinct(rows: &[Value], what: impl Fn(&Value) -> String) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for value in rows.iter().map(what) {
+        if !all.contains(&value) {
+            all.push(value);
+        }
+    }
+    all
 }

@@ -18,8 +18,8 @@ use super::{Tables, Trial, Unit, doubling};
 /// Most iovecs in one call.
 const IOV_MAX: usize = 1024;
 
-/// Bytes that one round moves.
-const TOTAL: usize = 1 << 20;
+/// Bytes that one round sends: so few that the kernel has the same memory for them each time.
+const TOTAL: usize = 256 << 10;
 
 /// Bytes asked for per read, into memory that is there.
 pub(super) fn read(tables: &mut Tables) -> io::Result<()> {
@@ -124,9 +124,9 @@ pub(super) fn gather(tables: &mut Tables) -> io::Result<()> {
     Ok(())
 }
 
-/// Iovecs per call, and bytes.
+/// Iovecs per call, of 256 bytes each, and bytes per call.
 pub(super) fn offered(tables: &mut Tables) -> io::Result<()> {
-    let (line, small) = (&Line::new()?, &segments(TOTAL, 1000));
+    let (line, small) = (&Line::new()?, &segments(TOTAL, 256));
     let trial = |count| Trial {
         at: format!("{count} iovecs"),
         way: "writev",

@@ -20,9 +20,9 @@ pub(super) fn table(tables: &mut Tables) -> io::Result<()> {
     for piece in doubling(64 << 10, 16 << 20) {
         let cut = move || in_pieces(pool, all, piece);
         trials.push(Trial::new(piece, "owners made, dropped", move || timed(|| cut().len())));
-        trials.push(Trial::new(piece, "finalised, dropped", move || {
+        trials.push(Trial::new(piece, "finalised", move || {
             let rope = cut();
-            timed(|| whole(rope).len())
+            timed(|| whole(rope))
         }));
         trials.push(Trial::new(piece, "sent", move || {
             let mut rope = cut();

@@ -8,10 +8,10 @@ use ropewalk_bench::measure::timed;
 use super::memory::Memfd;
 use super::{Tables, Trial, Unit, doubling};
 
-/// Views of two runs: made, read once, and dropped. The third way has memory that the allocator had freed
-/// before, the second fresh memory.
+/// Views of two runs: made, read once, and dropped. The last way has the memory that the allocator recycles,
+/// as long as it does.
 pub(super) fn map(tables: &mut Tables) -> io::Result<()> {
-    const MOST: usize = 8 << 20;
+    const MOST: usize = 64 << 20;
     let memfd = &Memfd::warm(MOST * 2)?;
     for size in doubling(16 << 10, MOST) {
         weigh(tables, ("map", size), memfd, &[MOST, 0], size / 2);
