@@ -29,9 +29,9 @@ pub use self::http_body::{BodyError, RopeBody};
 pub use self::tokio::{Outgoing, ReadRope, WhenRoom, WriteRope};
 
 /// Pieces from this length on are kept rather than copied. To keep a segment and to send it costs as
-/// much as to copy a few hundred bytes.
+/// much as to copy between 1 and 2 KiB.
 #[cfg(any(feature = "http-body", feature = "tokio"))]
-const KEEP: usize = 512;
+const KEEP: usize = 1024;
 
 /// Appends a piece of somebody else's memory, copied if it is so short that a segment costs more.
 #[cfg(any(feature = "http-body", feature = "tokio"))]

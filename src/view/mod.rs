@@ -24,7 +24,7 @@ use map::{Adjacent, Mapping};
 use plan::{Bounds, Layout, Plan, Span};
 
 /// Fewest bytes that are mapped rather than copied; measured, see `docs/design.md`.
-const LEAST_MAP: usize = if cfg!(fuzzing) { 4096 } else { 32 << 10 };
+const LEAST_MAP: usize = if cfg!(fuzzing) { 4096 } else { 16 << 10 };
 
 /// Fewest bytes of a view of which anything is mapped: below, a copy into memory that the allocator
 /// recycles is several times cheaper than maps, the faults when they are read, and their end.
@@ -214,7 +214,7 @@ impl Rope {
     /// * Other segments of the pool are mapped, read only, over one reservation, mmap(2): a system call
     ///   per run of pages, and page faults when they are read.
     /// * What shares a page with something else, lies outside the pool, or is too short to be worth a
-    ///   map (a run of less than 32 KiB, a view of less than 512 KiB) is copied. So is everything where the kernel refuses to map, and in an anonymous pool.
+    ///   map (a run of less than 16 KiB, a view of less than 512 KiB) is copied. So is everything where the kernel refuses to map, and in an anonymous pool.
     ///
     /// # Errors
     ///
