@@ -76,7 +76,8 @@ fn segmented(segments: &[Bytes]) -> f64 {
 fn linked(segments: &[Bytes]) -> f64 {
     let mut list = LinkedBytes::new();
     segments.iter().cloned().for_each(|bytes| list.insert(bytes));
-    sent(|mut socket| list.sync_write_all_vectored(&mut socket))
+    // The others have released their segments, too, when they are done.
+    sent(move |mut socket| list.sync_write_all_vectored(&mut socket))
 }
 
 /// The CPU time of a sender whose peer throws all away.

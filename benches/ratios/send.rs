@@ -12,9 +12,11 @@ use super::{Bar, Tables};
 
 pub(super) fn table(tables: &mut Tables) -> io::Result<()> {
     const LARGE: usize = 256 << 20;
-    for (segment, total) in [(100, LARGE / 16), (1000, LARGE), (10_000, LARGE), (100_000, LARGE)] {
+    for (segment, total, rounds) in
+        [(100, LARGE / 16, 7), (1000, LARGE, 21), (10_000, LARGE, 7), (100_000, LARGE, 7)]
+    {
         let segments = segments(total, segment);
-        let timings = in_turn(&mut senders(&segments), tables.rounds(7));
+        let timings = in_turn(&mut senders(&segments), tables.rounds(rounds));
         tables.compare("send, by segment", segment, &timings, |name| match name {
             _ if segment != 1000 => Bar::None,
             "send each" => Bar::AtLeast(15.0),
