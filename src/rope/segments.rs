@@ -222,7 +222,7 @@ impl Segments {
             return Segments::default();
         }
         let (first, last) = (self.index_of(from), self.index_of(to - 1));
-        let mut entries: SmallVec<[Entry; INLINE]> = self.live()[first..=last].into();
+        let mut entries = shared(&self.live()[first..=last]);
         let (start, end) = (self.start.wrapping_add(from), self.start.wrapping_add(to));
         if let Some(last) = entries.last_mut() {
             last.bytes.truncate(last.bytes.len() - last.end.wrapping_sub(end));
@@ -274,9 +274,14 @@ impl Segments {
     }
 }
 
+/// The same bytes once more. Many are cloned faster into a vector.
+fn shared(entries: &[Entry]) -> SmallVec<[Entry; INLINE]> {
+    if entries.len() > INLINE { SmallVec::from_vec(entries.to_vec()) } else { entries.into() }
+}
+
 impl Clone for Segments {
     fn clone(&self) -> Segments {
-        Segments { entries: self.live().into(), head: 0, start: self.start, end: self.end }
+        Segments { entries: shared(self.live()), head: 0, start: self.start, end: self.end }
     }
 }
 
