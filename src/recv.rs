@@ -144,7 +144,7 @@ impl Rope {
             return Ok(None);
         }
         if want <= LITTLE && self.is_empty() && !self.has_tail() {
-            return self.receive_little(want, call, count).map(Some);
+            return self.receive_little(want, want == max, call, count).map(Some);
         }
         self.absorb_short();
         let result = match self.prepare(want) {
@@ -155,21 +155,23 @@ impl Rope {
         result
     }
 
-    /// Makes the call with room on the stack, and keeps what came in a segment of its own size: a small
-    /// message needs no page, and an idle connection nothing at all.
+    /// Makes the call with room that nobody has to keep, and keeps what came in a segment of its own size: a
+    /// small message needs no page, and an idle connection nothing at all. If `all` are likely to come, the
+    /// room is made that segment, else it is on the stack.
     fn receive_little<T>(
         &mut self,
         want: usize,
+        all: bool,
         call: impl FnOnce(&mut [Room<'_>]) -> io::Result<T>,
         count: impl FnOnce(&T) -> usize,
     ) -> io::Result<T> {
         let mut stack = [MaybeUninit::uninit(); LITTLE];
-        let room = Room::new(&mut stack, want);
-        let offered = room.len();
-        let result = call(&mut [room])?;
+        let mut heap = Box::new_uninit_slice(if all { want } else { 0 });
+        let memory = if all { &mut heap[..] } else { &mut stack };
+        let result = call(&mut [Room::new(memory, want)])?;
         let count = count(&result);
-        self.learn(offered, count);
-        self.push(Box::<[u8]>::from(filled(&stack, count)));
+        self.learn(want, count);
+        self.push(if all && count == want { whole(heap) } else { Box::from(filled(memory, count)) });
         Ok(result)
     }
 
@@ -308,11 +310,18 @@ impl Rope {
 
 /// What the kernel wrote to `memory`.
 #[allow(unsafe_code)] // that the bytes are there is known only here
-fn filled(memory: &[MaybeUninit<u8>; LITTLE], count: usize) -> &[u8] {
+fn filled(memory: &[MaybeUninit<u8>], count: usize) -> &[u8] {
     let memory = &memory[..count];
     // SAFETY: the kernel wrote the first `count` bytes, which `sys` has checked to be no more than it
     // was offered.
     unsafe { slice::from_raw_parts(memory.as_ptr().cast(), count) }
+}
+
+/// All of `memory`, which the kernel has filled.
+#[allow(unsafe_code)] // that the bytes are there is known only here
+fn whole(memory: Box<[MaybeUninit<u8>]>) -> Box<[u8]> {
+    // SAFETY: the kernel wrote as many bytes as there are, which `sys` has checked to be what it was offered.
+    unsafe { memory.assume_init() }
 }
 
 /// Where bytes go that find no room in the tail's committed pages.
