@@ -40,6 +40,21 @@ fn pool_of(pages: usize) -> Pool {
     Pool::options().capacity((pages * PAGE) as u64).create().unwrap()
 }
 
+/// A pool of one page, and the rope that has it.
+fn full_pool() -> (Pool, Rope) {
+    let pool = pool_of(1);
+    let mut held = Rope::in_pool(&pool);
+    held.extend_from_slice(b"all of it");
+    (pool, held)
+}
+
+/// Two ends; in the second there are five bytes to read.
+fn greeted() -> (UnixStream, UnixStream) {
+    let (here, there) = UnixStream::pair().unwrap();
+    here.try_write(b"hello").unwrap();
+    (here, there)
+}
+
 async fn read_to_end(from: &impl ReadRope, pool: &Pool) -> Rope {
     let mut rope = Rope::in_pool(pool);
     while from.read_rope(&mut rope).await.unwrap() > 0 {}
@@ -221,11 +236,8 @@ async fn an_idle_read_holds_nothing() {
 
 #[tokio::test]
 async fn without_room_a_read_fails_or_waits_as_the_caller_likes() {
-    let pool = pool_of(1);
-    let mut held = Rope::in_pool(&pool);
-    held.extend_from_slice(b"all of it");
-    let (here, there) = UnixStream::pair().unwrap();
-    here.try_write(b"hello").unwrap();
+    let (pool, held) = full_pool();
+    let (_here, there) = greeted();
     let mut rope = Rope::in_pool(&pool);
     let error = there.read_rope(&mut rope).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutOfMemory);
@@ -244,11 +256,8 @@ async fn without_room_a_read_fails_or_waits_as_the_caller_likes() {
 
 #[tokio::test]
 async fn a_cancelled_wait_leaves_the_line() {
-    let pool = pool_of(1);
-    let mut held = Rope::in_pool(&pool);
-    held.extend_from_slice(b"all of it");
-    let (here, there) = UnixStream::pair().unwrap();
-    here.try_write(b"hello").unwrap();
+    let (pool, held) = full_pool();
+    let (_here, there) = greeted();
     let mut rope = Rope::in_pool(&pool);
     assert!(timeout(SOON, there.when_room().read_rope(&mut rope)).await.is_err());
     assert_eq!(pool.stats().waiting, 0);
@@ -270,8 +279,7 @@ async fn who_needs_no_room_does_not_wait_behind_those_who_do() {
     let mut waiting = pin!(patient.read_rope(&mut waiter));
     assert!(timeout(SOON, &mut waiting).await.is_err());
 
-    let (here, there) = UnixStream::pair().unwrap();
-    here.try_write(b"hello").unwrap();
+    let (here, there) = greeted();
     drop(here);
     let read = async |rope: &mut Rope| timeout(LATE, there.when_room().read_rope_up_to(rope, 1)).await;
     assert_eq!(read(&mut roomy).await.unwrap().unwrap(), 1);
@@ -285,23 +293,16 @@ async fn who_needs_no_room_does_not_wait_behind_those_who_do() {
 
 #[tokio::test]
 async fn room_comes_first_to_who_asked_first() {
-    let pool = pool_of(1);
-    let mut held = Rope::in_pool(&pool);
-    held.extend_from_slice(b"all of it");
+    let (pool, held) = full_pool();
     let order = Arc::new(std::sync::Mutex::new(Vec::new()));
     let mut readers = JoinSet::new();
     for number in 0..20 {
-        let (here, there) = UnixStream::pair().unwrap();
-        here.try_write(b"hello").unwrap();
-        let (pool, order) = (pool.clone(), Arc::clone(&order));
-        readers.spawn({
-            let pool = pool.clone();
-            async move {
-                let mut rope = Rope::in_pool(&pool);
-                there.when_room().read_rope(&mut rope).await.unwrap();
-                order.lock().unwrap().push(number);
-                drop(here);
-            }
+        let (here, there) = greeted();
+        let (mut rope, order) = (Rope::in_pool(&pool), Arc::clone(&order));
+        readers.spawn(async move {
+            there.when_room().read_rope(&mut rope).await.unwrap();
+            order.lock().unwrap().push(number);
+            drop((rope, here));
         });
         while pool.stats().waiting <= number {
             yield_now().await;

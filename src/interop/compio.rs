@@ -21,6 +21,18 @@ const LEAST: usize = 4096;
 ///
 /// The kernel takes at most 1 024 segments in one call, and a runtime that passes on all there are is
 /// refused beyond that: [`split`](Rope::split_to) such a rope.
+///
+/// # Examples
+///
+/// ```
+/// use compio_buf::IoVectoredBuf;
+/// use ropewalk::Rope;
+///
+/// let mut rope: Rope = [vec![1; 600], vec![2; 600]].into_iter().collect();
+/// assert_eq!((rope.iter_slice().count(), rope.total_len()), (2, 1200));
+/// rope.advance(700); // the runtime said that 700 bytes were sent
+/// assert_eq!(rope.total_len(), 500);
+/// ```
 impl IoVectoredBuf for Rope {
     fn iter_slice(&self) -> impl Iterator<Item = &[u8]> {
         self.chunks()
@@ -89,6 +101,8 @@ impl Rope {
 
     /// Appends what was read into `lent`. No copy.
     ///
+    /// `lent` may come from any rope: its bytes go to the end of this one.
+    ///
     /// # Examples
     ///
     /// ```
@@ -112,6 +126,24 @@ impl Rope {
 }
 
 /// Room behind a rope that a read owns while the kernel fills it; see [`Rope::lend`].
+///
+/// Dropped instead of taken back, its memory is the pool's again, and what was read into it is gone.
+///
+/// # Examples
+///
+/// ```
+/// use compio_buf::{IoBuf, IoBufMut};
+/// use ropewalk::Rope;
+///
+/// let mut rope = Rope::new();
+/// let mut lent = rope.lend(100)?;
+/// assert_eq!((lent.buf_len(), lent.buf_capacity()), (0, 100)); // nothing read yet, of 100 at the most
+/// lent.extend_from_slice(b"abc")?; // as a runtime would
+/// assert_eq!(lent.as_init(), b"abc");
+/// drop(lent);
+/// assert!(rope.is_empty());
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub struct Lent {
     room: Extent,
     /// Bytes that were written, from the start on. `filled <= lent`.

@@ -16,16 +16,27 @@ use super::keep_or_copy;
 use crate::recv::LimitReached;
 use crate::rope::Rope;
 
+type NextFrame = Poll<Option<Result<Frame<Bytes>, Infallible>>>;
+
 /// One frame per segment, so that a server which writes vectored sends without a copy. The size is
 /// known. To send a rope more than once, send a clone or a [`slice`](Rope::slice).
+///
+/// # Examples
+///
+/// ```
+/// use http::Response;
+/// use http_body::Body;
+/// use ropewalk::Rope;
+///
+/// let stored = Rope::from("sent to whoever asks");
+/// let response = Response::new(stored.clone()); // shares the memory
+/// assert_eq!(response.body().size_hint().exact(), Some(20));
+/// ```
 impl Body for Rope {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> NextFrame {
         Poll::Ready(self.get_mut().pop_front().map(Frame::data).map(Ok))
     }
 
@@ -39,6 +50,26 @@ impl Body for Rope {
 }
 
 /// A rope with trailers behind it, as a body; made by [`Rope::with_trailers`].
+///
+/// # Examples
+///
+/// A server's answer whose checksum goes behind its data:
+///
+/// ```
+/// use http::{HeaderMap, HeaderValue, Response};
+/// use http_body::Body;
+/// use ropewalk::{Rope, RopeBody};
+///
+/// fn answer(data: Rope, checksum: u32) -> Response<RopeBody> {
+///     let mut trailers = HeaderMap::new();
+///     trailers.insert("checksum", HeaderValue::from(checksum));
+///     Response::new(data.with_trailers(trailers))
+/// }
+///
+/// let response = answer(Rope::new(), 7);
+/// assert_eq!(response.body().size_hint().exact(), Some(0)); // of data
+/// assert!(!response.body().is_end_stream()); // the trailers are still to come
+/// ```
 #[derive(Debug)]
 pub struct RopeBody {
     rope: Rope,
@@ -49,10 +80,7 @@ impl Body for RopeBody {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> NextFrame {
         let this = self.get_mut();
         let data = this.rope.pop_front().map(Frame::data);
         let frame = data.or_else(|| this.trailers.take().map(Frame::trailers));
@@ -174,6 +202,29 @@ impl Rope {
 }
 
 /// Why a body is not whole in a rope; see [`Rope::receive_body`].
+///
+/// # Examples
+///
+/// A status for each reason:
+///
+/// ```
+/// use std::io::{Error, ErrorKind};
+///
+/// use http::StatusCode;
+/// use ropewalk::BodyError;
+///
+/// fn status<E>(error: &BodyError<E>) -> StatusCode {
+///     match error {
+///         BodyError::Rope(error) if error.kind() == ErrorKind::QuotaExceeded => StatusCode::PAYLOAD_TOO_LARGE,
+///         BodyError::Rope(_) => StatusCode::SERVICE_UNAVAILABLE,
+///         _ => StatusCode::BAD_REQUEST,
+///     }
+/// }
+///
+/// let too_long = BodyError::<Error>::Rope(ErrorKind::QuotaExceeded.into());
+/// assert_eq!(status(&too_long), StatusCode::PAYLOAD_TOO_LARGE);
+/// assert_eq!(Error::from(too_long).kind(), ErrorKind::QuotaExceeded); // as an `io::Error`
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum BodyError<E> {

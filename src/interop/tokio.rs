@@ -233,6 +233,31 @@ pub trait ReadRope: Sync {
 }
 
 /// Reads that wait for room in the pool; see [`ReadRope::when_room`].
+///
+/// It is a [`ReadRope`] itself, so whatever reads from one can be patient or not.
+///
+/// # Examples
+///
+/// ```
+/// use ropewalk::{Pool, ReadRope, Rope};
+/// use tokio::net::UnixStream;
+///
+/// async fn receive(from: &impl ReadRope, pool: &Pool) -> std::io::Result<Rope> {
+///     let mut rope = Rope::in_pool(pool);
+///     while from.read_rope(&mut rope).await? > 0 {}
+///     Ok(rope)
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> std::io::Result<()> {
+/// let (here, there) = UnixStream::pair()?;
+/// here.try_write(b"all of it")?;
+/// drop(here);
+/// let rope = receive(&there.when_room(), &Pool::new()?).await?; // `&there` would rather fail
+/// assert_eq!(rope, b"all of it");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct WhenRoom<'a, S: ?Sized>(&'a S);
 
@@ -370,6 +395,32 @@ pub trait WriteRope: Sync {
 
 /// What [`WriteRope`] sends: a [`Rope`], whose bytes leave it, or a [`Cursor`], which moves on. Cannot be
 /// implemented outside of this crate.
+///
+/// # Examples
+///
+/// ```
+/// use std::io;
+/// use std::time::Duration;
+///
+/// use ropewalk::{Outgoing, Rope, WriteRope};
+/// use tokio::net::UnixStream;
+///
+/// /// Sends a rope, or from a cursor on. What could not be sent in time is still there.
+/// async fn send(to: &UnixStream, what: &mut impl Outgoing) -> io::Result<()> {
+///     tokio::time::timeout(Duration::from_secs(5), to.write_all_rope(what)).await?
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> io::Result<()> {
+/// let (socket, _peer) = UnixStream::pair()?;
+/// let mut rope = Rope::from("twice");
+/// send(&socket, &mut rope.cursor()).await?;
+/// assert_eq!(rope.len(), 5);
+/// send(&socket, &mut rope).await?;
+/// assert!(rope.is_empty());
+/// # Ok(())
+/// # }
+/// ```
 pub trait Outgoing: sealed::Outgoing {}
 
 impl<T: sealed::Outgoing> Outgoing for T {}
