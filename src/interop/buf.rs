@@ -7,6 +7,18 @@ use bytes::{Buf, Bytes};
 
 use crate::rope::{Cursor, Rope};
 
+/// What is taken leaves the rope. Numbers may lie across segments.
+///
+/// # Examples
+///
+/// ```
+/// use bytes::Buf;
+/// use ropewalk::Rope;
+///
+/// let mut rope: Rope = [&b"\0\x01"[..], b"\0\x02rest"].into_iter().collect();
+/// assert_eq!(rope.get_u32(), 0x0001_0002);
+/// assert_eq!(rope, b"rest");
+/// ```
 impl Buf for Rope {
     #[inline]
     fn remaining(&self) -> usize {
@@ -39,6 +51,18 @@ impl Buf for Rope {
     }
 }
 
+/// What is taken stays in the rope.
+///
+/// # Examples
+///
+/// ```
+/// use bytes::Buf;
+/// use ropewalk::Rope;
+///
+/// let rope = Rope::from("\0\0\0\x04rest");
+/// assert_eq!(rope.cursor().get_u32(), 4); // only looked at
+/// assert_eq!(rope.len(), 8);
+/// ```
 impl<R: Borrow<Rope>> Buf for Cursor<R> {
     #[inline]
     fn remaining(&self) -> usize {

@@ -12,6 +12,21 @@ use crate::rope::Rope;
 /// Bytes that a writer is offered at least, where the rope is that far from its limit.
 const CHUNK: usize = if cfg!(any(test, fuzzing)) { 8 } else { 4096 };
 
+/// Behind the rope's end, into its pool. A trait of this kind reports nothing: beyond the
+/// [limit](Rope::set_limit) it panics, and where the pool has no room the heap is used.
+///
+/// # Examples
+///
+/// ```
+/// use bytes::BufMut;
+/// use ropewalk::{Pool, Rope};
+///
+/// let mut rope = Rope::in_pool(&Pool::new()?);
+/// rope.put_u32(4);
+/// rope.put_slice(b"four");
+/// assert_eq!(rope, b"\0\0\0\x04four");
+/// # Ok::<(), std::io::Error>(())
+/// ```
 // SAFETY: `chunk_mut` hands out memory that the tail owns alone, and `advance_mut` counts the same
 // memory as filled; nothing between the two calls changes the tail.
 unsafe impl BufMut for Rope {

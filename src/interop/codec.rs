@@ -152,6 +152,25 @@ impl RopeCodec {
     }
 }
 
+/// For anything that is not a socket itself, TLS for one, with `tokio_util::codec::Framed` around it.
+///
+/// # Examples
+///
+/// ```
+/// use futures_util::{SinkExt, StreamExt};
+/// use ropewalk::{Rope, RopeCodec};
+/// use tokio_util::codec::Framed;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> std::io::Result<()> {
+/// let (here, there) = tokio::io::duplex(64);
+/// let mut to = Framed::new(here, RopeCodec::new(1 << 20));
+/// let mut from = Framed::new(there, RopeCodec::new(1 << 20));
+/// to.send(Rope::from("a frame")).await?;
+/// assert_eq!(from.next().await.unwrap()?, b"a frame");
+/// # Ok(())
+/// # }
+/// ```
 impl Decoder for RopeCodec {
     type Item = Rope;
     type Error = io::Error;

@@ -10,6 +10,26 @@ use futures_io::{AsyncBufRead, AsyncRead, AsyncSeek, AsyncWrite};
 use crate::rope::{Cursor, Rope};
 
 /// What is read leaves the rope.
+///
+/// # Examples
+///
+/// ```
+/// use futures_util::io::{AsyncReadExt, AsyncWriteExt};
+/// use futures_util::FutureExt;
+/// use ropewalk::Rope;
+///
+/// let copied = async {
+///     let mut rope = Rope::new();
+///     rope.write_all(b"there and back").await?;
+///     let mut text = String::new();
+///     rope.read_to_string(&mut text).await?;
+///     assert!(rope.is_empty());
+///     Ok::<String, std::io::Error>(text)
+/// };
+/// let text = copied.now_or_never().expect("a rope never makes anybody wait")?;
+/// assert_eq!(text, "there and back");
+/// # Ok::<(), std::io::Error>(())
+/// ```
 impl AsyncRead for Rope {
     fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         Poll::Ready(self.read(into))

@@ -10,6 +10,25 @@ use crate::rope::Rope;
 use crate::view::View;
 
 /// A format takes bytes side by side, so those of more than one segment are copied.
+///
+/// # Examples
+///
+/// ```
+/// use ropewalk::Rope;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Record {
+///     name: String,
+///     content: Rope,
+/// }
+///
+/// let record = Record { name: "a".into(), content: Rope::from(vec![1, 2]) };
+/// let json = serde_json::to_string(&record)?; // JSON has no byte strings
+/// assert_eq!(json, r#"{"name":"a","content":[1,2]}"#);
+/// assert_eq!(serde_json::from_str::<Record>(&json)?.content, record.content);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 impl Serialize for Rope {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut chunks = self.chunks();

@@ -13,6 +13,22 @@ use crate::rope::{Cursor, Rope};
 /// [`io::copy`] out of a rope goes through 8 KiB on the stack. To a descriptor
 /// [`write_all_to`](Rope::write_all_to) copies nothing; to another writer, a [`BufWriter`](io::BufWriter)
 /// of 64 KiB or more makes it one copy and few calls.
+///
+/// # Examples
+///
+/// ```
+/// use ropewalk::Rope;
+/// use std::io::{BufRead, Read};
+///
+/// let mut rope: Rope = ["a li", "ne\nthe", " rest"].into_iter().collect();
+/// let mut line = String::new();
+/// rope.read_line(&mut line)?;
+/// let mut rest = String::new();
+/// rope.read_to_string(&mut rest)?;
+/// assert_eq!((&*line, &*rest), ("a line\n", "the rest"));
+/// assert!(rope.is_empty());
+/// # Ok::<(), std::io::Error>(())
+/// ```
 impl Read for Rope {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         Ok(take(self, into))
@@ -100,6 +116,22 @@ impl<R: Borrow<Rope>> BufRead for Cursor<R> {
 }
 
 /// The end is the rope's. Unlike a file, a rope has nothing behind it: seeking there is an error.
+///
+/// # Examples
+///
+/// ```
+/// use ropewalk::Rope;
+/// use std::io::{Read, Seek, SeekFrom};
+///
+/// let rope = Rope::from("the head and the tail");
+/// let mut cursor = rope.cursor();
+/// cursor.seek(SeekFrom::End(-4))?;
+/// let mut tail = String::new();
+/// cursor.read_to_string(&mut tail)?;
+/// assert_eq!(tail, "tail");
+/// assert!(cursor.seek(SeekFrom::Current(1)).is_err());
+/// # Ok::<(), std::io::Error>(())
+/// ```
 impl<R: Borrow<Rope>> Seek for Cursor<R> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let len = self.rope().len();
