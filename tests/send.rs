@@ -65,8 +65,8 @@ fn a_non_blocking_socket_with_a_tiny_buffer_gets_everything() {
 #[test]
 fn pipes_and_files_take_a_rope_too() {
     let rope = mixed(2 << 20);
-    let (reader, writer) = std::io::pipe().unwrap();
-    let reader = drain(reader, 4096);
+    let (reader, writer) = nix::unistd::pipe().unwrap();
+    let reader = drain(File::from(reader), 4096);
     rope.cursor().write_all_to(&writer).unwrap();
     drop(writer);
     assert!(reader.join().unwrap() == rope.to_vec());

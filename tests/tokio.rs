@@ -256,7 +256,7 @@ async fn without_room_a_read_fails_or_waits_as_the_caller_likes() {
 
 #[tokio::test]
 async fn a_cancelled_wait_leaves_the_line() {
-    let (pool, held) = full_pool();
+    let (pool, _held) = full_pool();
     let (_here, there) = greeted();
     let mut rope = Rope::in_pool(&pool);
     assert!(timeout(SOON, there.when_room().read_rope(&mut rope)).await.is_err());

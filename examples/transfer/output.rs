@@ -37,7 +37,7 @@ impl Output {
     pub(crate) fn write(&self, payload: Rope) -> anyhow::Result<()> {
         let len = payload.len();
         self.put(payload).map_err(|error| {
-            let what = format_args!("cannot write {len} bytes to {}", self.path.display());
+            let what = format!("cannot write {len} bytes to {}", self.path.display());
             advise(what, error, "make room there or choose another --output")
         })
     }
