@@ -16,6 +16,9 @@
 //! | pass descriptors along | [`recvmsg_from`](Rope::recvmsg_from), [`sendmsg_to`](Rope::sendmsg_to) |
 //! | watch the memory | [`Pool::stats`], [`Pool::trim`] |
 //!
+//! [The guide](crate::guide) has recipes, and says line by line what to change in code that uses `Vec`,
+//! `BytesMut`, list and join, or `BufList`; [its second part](crate::guide_async) is for tokio and hyper.
+//!
 //! # How it works
 //!
 //! ```text
@@ -81,12 +84,19 @@ pub use view::{FinalizeError, View};
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// So are the guide's.
-#[cfg(doctest)]
-#[doc = include_str!("../docs/guide.md")]
-struct Guide;
+// So are the guide's, which is a part of the documentation. Its links there come before its own.
 
-/// And those of its part for tokio and hyper.
-#[cfg(all(doctest, feature = "tokio", feature = "http-body"))]
+/// [async]: crate::guide_async
+/// [design]: https://docs.rs/crate/ropewalk/latest/source/docs/design.md
+/// [comparison]: https://docs.rs/crate/ropewalk/latest/source/docs/comparison.md
+/// [`Pool::new`]: crate::Pool::new
+///
+#[cfg(doc)]
+#[doc = include_str!("../docs/guide.md")]
+pub mod guide {}
+
+/// [guide]: crate::guide
+///
+#[cfg(all(doc, any(not(doctest), all(feature = "tokio", feature = "http-body"))))]
 #[doc = include_str!("../docs/guide-async.md")]
-struct GuideAsync;
+pub mod guide_async {}
