@@ -83,27 +83,29 @@ fn count_all() -> io::Result<()> {
     Ok(report.end()?)
 }
 
+/// Payloads for each process: a cold one, and those that the warm figures are the median of.
+const ROUNDS: usize = 4;
+
 /// Runs one variant in a process of its own, and sends to it.
 fn count(name: &str, payload: usize) -> io::Result<Vec<(Felt, Seen)>> {
-    let rounds = if payload > (256 << 20) { 3 } else { 4 };
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let port = listener.local_addr()?.port().to_string();
     let mut child = Command::new(env::current_exe()?)
         .args(["--receive", name, "--size", &payload.to_string(), "--port", &port])
-        .args(["--rounds", &rounds.to_string()])
+        .args(["--rounds", &ROUNDS.to_string()])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()?;
     let tracer = Tracer::attach(child.id(), payload as u64)?;
-    thread::spawn(move || send_rounds(&listener, payload, rounds));
+    thread::spawn(move || send_rounds(&listener, payload));
     child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?.write_all(b"go")?;
     let seen = tracer.follow()?;
     let output = BufReader::new(child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?);
     let felt =
         output.lines().map(|line| Ok(serde_json::from_str(&line?)?)).collect::<io::Result<Vec<Felt>>>()?;
-    if felt.len() != rounds || seen.len() != rounds {
+    if felt.len() != ROUNDS || seen.len() != ROUNDS {
         return Err(Error::other(format!(
-            "{} and {} of {rounds} rounds were counted",
+            "{} and {} of {ROUNDS} rounds were counted",
             felt.len(),
             seen.len()
         )));
@@ -112,9 +114,9 @@ fn count(name: &str, payload: usize) -> io::Result<Vec<(Felt, Seen)>> {
 }
 
 /// The sender. If the receiver dies, that is noticed by who follows it.
-fn send_rounds(listener: &TcpListener, payload: usize, rounds: usize) -> io::Result<()> {
+fn send_rounds(listener: &TcpListener, payload: usize) -> io::Result<()> {
     let pattern = wire::pattern();
-    for _ in 0..rounds {
+    for _ in 0..ROUNDS {
         let socket = listener.accept()?.0;
         wire::send(&socket, &pattern, payload)?;
         socket.shutdown(Shutdown::Write)?;

@@ -107,10 +107,12 @@ fn segments(ratios: &[Value]) -> Chart {
 }
 
 fn connections(ratios: &[Value]) -> Chart {
-    let title = "16 MiB on each of many connections, interleaved, cold: CPU time";
+    let title = "16 MiB on each of many connections, interleaved, first payloads: CPU time";
     let mut chart = Chart::new(title, "connections", "ms for each");
-    for row in of_groups(ratios, &["many"]).filter(|row| text(row, "name") == "connections: CPU of each") {
-        chart.add("ropewalk, receive and finalise", number(row, "size"), number(row, "figure"));
+    for row in of_groups(ratios, &["many"]) {
+        if let Some(name) = text(row, "name").strip_prefix("connections, CPU of each: ") {
+            chart.add(name, number(row, "size"), number(row, "figure"));
+        }
     }
     chart
 }

@@ -209,7 +209,11 @@ impl Accumulate for Mutable {
 }
 
 /// recv(2) into the spare capacity, at most `most` bytes.
-pub(crate) fn recv(socket: &TcpStream, into: &mut BytesMut, most: usize) -> io::Result<usize> {
+///
+/// # Errors
+///
+/// What the kernel reports.
+pub fn recv(socket: &TcpStream, into: &mut BytesMut, most: usize) -> io::Result<usize> {
     let spare = into.spare_capacity_mut();
     let room = spare.len().min(most);
     let count = rustix::net::recv(socket, &mut spare[..room], RecvFlags::empty())?.1;

@@ -20,7 +20,7 @@ pub(super) fn fill(
     let mut text = fs::read_to_string(page)?;
     let tables = [
         ("machine", machine()?),
-        ("bars", bars(ratios)),
+        ("bars", bars(counts, ratios, instructions)),
         ("cold", counted(counts, false)),
         ("warm", counted(counts, true)),
         ("instructions", executed(instructions)),
@@ -63,8 +63,13 @@ fn machine() -> io::Result<String> {
 }
 
 /// All that has something to reach.
-fn bars(ratios: &[Value]) -> String {
-    let rows = ratios.iter().filter_map(|row| {
+fn bars(counts: &[Value], ratios: &[Value], instructions: &[Value]) -> String {
+    let rows = measured(ratios).chain(counted_bars(counts)).chain(executed_bars(instructions));
+    table("| what | figure | quartiles | bar | reached |", rows)
+}
+
+fn measured(ratios: &[Value]) -> impl Iterator<Item = String> {
+    ratios.iter().filter_map(|row| {
         let (sign, bar) = [("AtLeast", "≥"), ("AtMost", "≤")]
             .into_iter()
             .find_map(|(name, sign)| Some((sign, row["bar"].get(name)?.as_f64()?)))?;
@@ -74,8 +79,51 @@ fn bars(ratios: &[Value]) -> String {
         let (low, high) = (number(row, "quartiles/0"), number(row, "quartiles/1"));
         let spread = if low.is_finite() { format!("{low:.2} – {high:.2}") } else { String::new() };
         Some(format!("| {what} | {figure:.2} {unit} | {spread} | {sign} {bar:.2} | {verdict} |"))
-    });
-    table("| what | figure | quartiles | bar | reached |", rows)
+    })
+}
+
+/// What ropewalk may count, by payload.
+fn counted_bars(counts: &[Value]) -> impl Iterator<Item = String> {
+    counts.iter().filter(|row| row["variant"] == "ropewalk").flat_map(|row| {
+        let (payload, warm) = (number(row, "payload"), row["warm"] == true);
+        let most = |field: &str, what: &str, bar: f64| {
+            let (figure, state) = (number(row, field), if warm { "warm" } else { "cold" });
+            let verdict = if figure <= bar { "yes" } else { "**no**" };
+            let payload = size(payload as u64);
+            format!("| counts, {state}, {payload}: {what} | {figure:.0} | | ≤ {bar:.0} | {verdict} |")
+        };
+        let mut bars = vec![most("peak_bytes", "peak memory, bytes", payload * 1.01 + f64::from(2 << 20))];
+        if warm && payload >= f64::from(16 << 20) {
+            bars.push(most("page_faults", "page faults", 0.0));
+            // The values themselves are moved, the payload is not.
+            bars.push(most("copied_bytes", "bytes copied", 4096.0));
+            bars.push(most("syscalls", "system calls", payload / f64::from(256 << 10) + 8.0));
+        }
+        if warm && payload == 64.0 {
+            bars.push(most("allocations", "allocations", 1.0));
+        }
+        bars
+    })
+}
+
+/// Instructions against every competitor that does the same.
+fn executed_bars(instructions: &[Value]) -> impl Iterator<Item = String> {
+    instructions.iter().filter_map(|row| {
+        let (operation, variant) = (text(row, "operation"), text(row, "variant"));
+        let bar = match operation {
+            "append, advance" => 1.0,
+            _ if operation.starts_with("receive") => 1.0 / 1.05,
+            _ => return None,
+        };
+        let own =
+            instructions.iter().find(|own| own["operation"] == operation && own["variant"] == "ropewalk")?;
+        if variant.starts_with("ropewalk") {
+            return None;
+        }
+        let figure = number(row, "instructions") / number(own, "instructions");
+        let verdict = if figure >= bar { "yes" } else { "**no**" };
+        Some(format!("| instructions, {operation}: {variant} | {figure:.2} x | | ≥ {bar:.2} | {verdict} |"))
+    })
 }
 
 fn place(row: &Value) -> String {

@@ -1,10 +1,13 @@
 //! Many connections and many threads in one pool.
 
 use std::io;
+use std::net::TcpStream;
 use std::sync::Barrier;
 use std::thread;
 
+use bytes::{Bytes, BytesMut};
 use ropewalk::{Pool, Rope};
+use ropewalk_bench::accumulate::recv;
 use ropewalk_bench::measure::{Contender, in_turn, median, timed};
 use ropewalk_bench::wire::{self, Peer};
 
@@ -21,35 +24,78 @@ pub(super) fn table(tables: &mut Tables) -> io::Result<()> {
     Ok(())
 }
 
-/// Ropes that grow at the same time: how much of them is contiguous without a copy?
+/// Payloads that grow at the same time: what they cost, and how much of the ropes is contiguous without a copy.
 fn interleaved(tables: &mut Tables, connections: usize) -> io::Result<()> {
-    const SIZE: usize = 16 << 20;
     let pool = Pool::new()?;
-    let peers: Vec<Peer> = (0..connections).map(|_| Peer::start()).collect();
     let mut copied = 0;
-    let seconds = timed(|| -> io::Result<()> {
-        let mut open = Vec::new();
-        for peer in &peers {
-            open.push((peer.order(SIZE)?, Rope::in_pool(&pool), true));
-        }
-        while open.iter().any(|(.., more)| *more) {
-            for (socket, rope, more) in open.iter_mut().filter(|(.., more)| *more) {
-                *more = rope.readv_from(&*socket)? > 0;
-            }
-        }
-        for (_, rope, _) in open {
-            let view = rope.finalize()?;
+    let ropewalk = in_turns(
+        connections,
+        || Rope::in_pool(&pool),
+        |rope, socket| rope.readv_from(socket),
+        |rope| {
+            let view = rope.finalize().expect("there is memory");
             wire::check(&view, SIZE);
             copied += view.copied_bytes();
-        }
-        Ok(())
-    });
+        },
+    )?;
+    let mutable = in_turns(
+        connections,
+        BytesMut::new,
+        |all, socket| {
+            all.reserve(READ);
+            recv(socket, all, READ)
+        },
+        |all| wire::check(&all.freeze(), SIZE),
+    )?;
+    let list = in_turns(
+        connections,
+        Vec::new,
+        |list, socket| {
+            let mut piece = BytesMut::with_capacity(READ);
+            let count = recv(socket, &mut piece, READ)?;
+            list.push(piece.freeze());
+            Ok(count)
+        },
+        |list: Vec<Bytes>| wire::check(&list.concat(), SIZE),
+    )?;
     let total = connections * SIZE;
     let kept = 100.0 * (total - copied) as f64 / total as f64;
-    let each = seconds / connections as f64 * 1e3;
     tables.figure("many", connections, "connections: not copied", (kept, "%"), Bar::AtLeast(95.0));
-    tables.figure("many", connections, "connections: CPU of each", (each, "ms"), Bar::None);
+    for (name, seconds) in [("ropewalk", ropewalk), ("BytesMut", mutable), ("list + concat", list)] {
+        let each = seconds / connections as f64 * 1e3;
+        let name = format!("connections, CPU of each: {name}");
+        tables.figure("many", connections, &name, (each, "ms"), Bar::None);
+    }
     Ok(())
+}
+
+/// Bytes of each payload.
+const SIZE: usize = 16 << 20;
+
+/// Bytes that those ask for who have no pace of their own.
+const READ: usize = 256 << 10;
+
+/// CPU time of reading from each connection in turn until all have ended, and of what is done with each then.
+fn in_turns<A>(
+    connections: usize,
+    start: impl Fn() -> A,
+    read: impl Fn(&mut A, &TcpStream) -> io::Result<usize>,
+    end: impl FnMut(A),
+) -> io::Result<f64> {
+    let peers: Vec<Peer> = (0..connections).map(|_| Peer::start()).collect();
+    let mut open =
+        peers.iter().map(|peer| Ok((peer.order(SIZE)?, start(), true))).collect::<io::Result<Vec<_>>>()?;
+    let mut result = Ok(());
+    let seconds = timed(|| {
+        while open.iter().any(|(.., more)| *more) && result.is_ok() {
+            result = open.iter_mut().filter(|(.., more)| *more).try_for_each(|(socket, all, more)| {
+                *more = read(all, socket)? > 0;
+                Ok(())
+            });
+        }
+        open.into_iter().map(|(_, all, _)| all).for_each(end);
+    });
+    result.map(|()| seconds)
 }
 
 /// Connections on which nothing has come yet.
