@@ -1,11 +1,13 @@
 //! Many connections and many threads in one pool.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::sync::Barrier;
 use std::thread;
 
 use bytes::{Bytes, BytesMut};
+use nix::sys::socket::{setsockopt, sockopt};
 use ropewalk::{Pool, Rope};
 use ropewalk_bench::accumulate::recv;
 use ropewalk_bench::measure::{Contender, in_turn, median, timed};
@@ -114,25 +116,26 @@ fn idle(tables: &mut Tables) -> io::Result<()> {
     Ok(())
 }
 
-/// One rope per thread at a time, all of one pool, against a pool for each.
+/// One rope per thread at a time, all of one pool, against a pool for each: nothing but the pool's own work,
+/// and with the system calls that bring payloads.
 fn contention(tables: &mut Tables, threads: usize) -> io::Result<()> {
-    let (shared, own) = (Pool::new()?, (0..threads).map(|_| Pool::new()).collect::<io::Result<Vec<_>>>()?);
-    let mut contenders: [Contender<'_>; 2] = [
-        ("shared pool".to_owned(), Box::new(|| at_once(threads, |_| &shared))),
-        ("a pool each".to_owned(), Box::new(|| at_once(threads, |thread| &own[thread]))),
-    ];
-    let mut timings = in_turn(&mut contenders, tables.rounds(15));
-    for timing in &mut timings {
-        timing.name = format!("threads: {}", timing.name);
+    for (what, work) in [("threads", fill as fn(&Pool)), ("threads, receiving", receive)] {
+        let (shared, own) =
+            (Pool::new()?, (0..threads).map(|_| Pool::new()).collect::<io::Result<Vec<_>>>()?);
+        let mut contenders: [Contender<'_>; 2] = [
+            (format!("{what}: shared pool"), Box::new(|| at_once(threads, |_| &shared, work))),
+            (format!("{what}: a pool each"), Box::new(|| at_once(threads, |thread| &own[thread], work))),
+        ];
+        let timings = in_turn(&mut contenders, tables.rounds(31));
+        tables.compare("many", threads, &timings, |name| {
+            if threads == 16 && name.contains("each") { Bar::AtLeast(1.0 / 1.05) } else { Bar::None }
+        });
     }
-    tables.compare("many", threads, &timings, |name| {
-        if threads == 16 && name.contains("each") { Bar::AtLeast(1.0 / 1.05) } else { Bar::None }
-    });
     Ok(())
 }
 
 /// The median CPU time of the threads.
-fn at_once<'a>(threads: usize, pool: impl Fn(usize) -> &'a Pool) -> f64 {
+fn at_once<'a>(threads: usize, pool: impl Fn(usize) -> &'a Pool, work: fn(&Pool)) -> f64 {
     let start = &Barrier::new(threads);
     let run = |pool: &Pool| {
         start.wait();
@@ -150,11 +153,27 @@ fn at_once<'a>(threads: usize, pool: impl Fn(usize) -> &'a Pool) -> f64 {
 }
 
 /// Small and larger payloads, filled without the kernel's help so that the pool is most of it.
-fn work(pool: &Pool) {
+fn fill(pool: &Pool) {
     let piece = [7; 4 << 10];
     for round in 0..200 {
         let mut rope = Rope::in_pool(pool);
         (0..round % 64).for_each(|_| rope.extend_from_slice(&piece));
+        drop(rope.finalize());
+    }
+}
+
+/// Payloads through a socket of this thread's own, so that nobody waits for anybody.
+fn receive(pool: &Pool) {
+    const PAYLOAD: usize = 64 << 10;
+    let (mut here, there) = UnixStream::pair().expect("a pair");
+    setsockopt(&here, sockopt::SndBuf, &(4 * PAYLOAD)).expect("a larger buffer");
+    let payload = [7; PAYLOAD];
+    for _ in 0..200 {
+        here.write_all(&payload).expect("there is room for it");
+        let mut rope = Rope::in_pool(pool);
+        while rope.len() < PAYLOAD {
+            rope.readv_up_to(&there, PAYLOAD - rope.len()).expect("it is there");
+        }
         drop(rope.finalize());
     }
 }
