@@ -1,18 +1,28 @@
 //! The example `transfer` as its users run it: against itself, against other tools, and against peers
 //! that misbehave. Each process ends by itself, or after a minute by timeout(1).
 
+#[path = "support/process.rs"]
+mod process;
+
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use socket2::SockRef;
 use tempfile::TempDir;
 
 const MIB: usize = 1 << 20;
+
+/// What a receiver may have in memory beside the payload: code, stacks, the heap.
+const OVERHEAD: u64 = 12 << 20;
+
+/// Longest wait for anything.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 #[test]
 fn the_comparison_is_verified_and_says_what_it_cost() {
@@ -214,6 +224,117 @@ fn a_full_disk() {
 }
 
 #[test]
+fn a_sender_learns_of_a_full_disk() {
+    let files = Files::new(100_000);
+    let receiver = Receiver::start(&["--output", "/dev/full"]);
+    let sender = transfer(&["send", &files.input(), "--to", &receiver.address]);
+    receiver.finish().assert_failed("No space left on device");
+    sender.finish().assert_failed("its own message says why");
+}
+
+#[test]
+fn a_refused_sender_sees_a_reset() {
+    for option in ["--expect", "--limit"] {
+        let receiver = Receiver::start(&[option, "999"]);
+        let mut peer = connect(&receiver);
+        peer.write_all(&[1; 1000]).unwrap();
+        assert_eq!(peer.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        assert_eq!(receiver.finish().code, 1);
+    }
+    let receiver = Receiver::start(&["--expect", "1001"]);
+    let mut peer = connect(&receiver);
+    peer.write_all(&[1; 1000]).unwrap();
+    peer.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(peer.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(receiver.finish().code, 1);
+}
+
+#[test]
+fn the_connection_is_closed_when_the_file_is_there() {
+    let files = Files::new(0);
+    let receiver = Receiver::start(&["--output", &files.output()]);
+    let mut peer = connect(&receiver);
+    peer.write_all(&[1; 100_000]).unwrap();
+    peer.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(peer.read(&mut [0]).unwrap(), 0);
+    assert!(fs::read(files.output()).unwrap() == [1; 100_000]);
+    assert_eq!(receiver.finish().code, 0);
+}
+
+#[test]
+fn a_receiver_that_is_killed_has_not_taken_the_payload() {
+    let receiver = Receiver::start(&[]);
+    let mut peer = connect(&receiver);
+    peer.write_all(&[1; 1000]).unwrap();
+    wait_for(|| receiver.has_read_from(&peer));
+    receiver.kill();
+    peer.shutdown(Shutdown::Write)
+        .or_else(|error| if is_reset(&error) { Ok(()) } else { Err(error) })
+        .unwrap();
+    assert!(is_reset(&peer.read(&mut [0]).unwrap_err()));
+}
+
+#[test]
+fn a_peer_that_takes_its_time_is_waited_for_and_costs_little() {
+    let receiver = Receiver::start(&["--expect", "300"]);
+    let mut peer = connect(&receiver);
+    thread::sleep(Duration::from_millis(500)); // it sends nothing at all ...
+    for _ in 0..300 {
+        peer.write_all(&[1]).unwrap(); // ... and then a byte now and then
+        thread::sleep(Duration::from_millis(5));
+    }
+    let (memory, ticks) = (process::memory(receiver.id()), process::cpu_ticks(receiver.id()));
+    assert!(memory < OVERHEAD, "{memory} bytes for 300");
+    assert!(ticks < 20, "it is busy with waiting: {ticks} ticks");
+    peer.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(peer.read(&mut [0]).unwrap(), 0);
+    assert_eq!(receiver.finish().code, 0);
+}
+
+#[test]
+fn memory_is_bounded_by_the_limit() {
+    const LIMIT: usize = 24 * MIB;
+    let receiver = Receiver::start(&["--limit", "24MiB"]);
+    let mut peer = connect(&receiver);
+    let mut most = 0;
+    for _ in 0..LIMIT / MIB {
+        peer.write_all(&[1; MIB]).unwrap();
+        most = most.max(process::memory(receiver.id()));
+    }
+    wait_for(|| receiver.has_read_from(&peer));
+    let full = process::memory(receiver.id());
+    assert!(full >= LIMIT as u64, "{full} bytes: the payload is not seen");
+    assert!(full.max(most) < LIMIT as u64 + OVERHEAD, "{} bytes", full.max(most));
+    // Whoever sends more is refused at once, however much it is.
+    let refused = loop {
+        if let Err(error) = peer.write_all(&[1; MIB]) {
+            break error;
+        }
+    };
+    assert!(is_reset(&refused), "{refused}");
+    receiver.finish().assert_failed("more than the limit of 25165824 bytes");
+}
+
+#[test]
+fn ten_thousand_connections_of_which_one_is_taken() {
+    let receiver = Receiver::start(&["--expect", "5"]);
+    let mut first = connect(&receiver);
+    let others = (0..10_000).filter_map(|_| TcpStream::connect(&receiver.address).ok());
+    let mut before_it_was_accepted: Vec<_> = others.collect();
+    for other in &mut before_it_was_accepted {
+        other.set_read_timeout(Some(PATIENCE)).unwrap();
+        let refused = other.read(&mut [0]).unwrap_err();
+        assert!(is_reset(&refused), "{refused}");
+    }
+    let memory = process::memory(receiver.id());
+    assert!(memory < OVERHEAD, "{memory} bytes");
+    first.write_all(b"first").unwrap();
+    drop(first);
+    let received = receiver.finish();
+    assert_eq!(received.code, 0, "{}", received.stderr);
+}
+
+#[test]
 fn no_place_for_the_output_is_known_before_anything_arrives() {
     let receiver = transfer(&["recv", "--listen", "127.0.0.1:0", "--output", "/absent/file"]);
     receiver.finish().assert_failed("cannot write to /absent/file");
@@ -316,6 +437,35 @@ impl Receiver {
         Receiver { running, address, stderr }
     }
 
+    /// The process itself, which is a child of timeout(1).
+    fn id(&self) -> u32 {
+        let parent = self.running.0.id();
+        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
+        children.trim().parse().unwrap()
+    }
+
+    /// Whether nothing that `peer` has sent is still under way.
+    fn has_read_from(&self, peer: &TcpStream) -> bool {
+        let (here, there) = (peer.local_addr().unwrap().port(), peer.peer_addr().unwrap().port());
+        let queues = |from: u16, to: u16| {
+            let sockets = fs::read_to_string("/proc/net/tcp").unwrap();
+            let line = sockets.lines().skip(1).find_map(|line| {
+                let fields: Vec<_> = line.split_whitespace().collect();
+                let ends = fields[1].ends_with(&format!(":{from:04X}"))
+                    && fields[2].ends_with(&format!(":{to:04X}"));
+                ends.then(|| fields[4].to_owned())
+            });
+            line.is_some_and(|queues| queues == "00000000:00000000")
+        };
+        queues(here, there) && queues(there, here)
+    }
+
+    fn kill(self) {
+        let id = nix::unistd::Pid::from_raw(self.id().try_into().unwrap());
+        nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGKILL).unwrap();
+        self.running.0.wait_with_output().unwrap();
+    }
+
     fn finish(mut self) -> Done {
         let mut done = self.running.finish();
         self.stderr.read_to_string(&mut done.stderr).unwrap();
@@ -326,6 +476,28 @@ impl Receiver {
 /// The checksum in what `send` and `recv` print.
 fn checksum(line: &str) -> &str {
     line.trim().rsplit_once("xxh3 ").unwrap().1
+}
+
+/// A peer of the receiver that waits 20 seconds at most.
+fn connect(receiver: &Receiver) -> TcpStream {
+    let peer = TcpStream::connect(&receiver.address).unwrap();
+    peer.set_nodelay(true).unwrap();
+    peer.set_read_timeout(Some(PATIENCE)).unwrap();
+    peer.set_write_timeout(Some(PATIENCE)).unwrap();
+    peer
+}
+
+#[track_caller]
+fn wait_for(mut what: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !what() {
+        assert!(begin.elapsed() < PATIENCE, "it did not happen within {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn is_reset(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::NotConnected)
 }
 
 /// Closes with RST.

@@ -3,10 +3,12 @@
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use bytesize::ByteSize;
 use ropewalk::{Pool, Rope};
+use socket2::SockRef;
 
 use crate::advise;
 use crate::output::Output;
@@ -17,7 +19,9 @@ use crate::socket::Socket;
 /// Receives one payload from any peer: all that it sends until it closes the connection.
 ///
 /// The payload lies in memory once. It is written when it is complete, so whatever goes wrong, no file
-/// holds half of it, and one that was there before is kept.
+/// holds half of it, and one that was there before is kept. The connection is closed when the payload is
+/// written; if it is not, for whatever reason, the connection is reset, so that the sender learns of it.
+/// A peer that sends nothing is waited for: it costs no memory, and timeout(1) ends it.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Address to listen on, such as 127.0.0.1:7000; with port 0 the system chooses one
@@ -37,11 +41,15 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let output = args.output.as_deref().map(Output::new).transpose()?;
     let (stream, peer) = accept(&args.listen)?;
-    let rope = receive(stream, peer, args)?;
+    // Closing the connection is a reset until the payload is where it should be.
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+    let mut socket = Socket::new(stream)?;
+    let rope = receive(&mut socket, peer, args)?;
     let summary = format!("{} bytes from {peer}, xxh3 {:016x}", rope.len(), checksum(rope.chunks()));
     if let Some(output) = output {
         output.write(rope)?;
     }
+    SockRef::from(socket.stream()).set_linger(None)?;
     Ok(writeln!(io::stdout(), "{summary}")?)
 }
 
@@ -58,8 +66,7 @@ fn accept(address: &str) -> anyhow::Result<(TcpStream, SocketAddr)> {
 }
 
 /// Receives until the end of the stream, and no more than is allowed.
-fn receive(stream: TcpStream, peer: SocketAddr, args: &Args) -> anyhow::Result<Rope> {
-    let mut socket = Socket::new(stream)?;
+fn receive(socket: &mut Socket, peer: SocketAddr, args: &Args) -> anyhow::Result<Rope> {
     let mut rope = Rope::in_pool(&Pool::new().context("cannot set memory aside")?);
     rope.set_limit(most(args)?);
     let bar = progress::bar(args.expect.map(|bytes| bytes.as_u64())).with_message("receiving");
