@@ -235,8 +235,9 @@ fn empty_header() -> libc::msghdr {
     unsafe { mem::zeroed() }
 }
 
+/// Makes a call again as long as signals interrupt it.
 #[inline]
-fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
+pub(super) fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
     loop {
         match call() {
             Err(Errno::EINTR) => {}

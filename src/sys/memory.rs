@@ -5,7 +5,6 @@ use std::ffi::c_void;
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
@@ -13,42 +12,63 @@ use nix::libc::off_t;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+use nix::sys::uio::pwrite;
 use nix::unistd::{SysconfVar, sysconf};
+
+use super::call::retry;
+#[cfg(test)]
+use super::script::{self, Call};
 
 /// memfd_create(2): close-on-exec, `len` bytes of hole, sealed against shrinking and growing.
 ///
 /// The file is cut to `RLIMIT_FSIZE` first, because ftruncate(2) beyond that limit raises SIGXFSZ.
 pub(crate) fn memfd(len: u64) -> io::Result<(File, u64)> {
     let len = len.min(file_size_limit());
+    #[cfg(test)]
+    script::refuse(Call::Memfd)?;
     let file = File::from(memfd_create(c"ropewalk", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
+    #[cfg(test)]
+    script::refuse(Call::Resize)?;
     file.set_len(len)?;
     let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    #[cfg(test)]
+    script::refuse(Call::Seal)?;
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
     Ok((file, len))
 }
 
 /// fallocate(2): backs a range of the file with memory, or says that there is none.
 pub(crate) fn allocate(file: &File, offset: u64, len: u64) -> io::Result<()> {
-    Ok(fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, to_off(offset)?, to_off(len)?)?)
+    let (offset, len) = (to_off(offset)?, to_off(len)?);
+    retry(|| {
+        #[cfg(test)]
+        script::refuse(Call::Allocate)?;
+        fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, len)
+    })
 }
 
 /// fallocate(2) with `FALLOC_FL_PUNCH_HOLE`: gives the memory of a range back to the system.
 pub(crate) fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
     let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-    Ok(fallocate(file, flags, to_off(offset)?, to_off(len)?)?)
+    let (offset, len) = (to_off(offset)?, to_off(len)?);
+    retry(|| {
+        #[cfg(test)]
+        script::refuse(Call::Punch)?;
+        fallocate(file, flags, offset, len)
+    })
 }
 
 /// pwrite(2). Beyond `RLIMIT_FSIZE`, where the kernel would raise SIGXFSZ, it is an error instead.
 pub(crate) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
-    #[cfg(test)]
-    if let Some(answer) = super::script::write_at(bytes.len()) {
-        let count = answer?;
-        return file.write_at(&bytes[..count.min(bytes.len())], offset);
-    }
     if offset + bytes.len() as u64 > file_size_limit() {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
-    file.write_at(bytes, offset)
+    let offset = to_off(offset)?;
+    retry(|| {
+        #[cfg(test)]
+        let bytes = script::write_at(bytes)?;
+        pwrite(file, bytes, offset)
+    })
 }
 
 /// mmap(2) with `MAP_FIXED | MAP_SHARED`, read only: gives pages of `file` a second address.
@@ -63,9 +83,7 @@ pub(crate) unsafe fn map_over(
     offset: u64,
 ) -> io::Result<()> {
     #[cfg(test)]
-    if let Some(error) = super::script::map() {
-        return Err(error.into());
-    }
+    script::refuse(Call::Map)?;
     let address = NonZeroUsize::new(at.as_ptr().expose_provenance());
     let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
     // SAFETY: the caller owns the range, so replacing what is mapped there hurts nobody.

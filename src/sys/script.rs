@@ -23,6 +23,23 @@ pub(crate) enum Step {
     Lie(usize),
 }
 
+/// A call behind the arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    /// memfd_create(2)
+    Memfd,
+    /// ftruncate(2)
+    Resize,
+    /// fcntl(2), `F_ADD_SEALS`
+    Seal,
+    /// fallocate(2)
+    Allocate,
+    /// fallocate(2), `FALLOC_FL_PUNCH_HOLE`
+    Punch,
+    /// mmap(2) with `MAP_FIXED`
+    Map,
+}
+
 #[derive(Default)]
 struct Script {
     steps: VecDeque<Step>,
@@ -30,8 +47,8 @@ struct Script {
     incoming: VecDeque<u8>,
     /// What writes took.
     delivered: Vec<u8>,
-    /// Errors for the maps of a view.
-    maps: VecDeque<Option<Errno>>,
+    /// One call behind the arena, and the errors that it fails with, one a call; `None` lets one through.
+    refusals: Option<(Call, VecDeque<Option<Errno>>)>,
     /// Most bytes that a write to cold pages takes, and the errors of some.
     cold_writes: VecDeque<nix::Result<usize>>,
 }
@@ -58,14 +75,17 @@ pub(crate) fn run<T>(
     (result, script.delivered)
 }
 
-/// Lets the coming maps of this thread fail with these errors, or succeed.
-pub(crate) fn maps(answers: impl IntoIterator<Item = Option<Errno>>) {
-    SCRIPT.set(Some(Script { maps: answers.into_iter().collect(), ..Script::default() }));
-}
-
-/// Ends [`maps`].
-pub(crate) fn end() {
+/// Lets the coming `call`s of this thread fail with these errors, or succeed, while `body` runs.
+pub(crate) fn refusing<T>(
+    call: Call,
+    errors: impl IntoIterator<Item = Option<Errno>>,
+    body: impl FnOnce() -> T,
+) -> T {
+    let refusals = Some((call, errors.into_iter().collect()));
+    SCRIPT.set(Some(Script { refusals, ..Script::default() }));
+    let result = body();
     SCRIPT.set(None);
+    result
 }
 
 fn step(answer: impl FnOnce(&mut Script, Step) -> nix::Result<usize>) -> Option<nix::Result<usize>> {
@@ -130,16 +150,21 @@ pub(crate) fn cold_writes<T>(
     };
     SCRIPT.set(Some(script));
     let result = body();
-    end();
+    SCRIPT.set(None);
     result
 }
 
-pub(crate) fn write_at(most: usize) -> Option<nix::Result<usize>> {
-    SCRIPT.with_borrow_mut(|script| {
-        Some(script.as_mut()?.cold_writes.pop_front()?.map(|count| count.min(most)))
-    })
+/// As much of `bytes` as a write to cold pages is to take.
+pub(crate) fn write_at(bytes: &[u8]) -> nix::Result<&[u8]> {
+    let answer = SCRIPT.with_borrow_mut(|script| script.as_mut()?.cold_writes.pop_front());
+    answer.map_or(Ok(bytes), |most| Ok(&bytes[..most?.min(bytes.len())]))
 }
 
-pub(crate) fn map() -> Option<Errno> {
-    SCRIPT.with_borrow_mut(|script| script.as_mut()?.maps.pop_front()?)
+/// The error that the script has for this call, if it has one.
+pub(crate) fn refuse(call: Call) -> nix::Result<()> {
+    let error = SCRIPT.with_borrow_mut(|script| match &mut script.as_mut()?.refusals {
+        Some((refused, errors)) if *refused == call => errors.pop_front()?,
+        _ => None,
+    });
+    error.map_or(Ok(()), Err)
 }

@@ -3,10 +3,10 @@
 use bytes::Bytes;
 use nix::errno::Errno;
 
-use super::pattern;
+use super::{ERRORS, pattern};
 use crate::pool::Pool;
 use crate::rope::Rope;
-use crate::sys::script;
+use crate::sys::script::{self, Call};
 
 const MIB: usize = 1 << 20;
 
@@ -56,12 +56,11 @@ fn a_header_in_front_costs_no_more_than_two_pages() {
 fn a_refused_map_is_a_copy() {
     let pool = Pool::new().unwrap();
     let bytes = pattern(2 * MIB);
-    for refused in [Errno::ENOMEM, Errno::EPERM, Errno::EACCES] {
+    for refused in ERRORS.into_iter().chain([Errno::EACCES, Errno::ENFILE, Errno::EINVAL]) {
         for before in [vec![], vec![None]] {
             let (rope, _between) = in_two_places(&pool, &bytes);
-            script::maps(before.into_iter().chain([Some(refused)]));
-            let view = rope.finalize().unwrap();
-            script::end();
+            let answers = before.into_iter().chain([Some(refused)]);
+            let view = script::refusing(Call::Map, answers, || rope.finalize().unwrap());
             assert_eq!((view.copied_bytes(), view.num_maps()), (2 * MIB, 0));
             assert!(*view == bytes);
         }

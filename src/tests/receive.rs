@@ -1,6 +1,7 @@
 //! Short reads, errors and lies at every point.
 
 use nix::errno::Errno;
+use proptest::prelude::*;
 
 use super::{ERRORS, any_fd, pattern};
 use crate::pool::Pool;
@@ -12,30 +13,84 @@ fn ropes() -> Vec<Rope> {
     pool.into_iter().chain([Rope::new()]).collect()
 }
 
+/// The ways to receive, each of which has the whole stream to take.
+const WAYS: [fn(&mut Rope) -> std::io::Result<usize>; 3] = [
+    |rope| rope.readv_from(any_fd()),
+    |rope| rope.readv_up_to(any_fd(), 1000),
+    |rope| rope.recvmsg_from(any_fd(), 0).map(|received| received.bytes),
+];
+
+/// What a rope may hold when it receives: nothing, a segment that is copied or one that is not, a tail.
+fn holding(before: &[u8], mut rope: Rope, kind: usize) -> Rope {
+    match kind {
+        0 => rope.extend_from_slice(before),
+        1 => rope.push(before.to_vec()),
+        _ => {
+            rope.extend_from_slice(&before[..1]);
+            rope.push(before[1..].to_vec());
+        }
+    }
+    rope
+}
+
 #[test]
 fn every_split_and_error() {
     let bytes = pattern(9);
     for error in ERRORS {
         for first in 1..9 {
-            for mut rope in ropes() {
-                let steps = [Step::Fail(Errno::EINTR), Step::Move(first), Step::Fail(error), Step::Lie(1)];
-                let (_, _) = script::run(steps, &bytes, || {
-                    assert_eq!(rope.readv_from(any_fd()).unwrap(), first);
-                    assert_eq!(rope, bytes[..first]);
-                    assert_eq!(rope.readv_from(any_fd()).unwrap_err().raw_os_error(), Some(error as i32));
-                    assert_eq!(rope, bytes[..first]);
-                    let lie = rope.readv_from(any_fd()).unwrap_err().to_string();
-                    assert!(lie.contains("offered"), "{lie}");
-                    assert_eq!(rope, bytes[..first]);
-                    assert_eq!(rope.readv_from(any_fd()).unwrap(), bytes.len() - first);
-                    assert_eq!(rope.readv_from(any_fd()).unwrap(), 0);
-                });
-                rope.assert_invariants();
-                assert_eq!(rope, bytes);
-                assert_eq!(rope.num_segments(), 1);
+            for receive in WAYS {
+                for rope in ropes() {
+                    one_split_and_error(rope, &bytes, 0, first, error, receive);
+                }
             }
         }
     }
+}
+
+#[test]
+fn every_split_and_error_behind_something() {
+    let bytes = pattern(40);
+    for before in [2, 16, 20] {
+        for kind in 0..3 {
+            for (at, receive) in WAYS.into_iter().enumerate() {
+                for first in 1..bytes.len() - before {
+                    let error = ERRORS[(first + at) % ERRORS.len()];
+                    for rope in ropes() {
+                        let rope = holding(&bytes[..before], rope, kind);
+                        one_split_and_error(rope, &bytes, before, first, error, receive);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A signal, a short read of `first` bytes, an `error`, a lie, then the rest and the end of the stream.
+fn one_split_and_error(
+    mut rope: Rope,
+    bytes: &[u8],
+    before: usize,
+    first: usize,
+    error: Errno,
+    receive: impl Fn(&mut Rope) -> std::io::Result<usize>,
+) {
+    let steps = [Step::Fail(Errno::EINTR), Step::Move(first), Step::Fail(error), Step::Lie(1)];
+    let (_, _) = script::run(steps, &bytes[before..], || {
+        assert_eq!(receive(&mut rope).unwrap(), first);
+        let so_far = &bytes[..before + first];
+        assert_eq!(rope, *so_far);
+        assert_eq!(receive(&mut rope).unwrap_err().raw_os_error(), Some(error as i32));
+        rope.assert_invariants();
+        assert_eq!(rope, *so_far);
+        let lie = receive(&mut rope).unwrap_err().to_string();
+        assert!(lie.contains("offered"), "{lie}");
+        rope.assert_invariants();
+        assert_eq!(rope, *so_far);
+        while receive(&mut rope).unwrap() > 0 {}
+    });
+    rope.assert_invariants();
+    assert_eq!(rope, *bytes);
+    assert!(before > 0 || rope.num_segments() == 1);
 }
 
 #[test]
@@ -77,21 +132,37 @@ fn the_flags_that_would_tell_lies_are_refused() {
 #[test]
 #[cfg_attr(miri, ignore = "needs memory maps")]
 fn what_cold_pages_do_not_take_is_kept_on_the_heap() {
-    let bytes = pattern(300_000);
     for written in [0, 1, 4095, 4096, 5000] {
         for before in [0, 100, 70_000] {
-            let pool = Pool::new().unwrap();
-            let mut rope = Rope::in_pool(&pool);
-            let answers = [Ok(written), Err(Errno::ENOMEM)];
-            script::cold_writes([], &bytes[..before], || rope.readv_from(any_fd()).unwrap());
-            let from = rope.len();
-            script::cold_writes(answers, &bytes[from..], || while rope.readv_from(any_fd()).unwrap() > 0 {});
-            rope.assert_invariants();
-            assert!(rope == bytes, "{written} written after {before}");
-            assert_eq!(pool.stats().fallbacks, 1);
-            assert!(*rope.finalize().unwrap() == bytes);
+            assert_eq!(fallbacks_of(before, [Ok(written), Err(Errno::ENOMEM)]), 1);
         }
     }
+    for error in ERRORS {
+        assert_eq!(fallbacks_of(100, [Err(error)]), 1, "{error}");
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "needs memory maps")]
+fn a_write_to_cold_pages_that_is_interrupted_or_short_goes_on() {
+    for written in [1, 4095, 4096, 5000] {
+        let answers = [Err(Errno::EINTR), Ok(written), Err(Errno::EINTR), Ok(written)];
+        assert_eq!(fallbacks_of(100, answers), 0);
+    }
+}
+
+/// How often a rope that holds some bytes before takes memory from the heap when cold pages answer so.
+fn fallbacks_of(before: usize, answers: impl IntoIterator<Item = nix::Result<usize>>) -> u64 {
+    let bytes = pattern(300_000);
+    let pool = Pool::new().unwrap();
+    let mut rope = Rope::in_pool(&pool);
+    script::cold_writes([], &bytes[..before], || rope.readv_from(any_fd()).unwrap());
+    let from = rope.len();
+    script::cold_writes(answers, &bytes[from..], || while rope.readv_from(any_fd()).unwrap() > 0 {});
+    rope.assert_invariants();
+    assert!(rope == bytes, "after {before}");
+    assert!(*rope.finalize().unwrap() == bytes);
+    pool.stats().fallbacks
 }
 
 #[test]
@@ -139,4 +210,44 @@ fn small_messages_take_no_page_once_they_are_expected() {
     let bytes = pattern(100_000);
     script::run([], &bytes, || while rope.readv_from(any_fd()).unwrap() > 0 {});
     assert_eq!(rope.finalize().unwrap().copied_bytes(), 0, "a large one is side by side all the same");
+}
+
+fn answer() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        5 => (1..6000usize).prop_map(Step::Move),
+        1 => (0..ERRORS.len()).prop_map(|at| Step::Fail(ERRORS[at])),
+        1 => Just(Step::Fail(Errno::EINTR)),
+        1 => Just(Step::Move(0)),
+        1 => (1..9usize).prop_map(Step::Lie),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: if cfg!(miri) { 4 } else { 256 }, ..Default::default() })]
+
+    /// What an end of the stream in the middle means is for the caller to say: the next call goes on.
+    #[test]
+    fn any_answers_in_any_order(
+        len in 0..40_000usize,
+        limit in 0..50_000usize,
+        steps in proptest::collection::vec((answer(), 0..WAYS.len()), 0..60),
+    ) {
+        let bytes = pattern(len);
+        for mut rope in ropes() {
+            rope.set_limit(limit);
+            let (answers, ways): (Vec<_>, Vec<_>) = steps.iter().copied().unzip();
+            let mut got = 0;
+            script::run(answers, &bytes, || {
+                for way in ways {
+                    // At the limit the real descriptor would be asked whether the stream has ended.
+                    if rope.len() < limit {
+                        got += WAYS[way](&mut rope).unwrap_or(0);
+                        rope.assert_invariants();
+                        assert!(got <= limit && rope == bytes[..got]);
+                    }
+                }
+            });
+            assert!(*rope.finalize().unwrap() == bytes[..got]);
+        }
+    }
 }

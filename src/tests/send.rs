@@ -13,6 +13,7 @@ use crate::sys::script::{self, Step};
 trait Send {
     fn of(rope: Rope) -> Self;
     fn send(&mut self) -> std::io::Result<usize>;
+    fn send_message(&mut self) -> std::io::Result<usize>;
     fn send_all(&mut self) -> std::io::Result<()>;
     /// What is still to be sent.
     fn left(&self) -> Vec<u8>;
@@ -24,6 +25,9 @@ impl Send for Rope {
     }
     fn send(&mut self) -> std::io::Result<usize> {
         self.writev_to(any_fd())
+    }
+    fn send_message(&mut self) -> std::io::Result<usize> {
+        self.sendmsg_to(any_fd(), 0, &[])
     }
     fn send_all(&mut self) -> std::io::Result<()> {
         self.write_all_to(any_fd())
@@ -40,6 +44,9 @@ impl Send for crate::Cursor<Rope> {
     }
     fn send(&mut self) -> std::io::Result<usize> {
         self.writev_to(any_fd())
+    }
+    fn send_message(&mut self) -> std::io::Result<usize> {
+        self.sendmsg_to(any_fd(), 0, &[])
     }
     fn send_all(&mut self) -> std::io::Result<()> {
         self.write_all_to(any_fd())
@@ -71,24 +78,38 @@ fn every_split_and_error<S: Send>() {
     for shape in shapes() {
         for first in 1..=7 {
             for error in ERRORS {
-                let mut sender = S::of(rope_of(&bytes, &shape));
-                let steps = [Step::Fail(Errno::EINTR), Step::Move(first), Step::Fail(error)];
-                let (_, delivered) = script::run(steps, &[], || {
-                    let sent = sender.send().unwrap();
-                    assert!(sent >= 1 && sent <= first);
-                    assert_eq!(sender.left(), bytes[sent..]);
-                    if sent < bytes.len() {
-                        assert_eq!(sender.send().unwrap_err().raw_os_error(), Some(error as i32));
-                        assert_eq!(sender.left(), bytes[sent..]);
-                    }
-                    let rest = sender.send_all();
-                    assert!(rest.is_ok() || sent == bytes.len());
-                    assert_eq!(sender.left(), b"");
-                });
-                assert_eq!(delivered, bytes, "{shape:?}, {first} first, then {error}");
+                for send in [S::send, S::send_message] {
+                    let sender = S::of(rope_of(&bytes, &shape));
+                    let delivered = one_split_and_error(sender, &bytes, first, error, send);
+                    assert_eq!(delivered, bytes, "{shape:?}, {first} first, then {error}");
+                }
             }
         }
     }
+}
+
+/// A signal, a short write of `first` bytes, an `error`, then the rest; returns what was delivered.
+fn one_split_and_error<S: Send>(
+    mut sender: S,
+    bytes: &[u8],
+    first: usize,
+    error: Errno,
+    send: fn(&mut S) -> std::io::Result<usize>,
+) -> Vec<u8> {
+    let steps = [Step::Fail(Errno::EINTR), Step::Move(first), Step::Fail(error)];
+    let (_, delivered) = script::run(steps, &[], || {
+        let sent = send(&mut sender).unwrap();
+        assert!(sent >= 1 && sent <= first);
+        assert_eq!(sender.left(), bytes[sent..]);
+        if sent < bytes.len() {
+            assert_eq!(send(&mut sender).unwrap_err().raw_os_error(), Some(error as i32));
+            assert_eq!(sender.left(), bytes[sent..]);
+        }
+        let rest = sender.send_all();
+        assert!(rest.is_ok() || sent == bytes.len());
+        assert_eq!(sender.left(), b"");
+    });
+    delivered
 }
 
 #[test]
@@ -148,7 +169,7 @@ fn until_it_is_through<S: Send>(lengths: &[usize], tail: usize, steps: &[Step]) 
     let mut sent = 0;
     let (_, delivered) = script::run(steps.iter().copied(), &[], || {
         while sent < bytes.len() {
-            sent += sender.send().unwrap_or(0);
+            sent += if sent % 2 == 0 { sender.send() } else { sender.send_message() }.unwrap_or(0);
             assert_eq!(sender.left(), bytes[sent..]);
         }
     });
