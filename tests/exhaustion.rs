@@ -5,16 +5,22 @@ mod support;
 
 use std::fs;
 use std::io::{self, ErrorKind, IoSlice, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::ptr;
+use std::thread;
+use std::time::Duration;
 
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use ropewalk::{Backing, Pool, Rope};
 use support::{in_child, pair, pattern, receive, received};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 const MIB: usize = 1 << 20;
 
@@ -334,7 +340,53 @@ fn a_kernel_without_populate_commits_by_fallocate() {
     });
 }
 
-/// Makes a system call fail, for good; if an `argument` is named, only where its low half has this value.
+#[test]
+fn an_arena_that_may_not_be_shared_is_anonymous() {
+    in_child("an_arena_that_may_not_be_shared_is_anonymous", || {
+        forbid(libc::SYS_mmap, Some((3, libc::MAP_SHARED as u32)), libc::ENOMEM);
+        let pool = pool(16 * MIB);
+        assert_eq!((pool.stats().backing, pool.stats().reduced), (Backing::Anonymous, true));
+        refuses_and_goes_on(&pool, "at its capacity");
+        let private = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        forbid(libc::SYS_mmap, Some((3, private as u32)), libc::EPERM);
+        assert_eq!(Pool::new().unwrap_err().kind(), ErrorKind::PermissionDenied);
+        drop(received(&pool, &pattern(8, MIB)));
+    });
+}
+
+#[test]
+fn cold_pages_that_get_no_memory_lose_nothing() {
+    in_child("cold_pages_that_get_no_memory_lose_nothing", || {
+        for errno in [libc::ENOMEM, libc::EFAULT, libc::ENOSPC, libc::EPERM, libc::EIO] {
+            // What is forbidden is forbidden to one thread.
+            thread::spawn(move || without_memory_for_cold_pages(errno)).join().unwrap();
+        }
+    });
+}
+
+/// Neither by a fault nor by a write is there memory for a cold page, and the kernel says `errno`.
+fn without_memory_for_cold_pages(errno: i32) {
+    let pool = pool(16 * MIB);
+    let payload = pattern(10, MIB);
+    let other = received(&pool, &payload);
+    drop(received(&pool, &payload[..MIB / 2]));
+    assert!(pool.stats().warm >= MIB as u64 / 2);
+    forbid(libc::SYS_pwrite64, None, errno);
+    forbid(libc::SYS_madvise, Some((2, libc::MADV_POPULATE_WRITE as u32)), errno);
+    let mut rope = Rope::in_pool(&pool);
+    let (got, error) = receive(&mut rope, &payload);
+    let error = error.expect("there is not so much warm memory");
+    assert_eq!(error.raw_os_error(), Some(errno), "{error}");
+    assert!(got >= MIB / 2 && rope == payload[..got], "what had arrived is not readable");
+    assert!(other == payload, "another rope was touched");
+    drop(other);
+    let (more, error) = receive(&mut rope, &payload[got..]);
+    assert!(error.is_none() && got + more == MIB, "work does not go on with pages that are warm");
+    assert!(*rope.finalize().unwrap() == payload[..]);
+    assert_eq!(pool.stats().in_use, 0);
+}
+
+/// Makes a system call fail for this thread, for good; if an `argument` is named, only where its low half has this value.
 fn forbid(call: libc::c_long, argument: Option<(u32, u32)>, errno: i32) {
     let load = |at: u32| statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at, 0);
     // Whatever does not equal is allowed, by the last instruction.
@@ -357,40 +409,83 @@ fn statement(code: u32, k: u32, skip_unless: u8) -> libc::sock_filter {
     libc::sock_filter { code: code as u16, jt: 0, jf: skip_unless, k }
 }
 
+/// Ropes of `pool` and sockets in which more waits for them than the pool can hold.
+fn more_than_fits(pool: &Pool) -> Vec<(Rope, UnixStream, Vec<u8>)> {
+    let connection = |seed| {
+        let (mut peer, socket) = pair();
+        let payload = pattern(seed, 100 << 10);
+        peer.write_all(&payload).unwrap();
+        peer.shutdown(Shutdown::Write).unwrap();
+        (Rope::in_pool(pool), socket, payload)
+    };
+    (0..64).map(connection).collect()
+}
+
 #[test]
 fn many_ropes_wait_for_a_pool_at_its_capacity() {
     let pool = pool(MIB);
-    let mut waiting: Vec<_> = (0..64)
-        .map(|seed| {
-            let (mut peer, socket) = pair();
-            let payload = pattern(seed, 100 << 10);
-            peer.write_all(&payload).unwrap();
-            peer.shutdown(std::net::Shutdown::Write).unwrap();
-            (Rope::in_pool(&pool), socket, payload)
-        })
-        .collect();
-    let mut refusals = 0;
+    let mut waiting = more_than_fits(&pool);
+    let (mut complete, mut given_up) = (0, 0);
     while !waiting.is_empty() {
+        let mut refused = 0;
         waiting.retain_mut(|(rope, socket, payload)| match rope.readv_up_to(&*socket, 10 << 10) {
             Ok(0) => {
                 assert!(*rope == *payload);
+                complete += 1;
                 false
             }
             Ok(_) => true,
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::OutOfMemory);
-                refusals += 1;
+                refused += 1;
                 true
             }
         });
         assert!(pool.stats().in_use <= 1 << 20);
-        if refusals > 1000 {
+        for (rope, _, payload) in &waiting {
+            assert!(*rope == payload[..rope.len()], "what had arrived is not readable");
+        }
+        if refused == waiting.len() && refused > 0 {
             // All that has room has come; whoever waits for memory has to be given some.
             waiting.pop();
-            refusals = 0;
+            given_up += 1;
         }
     }
+    assert!(complete >= 8 && given_up > 0 && complete + given_up == 64, "{complete} of 64 are complete");
     assert_eq!((pool.stats().in_use, pool.stats().peak), (0, 1 << 20));
+}
+
+/// The same ropes, none of which is refused: each waits for its turn, and then for all it needs.
+#[tokio::test]
+async fn all_ropes_that_wait_for_their_turn_get_it() {
+    let pool = pool(MIB);
+    let before = received(&pool, &pattern(99, MIB / 2));
+    let mut work = JoinSet::new();
+    for (mut rope, socket, payload) in more_than_fits(&pool) {
+        let pool = pool.clone();
+        work.spawn(async move {
+            let mut turn = pool.wait_for_room(payload.len());
+            while rope.reserve(payload.len()).is_err() {
+                (&mut turn).await;
+            }
+            while rope.readv_up_to(&socket, 10 << 10).unwrap() > 0 {
+                tokio::task::yield_now().await;
+            }
+            assert!(*rope.finalize().unwrap() == payload[..]);
+        });
+    }
+    let mut most = 0;
+    while let Ok(done) = timeout(Duration::from_secs(20), work.join_next()).await.map(Option::transpose) {
+        most = most.max(pool.stats().waiting);
+        if done.unwrap().is_none() {
+            break;
+        }
+    }
+    assert!(work.is_empty(), "{} wait for ever", work.len());
+    assert!(most > 32, "no more than {most} waited");
+    assert!(before == pattern(99, MIB / 2), "another rope was touched");
+    drop(before);
+    assert_eq!((pool.stats().waiting, pool.stats().in_use, pool.stats().fallbacks), (0, 0, 0));
 }
 
 #[test]

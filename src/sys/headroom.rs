@@ -210,6 +210,28 @@ mod tests {
         assert!(paths(directories(&one, V2, "0::/\n")).is_empty());
     }
 
+    /// Files as the two versions lay them out, since no machine has the memory controller in both.
+    #[test]
+    #[cfg_attr(miri, ignore = "needs files")]
+    fn what_a_group_has_left_is_read_from_its_files() {
+        for version in &VERSIONS {
+            let directory = tempfile::tempdir().expect("a directory");
+            let write = |name, text: &str| fs::write(directory.path().join(name), text).expect("written");
+            let group = || Group::open(directory.path(), version);
+            assert!(group().is_none(), "no files");
+            write(version.usage, "700\n");
+            write(version.limit, "max\n");
+            assert!(group().is_none(), "no limit");
+            write(version.limit, "1000\n");
+            let group = group().expect("a limit");
+            assert!(group.has(300) && !group.has(301));
+            write("memory.stat", &format!("anon 500\n{} 100\nfile 200\n", version.reclaimable));
+            assert!(group.has(400) && !group.has(401), "pages of files can be dropped");
+            write(version.usage, "1100\n");
+            assert!(group.has(100) && !group.has(101), "more is used than allowed");
+        }
+    }
+
     #[test]
     fn what_is_not_there_is_refused_and_nothing_stays_under_way() {
         let error = admit(u64::MAX / 4).expect_err("so much there is nowhere");
