@@ -104,6 +104,7 @@ fn a_view_for_which_there_is_no_address_space_gives_the_rope_back() {
         let error = rope.finalize().unwrap_err();
         assert_eq!(io::Error::from(other.finalize().unwrap_err()).kind(), ErrorKind::OutOfMemory);
         assert!(error.to_string().contains("75497472 bytes"), "{error}");
+        assert!(format!("{error:?}").len() < 300, "no contents: {error:?}");
         let rope = error.into_rope();
         assert!(rope == payload);
         limit(Resource::RLIMIT_AS, address_space() + 128 * MIB as u64);

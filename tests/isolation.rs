@@ -5,7 +5,7 @@ mod support;
 
 use std::fs::{self, File};
 use std::hint::black_box;
-use std::io::Read;
+use std::io::{IoSlice, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -63,8 +63,9 @@ fn recycled_pages_show_nothing_of_their_past() {
 fn debug_prints_no_contents() {
     let pool = Pool::new().unwrap();
     let rope = received(&pool, &SECRET.repeat(2));
-    let error = rope.clone().into_cursor();
-    let text = format!("{rope:?} {error:?} {pool:?} {:?}", rope.clone().finalize().unwrap());
+    let cursor = rope.clone().into_cursor();
+    let (segments, view) = (rope.clone().into_iter(), rope.clone().finalize().unwrap());
+    let text = format!("{rope:?} {cursor:?} {segments:?} {pool:?} {view:?}");
     assert!(!text.contains("secret"), "{text}");
 }
 
@@ -97,6 +98,40 @@ fn zeroed_pages_are_gone_from_memory() {
         assert!(pool.stats().warm > 0);
         let left = secrets_in_memory();
         // A vector register that was used to copy some may have been saved on a stack.
+        assert!(left < 16, "{left} are still in memory");
+    });
+}
+
+/// Receives so many secrets, of which this side keeps no copy in writable memory.
+fn receive_secrets(rope: &mut Rope, count: usize) {
+    let (mut peer, socket) = support::pair();
+    let (mut left, before) = (count, rope.len());
+    while left > 0 {
+        let some = vec![IoSlice::new(SECRET); left.min(512)];
+        assert_eq!(peer.write_vectored(&some).unwrap(), some.len() * SECRET.len());
+        left -= some.len();
+        while rope.readv_from(&socket).is_ok() {}
+    }
+    assert_eq!(rope.len() - before, count * SECRET.len());
+}
+
+#[test]
+fn zeroed_pages_are_gone_from_all_views() {
+    in_child("zeroed_pages_are_gone_from_all_views", || {
+        let pool = Pool::options().capacity(8 << 20).zero_on_release(true).create().unwrap();
+        let mut ropes = [Rope::in_pool(&pool), Rope::in_pool(&pool)];
+        for _ in 0..4 {
+            ropes.iter_mut().for_each(|rope| receive_secrets(rope, (256 << 10) / SECRET.len()));
+        }
+        let views = ropes.map(|rope| rope.finalize().unwrap());
+        assert!(views.iter().all(|view| view.num_maps() > 1 && view.copied_bytes() == 0), "{views:?}");
+        let [view, other] = views;
+        let (part, bytes) = (Bytes::from(view).slice(1000..2000), Bytes::from(other.clone()));
+        drop((other, bytes));
+        assert!(secrets_in_memory() >= (1 << 20) / SECRET.len(), "a part keeps all of its view");
+        drop(part);
+        assert_eq!(pool.stats().in_use, 0);
+        let left = secrets_in_memory();
         assert!(left < 16, "{left} are still in memory");
     });
 }
