@@ -56,7 +56,7 @@ fn a_header_in_front_costs_no_more_than_two_pages() {
 fn a_refused_map_is_a_copy() {
     let pool = Pool::new().unwrap();
     let bytes = pattern(2 * MIB);
-    for refused in ERRORS.into_iter().chain([Errno::EACCES, Errno::ENFILE, Errno::EINVAL]) {
+    for refused in ERRORS.iter().copied().chain([Errno::EACCES, Errno::ENFILE, Errno::EINVAL]) {
         for before in [vec![], vec![None]] {
             let (rope, _between) = in_two_places(&pool, &bytes);
             let answers = before.into_iter().chain([Some(refused)]);

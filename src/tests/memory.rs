@@ -19,7 +19,7 @@ fn pool() -> io::Result<Pool> {
 fn without_a_memfd_the_arena_is_anonymous() {
     let bytes = pattern(100_000);
     for call in [Call::Memfd, Call::Resize, Call::Seal] {
-        for error in ERRORS {
+        for &error in ERRORS {
             let pool = script::refusing(call, [Some(error)], pool).unwrap();
             let stats = pool.stats();
             assert_eq!((stats.backing, stats.reduced), (Backing::Anonymous, true), "{call:?}: {error}");
@@ -35,7 +35,7 @@ fn without_a_memfd_the_arena_is_anonymous() {
 fn pages_that_are_not_taken_back_stay_warm() {
     let pool = pool().unwrap();
     let used = |pool: &Pool| Rope::in_pool(pool).extend_from_slice(&pattern(100_000));
-    for error in ERRORS {
+    for &error in ERRORS {
         used(&pool);
         let warm = pool.stats().warm;
         assert!(warm >= 100_000);
@@ -56,7 +56,7 @@ fn a_signal_does_not_stop_an_allocation() {
     let (file, len) = memory::memfd(1 << 16).unwrap();
     let allocate = || memory::allocate(&file, 0, len);
     script::refusing(Call::Allocate, [Some(Errno::EINTR), Some(Errno::EINTR)], allocate).unwrap();
-    for error in ERRORS {
+    for &error in ERRORS {
         let refused = script::refusing(Call::Allocate, [Some(error)], allocate).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(error as i32));
     }

@@ -77,7 +77,7 @@ fn every_split_and_error<S: Send>() {
     let bytes = pattern(7);
     for shape in shapes() {
         for first in 1..=7 {
-            for error in ERRORS {
+            for &error in ERRORS {
                 for send in [S::send, S::send_message] {
                     let sender = S::of(rope_of(&bytes, &shape));
                     let delivered = one_split_and_error(sender, &bytes, first, error, send);
