@@ -202,16 +202,19 @@ fn run(actions: &[Action], rope: impl Fn() -> Rope) {
 fn config() -> ProptestConfig {
     ProptestConfig {
         failure_persistence: None,
-        cases: if cfg!(miri) { 4 } else { 128 },
+        cases: if cfg!(miri) { 2 } else { 128 },
         ..Default::default()
     }
 }
+
+/// Most actions in a row.
+const MOST: usize = if cfg!(miri) { 20 } else { 60 };
 
 proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn on_the_heap(actions in proptest::collection::vec(action(40), 1..60)) {
+    fn on_the_heap(actions in proptest::collection::vec(action(40), 1..MOST)) {
         run(&actions, Rope::new);
     }
 

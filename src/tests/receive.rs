@@ -226,7 +226,7 @@ fn answer() -> impl Strategy<Value = Step> {
 const MOST: usize = if cfg!(miri) { 400 } else { 40_000 };
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: if cfg!(miri) { 4 } else { 256 }, ..Default::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: if cfg!(miri) { 2 } else { 256 }, ..Default::default() })]
 
     /// What an end of the stream in the middle means is for the caller to say: the next call goes on.
     #[test]

@@ -177,7 +177,7 @@ fn until_it_is_through<S: Send>(lengths: &[usize], tail: usize, steps: &[Step]) 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: if cfg!(miri) { 8 } else { 256 }, ..Default::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: if cfg!(miri) { 4 } else { 256 }, ..Default::default() })]
 
     #[test]
     fn any_answers_in_any_order(
