@@ -382,7 +382,7 @@ fn without_memory_for_cold_pages(errno: i32) {
     assert!(other == payload, "another rope was touched");
     drop(other);
     let (more, error) = receive(&mut rope, &payload[got..]);
-    assert!(error.is_none() && got + more == MIB, "work does not go on with pages that are warm");
+    assert!(error.is_none(), "of {:?} {got} came, then {more}, then {error:?}", pool.stats());
     assert!(*rope.finalize().unwrap() == payload[..]);
     assert_eq!(pool.stats().in_use, 0);
 }
