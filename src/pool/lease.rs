@@ -31,6 +31,8 @@ pub(super) struct Leases {
 struct Free {
     pages: Pages,
     peak: u32,
+    /// Memory was refused when it was last asked for: pages that have some are taken wherever they are.
+    scarce: bool,
     /// Runs that were taken.
     extents: u64,
     /// Fewest warm free pages since `period`: so many were of no use to anybody.
@@ -66,6 +68,7 @@ impl Leases {
             free: Mutex::new(Free {
                 pages: Pages::new(total),
                 peak: 0,
+                scarce: false,
                 extents: 0,
                 idle: 0,
                 period: now,
@@ -120,9 +123,9 @@ impl Leases {
     }
 
     /// Takes pages by one of the ways of [`Pages`], for so many new extents. Their first lease needs no count.
-    fn take(&self, take: impl FnOnce(&mut Pages) -> Option<Taken>, extents: u64) -> Option<Taken> {
+    fn take(&self, take: impl FnOnce(&mut Free) -> Option<Taken>, extents: u64) -> Option<Taken> {
         let mut free = self.free();
-        let taken = take(&mut free.pages)?;
+        let taken = take(&mut free)?;
         free.extents += extents;
         free.idle = free.idle.min(free.pages.warm_free());
         free.peak = free.peak.max(free.pages.in_use());
@@ -212,6 +215,13 @@ impl Leases {
 }
 
 impl Free {
+    fn take(&mut self, want: u32) -> Option<Taken> {
+        if self.scarce {
+            return self.pages.take(want, ENOUGH);
+        }
+        lane::take(&mut self.pages, want, ENOUGH)
+    }
+
     /// Returns whom to wake, once the lock is released.
     #[must_use]
     fn give(&mut self, run: Run) -> Option<Waker> {
@@ -251,7 +261,7 @@ impl Lease {
     ///
     /// `OutOfMemory` when the pool is at its capacity.
     pub(super) fn take(pool: &Pool, want: u32) -> io::Result<(Lease, u32)> {
-        Self::with(pool, want, |pages| lane::take(pages, want, ENOUGH))
+        Self::with(pool, want, |free| free.take(want))
     }
 
     /// Exactly `want` pages, side by side.
@@ -260,13 +270,13 @@ impl Lease {
     ///
     /// `OutOfMemory` when no such run is free.
     pub(super) fn take_exact(pool: &Pool, want: u32) -> io::Result<(Lease, u32)> {
-        Self::with(pool, want, |pages| pages.take_exact(want))
+        Self::with(pool, want, |free| free.pages.take_exact(want))
     }
 
     fn with(
         pool: &Pool,
         want: u32,
-        take: impl FnOnce(&mut Pages) -> Option<Taken>,
+        take: impl FnOnce(&mut Free) -> Option<Taken>,
     ) -> io::Result<(Lease, u32)> {
         let shared = &pool.0;
         let taken = shared.leases.take(take, 1).ok_or_else(|| out_of_memory(&shared.leases.stats(), want))?;
@@ -277,7 +287,7 @@ impl Lease {
     /// first on, are mapped.
     pub(super) fn grow(&mut self, want: u32, exactly: bool) -> (u32, u32) {
         let end = self.run.end();
-        let take = |pages: &mut Pages| {
+        let take = |Free { pages, .. }: &mut Free| {
             if exactly { pages.take_exact_at(end, want) } else { pages.take_at(end, want, ENOUGH) }
         };
         let taken = self.leases().take(take, 0);
@@ -325,8 +335,11 @@ impl Lease {
             (free.pages.mapped_prefix(run), free.pages.warm_prefix(run))
         };
         if mapped < run.len {
-            leases.arena.commit(run, warm == run.len)?;
-            leases.free().pages.set_mapped(run);
+            let committed = leases.arena.commit(run, warm == run.len);
+            let mut free = leases.free();
+            free.scarce = committed.is_err();
+            committed?;
+            free.pages.set_mapped(run);
         }
         Ok(())
     }
