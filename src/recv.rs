@@ -14,7 +14,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::slice;
 
-use bytes::Bytes;
+use zeroize::Zeroize;
 
 use crate::pool::{Extent, Pool, is_at_capacity};
 use crate::rope::{LITTLE, Rope, first_read};
@@ -171,7 +171,14 @@ impl Rope {
         let result = call(&mut [Room::new(memory, want)])?;
         let count = count(&result);
         self.learn(want, count);
-        self.push(if all && count == want { whole(heap) } else { Box::from(filled(memory, count)) });
+        if all && count == want {
+            self.push(self.own(whole(heap)));
+        } else if count > 0 {
+            self.push(self.own(filled(memory, count).into()));
+            if self.zeroes() {
+                memory.zeroize();
+            }
+        }
         Ok(result)
     }
 
@@ -299,7 +306,7 @@ impl Rope {
         let pool = self.pool().cloned();
         if written < bounce.len() {
             // The kernel has no memory for the pages, but the bytes are out of the socket: keep them.
-            self.push(Bytes::copy_from_slice(&bounce.filled()[written..]));
+            self.push(self.own(bounce.filled()[written..].into()));
             pool.iter().for_each(Pool::refuse_bounce);
         }
         if let Some(pool) = pool {

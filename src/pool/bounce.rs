@@ -25,19 +25,19 @@ pub(super) struct Bounces {
 }
 
 impl Bounces {
-    /// A buffer, unless cold pages are to be committed instead.
-    pub(super) fn take(&self) -> Option<Extent> {
+    /// A buffer, unless cold pages are to be committed instead; if `zero`, one that forgets what was in it.
+    pub(super) fn take(&self, zero: bool) -> Option<Extent> {
         // What is read must find memory: by then it is out of the socket.
         if self.refused.load(Ordering::Relaxed) || headroom::admit(SIZE as u64).is_err() {
             return None;
         }
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        idle.or_else(|| Extent::on_heap(SIZE).ok())
+        idle.or_else(|| Extent::on_heap(SIZE, zero).ok())
     }
 
-    /// Takes a buffer back; if `zero`, without what was in it.
-    pub(super) fn give(&self, mut buffer: Extent, zero: bool) {
-        buffer.clear(zero);
+    /// Takes a buffer back.
+    pub(super) fn give(&self, mut buffer: Extent) {
+        buffer.clear();
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
     }
 

@@ -21,6 +21,7 @@ use std::slice;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use zeroize::Zeroize;
 
 use super::Pool;
 use super::lease::Lease;
@@ -87,13 +88,13 @@ impl Extent {
         }
     }
 
-    /// `capacity` bytes of the heap, not initialised.
+    /// `capacity` bytes of the heap, not initialised; overwritten before they are freed, if `zero`.
     ///
     /// # Errors
     ///
     /// `OutOfMemory` when the allocator has none.
-    pub(crate) fn on_heap(capacity: usize) -> io::Result<Extent> {
-        let block = Block::new(capacity)?;
+    pub(crate) fn on_heap(capacity: usize, zero: bool) -> io::Result<Extent> {
+        let block = Block::new(capacity, zero)?;
         let (base, capacity) = (block.base, block.capacity);
         let owner = Owner::Heap(Arc::new(block));
         Ok(Extent { base, filled: 0, committed: capacity, capacity, reserved: 0, owner })
@@ -308,12 +309,12 @@ impl Extent {
         written
     }
 
-    /// Makes a heap extent of which nothing was cut off empty again, and overwrites its bytes if `zero`.
-    pub(crate) fn clear(&mut self, zero: bool) {
+    /// Makes a heap extent of which nothing was cut off empty again.
+    pub(crate) fn clear(&mut self) {
         if let Owner::Heap(block) = &self.owner {
             if Arc::strong_count(block) == 1 {
                 // SAFETY: `filled` bytes of the block, of which this is the only owner.
-                unsafe { ptr::write_bytes(self.base.as_ptr(), 0, if zero { self.filled } else { 0 }) };
+                unsafe { ptr::write_bytes(self.base.as_ptr(), 0, if block.zero { self.filled } else { 0 }) };
                 self.filled = 0;
             }
         }
@@ -394,6 +395,8 @@ impl AsRef<[u8]> for Piece {
 struct Block {
     base: NonNull<u8>,
     capacity: usize,
+    /// Whether nothing that was in it may stay in memory.
+    zero: bool,
 }
 
 // SAFETY: a block is an allocation and nothing else; who may write where is the extent's business.
@@ -402,7 +405,7 @@ unsafe impl Send for Block {}
 unsafe impl Sync for Block {}
 
 impl Block {
-    fn new(capacity: usize) -> io::Result<Block> {
+    fn new(capacity: usize, zero: bool) -> io::Result<Block> {
         let mut memory = Vec::<u8>::new();
         memory.try_reserve_exact(capacity).map_err(|error| {
             io::Error::new(
@@ -413,14 +416,17 @@ impl Block {
         let mut memory = ManuallyDrop::new(memory);
         // SAFETY: a vector's pointer is never null.
         let base = unsafe { NonNull::new_unchecked(memory.as_mut_ptr()) };
-        Ok(Block { base, capacity: memory.capacity() })
+        Ok(Block { base, capacity: memory.capacity(), zero })
     }
 }
 
 impl Drop for Block {
     fn drop(&mut self) {
         // SAFETY: exactly the parts of the vector that `new` took apart, none of whose bytes it counts.
-        drop(unsafe { Vec::from_raw_parts(self.base.as_ptr(), 0, self.capacity) });
+        let mut memory = unsafe { Vec::<u8>::from_raw_parts(self.base.as_ptr(), 0, self.capacity) };
+        if self.zero {
+            memory.spare_capacity_mut().zeroize();
+        }
     }
 }
 

@@ -202,13 +202,19 @@ impl Pool {
         }
     }
 
+    /// Whether nothing that was received may stay in memory.
+    #[inline]
+    pub(crate) fn zeroes(&self) -> bool {
+        self.0.leases.zeroes()
+    }
+
     /// A buffer to read into when the pages to be filled are cold; `None` if those are to be committed.
     pub(crate) fn take_bounce(&self) -> Option<Extent> {
-        self.file().and_then(|_memfd| self.0.bounces.take())
+        self.file().and_then(|_memfd| self.0.bounces.take(self.zeroes()))
     }
 
     pub(crate) fn give_bounce(&self, bounce: Extent) {
-        self.0.bounces.give(bounce, self.0.leases.zeroes());
+        self.0.bounces.give(bounce);
     }
 
     /// Notes that cold pages could not be written, so that they are committed from now on.
@@ -350,9 +356,10 @@ impl PoolOptions {
         self
     }
 
-    /// Overwrites pages with zeros when they are given back. Default: no. Recycled pages are never
-    /// readable through this crate before they are filled again; this is for those who also want old
-    /// bytes gone from memory. Costs one pass over all that was received.
+    /// Overwrites with zeros what ropes of this pool held, pages and heap, when it is given back. Default:
+    /// no. Recycled pages are never readable through this crate before they are filled again; this is for
+    /// those who also want old bytes gone from memory. What the program itself [pushes](crate::Rope::push)
+    /// or copies is its own affair. Costs one pass over all that was received.
     ///
     /// # Examples
     ///

@@ -8,9 +8,10 @@
 use std::io;
 
 use bytes::Bytes;
+use zeroize::Zeroizing;
 
 use super::Rope;
-use crate::pool::{Extent, PIECE};
+use crate::pool::{Extent, PIECE, Pool};
 
 /// A rope keeps empty pages for this part of what it holds, so that ropes growing beside each other
 /// in one pool do not interleave page by page. A rope that holds little keeps none.
@@ -68,7 +69,7 @@ impl Rope {
         let want = lead + short.len() + more;
         let mut fresh = match &self.pool {
             Some(pool) => Extent::in_pool_exact(pool, want)?,
-            None => Extent::on_heap(want)?,
+            None => Extent::on_heap(want, false)?,
         };
         fresh.skip(lead)?;
         fresh.begin_with(&short)?;
@@ -154,12 +155,24 @@ impl Rope {
     ///
     /// When the heap has no memory either.
     pub(crate) fn make_room_on_heap(&mut self, want: usize) -> &mut Extent {
-        let fresh = Extent::on_heap(self.generous(want).min(PIECE));
+        let fresh = Extent::on_heap(self.generous(want).min(PIECE), self.zeroes());
         if let Some(pool) = &self.pool {
             pool.count_fallback();
         }
         self.replace_tail(fresh.unwrap_or_else(|error| panic!("{error}")));
         self.tail.as_mut().expect("made just now")
+    }
+
+    /// Whether nothing that this rope held may stay in memory.
+    #[inline]
+    pub(crate) fn zeroes(&self) -> bool {
+        self.pool.as_ref().is_some_and(Pool::zeroes)
+    }
+
+    /// Memory of the heap as a segment of this rope.
+    #[inline]
+    pub(crate) fn own(&self, memory: Box<[u8]>) -> Bytes {
+        if self.zeroes() { Bytes::from_owner(Zeroizing::new(memory)) } else { memory.into() }
     }
 
     fn grow_tail(&mut self, want: usize) -> bool {
@@ -176,7 +189,7 @@ impl Rope {
     pub(crate) fn new_extent(&self, want: usize) -> io::Result<Extent> {
         match &self.pool {
             Some(pool) => Extent::in_pool(pool, want),
-            None => Extent::on_heap(want.min(PIECE)),
+            None => Extent::on_heap(want.min(PIECE), false),
         }
     }
 

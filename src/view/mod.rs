@@ -295,6 +295,6 @@ impl Rope {
         }
         // Each segment is released once it is copied, so that the peak stays near the payload's size.
         self.take_segments().for_each(|segment| copy.extend_from_slice(&segment));
-        Ok(View { copied: copy.len(), bytes: copy.into(), ..View::default() })
+        Ok(View { copied: copy.len(), bytes: self.own(copy.into()), ..View::default() })
     }
 }
