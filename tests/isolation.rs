@@ -136,6 +136,69 @@ fn zeroed_pages_are_gone_from_all_views() {
     });
 }
 
+/// How many secrets are left in memory after `work` with a pool that zeroes.
+#[track_caller]
+fn assert_gone_after(work: impl FnOnce(&Pool)) {
+    let pool = Pool::options().capacity(1 << 20).zero_on_release(true).create().unwrap();
+    work(&pool);
+    assert_eq!(pool.stats().in_use, 0);
+    let left = secrets_in_memory();
+    assert!(left < 16, "{left} are still in memory");
+}
+
+#[test]
+fn small_messages_are_gone_from_memory() {
+    in_child("small_messages_are_gone_from_memory", || {
+        assert_gone_after(|pool| {
+            // All at once, so that their memory is not used again by the next one.
+            let messages = (0..1000).map(|_| {
+                let mut rope = Rope::in_pool(pool);
+                receive_secrets(&mut rope, 5);
+                rope
+            });
+            drop(messages.collect::<Vec<_>>());
+        });
+    });
+}
+
+#[test]
+fn what_was_copied_behind_a_header_is_gone_from_memory() {
+    in_child("what_was_copied_behind_a_header_is_gone_from_memory", || {
+        assert_gone_after(|pool| {
+            let mut rope = Rope::in_pool(pool);
+            receive_secrets(&mut rope, 3);
+            rope.push_front(b"header".to_vec());
+            receive_secrets(&mut rope, 4000);
+            rope.finalize().unwrap();
+        });
+    });
+}
+
+#[test]
+fn a_copied_view_is_gone_from_memory() {
+    in_child("a_copied_view_is_gone_from_memory", || {
+        assert_gone_after(|pool| {
+            let mut ropes = [Rope::in_pool(pool), Rope::in_pool(pool)];
+            for _ in 0..4 {
+                ropes.iter_mut().for_each(|rope| receive_secrets(rope, 1000));
+            }
+            let view = ropes[0].clone().finalize().unwrap();
+            assert!(view.copied_bytes() > 0);
+        });
+    });
+}
+
+#[test]
+fn what_a_full_pool_did_not_take_is_gone_from_memory() {
+    in_child("what_a_full_pool_did_not_take_is_gone_from_memory", || {
+        assert_gone_after(|pool| {
+            let mut rope = Rope::in_pool(pool);
+            (0..100_000).for_each(|_| rope.extend_from_slice(SECRET));
+            assert!(pool.stats().fallbacks > 0);
+        });
+    });
+}
+
 /// How many secrets the writable memory of this process holds, but for those across two pages.
 fn secrets_in_memory() -> usize {
     let memory = File::open("/proc/self/mem").unwrap();
