@@ -54,13 +54,16 @@ pub struct Timing {
     pub quartiles: (f64, f64),
 }
 
-/// Runs all in turn: one round that does not count, then `rounds`.
+/// Rounds that do not count: the first payload fills a pool, the second maps what the first has filled.
+const BEFORE: usize = 2;
+
+/// Runs all in turn: two rounds that do not count, then `rounds`.
 pub fn in_turn(contenders: &mut [Contender<'_>], rounds: usize) -> Vec<Timing> {
     let mut times = vec![Vec::new(); contenders.len()];
-    for round in 0..=rounds {
+    for round in 0..BEFORE + rounds {
         for (at, (_, run)) in contenders.iter_mut().enumerate() {
             let seconds = run();
-            if round > 0 {
+            if round >= BEFORE {
                 times[at].push(seconds);
             }
         }
