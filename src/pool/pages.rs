@@ -237,7 +237,7 @@ impl Pages {
         let limit = self.limit(kind);
         let first = self.next_run(kind, self.low(kind)..limit, most)?;
         self.set_low(kind, first.start);
-        self.fit(kind, first.start..limit, len, most)
+        if first.len >= len { Some(first) } else { self.fit(kind, first.end()..limit, len, most) }
     }
 
     /// The lowest run of at least `len` pages in `part`, and up to `most` of it.
@@ -273,6 +273,7 @@ impl Pages {
     }
 
     /// The first run in `part`, and up to `most` pages of it.
+    #[inline]
     fn next_run(&self, kind: Kind, part: Range<u32>, most: u32) -> Option<Run> {
         let start = self.find(kind, part.start, part.end, true);
         let run = self.run_at(kind, start, most.min(part.end.saturating_sub(start)));
@@ -280,12 +281,14 @@ impl Pages {
     }
 
     /// The run that starts at page `at`, cut to `max` pages; it may be empty.
+    #[inline]
     fn run_at(&self, kind: Kind, at: u32, max: u32) -> Run {
         let limit = at.saturating_add(max).min(self.total);
         Run { start: at, len: self.find(kind, at, limit, false).saturating_sub(at) }
     }
 
     /// The first page in `from..limit` that is (`wanted`) or is not of this kind; `limit` if none is.
+    #[inline]
     fn find(&self, kind: Kind, from: u32, limit: u32, wanted: bool) -> u32 {
         let mut page = from;
         while page < limit {
