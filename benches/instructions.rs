@@ -10,6 +10,7 @@ use std::{env, iter};
 use ropewalk_bench::accumulate::{Message, VARIANTS, variant};
 use ropewalk_bench::operation::{self, MESSAGES, Operation};
 use ropewalk_bench::report::{self, Report};
+use ropewalk_bench::transmit;
 use ropewalk_bench::wire;
 use serde::Serialize;
 
@@ -34,9 +35,10 @@ fn main() -> io::Result<()> {
         eprintln!("no valgrind here: no instructions are counted");
         return Ok(());
     }
-    let mut report = Report::new("operation            variant                instructions", |row: &Row| {
-        format!("{:20} {:22} {:12.1}", row.operation, row.variant, row.instructions)
-    });
+    let mut report =
+        Report::new("operation            variant                          instructions", |row: &Row| {
+            format!("{:20} {:32} {:12.1}", row.operation, row.variant, row.instructions)
+        });
     let only = report::value_of("--only");
     for (index, Operation { what, variant, .. }) in all().enumerate() {
         if only.as_deref().is_none_or(|only| what.starts_with(only)) {
@@ -59,7 +61,11 @@ fn all() -> impl Iterator<Item = Operation> {
             run: receiving(variant, size),
         })
     });
-    iter::empty().chain(operation::push()).chain(operation::codec()).chain(receive)
+    iter::empty()
+        .chain(operation::push())
+        .chain(operation::codec())
+        .chain(transmit::operations())
+        .chain(receive)
 }
 
 /// Bytes that a socket holds, whatever its settings.

@@ -12,6 +12,7 @@ use ropewalk::Rope;
 use rustix::net::{RecvFlags, recv};
 
 use crate::measure::{Contender, timed};
+use crate::operation::Operation;
 use crate::wire;
 
 /// Most iovecs in one call.
@@ -28,56 +29,68 @@ pub fn segments(total: usize, segment: usize) -> Vec<Bytes> {
     (0..total / segment).map(|index| pattern.slice(at(index)..at(index) + segment)).collect()
 }
 
-/// All of them, ropewalk first. What a round builds before it sends is not timed.
+/// A way to send: builds what holds the segments, and returns how that is sent and released.
+type Way = for<'a> fn(&'a [Bytes]) -> Box<dyn FnOnce(&TcpStream) -> io::Result<()> + 'a>;
+
+/// All of them, ropewalk first.
+const WAYS: [(&str, Way); 7] = [
+    ("ropewalk", |segments| {
+        let mut rope: Rope = segments.iter().cloned().collect();
+        Box::new(move |socket| rope.write_all_to(socket))
+    }),
+    ("ropewalk, cursor", |segments| {
+        let rope: Rope = segments.iter().cloned().collect();
+        Box::new(move |socket| rope.cursor().write_all_to(socket))
+    }),
+    ("writev by hand", |segments| {
+        let mut iovecs: Vec<IoSlice<'_>> = segments.iter().map(|bytes| IoSlice::new(bytes)).collect();
+        Box::new(move |socket| writev_all(socket, &mut iovecs))
+    }),
+    ("send each", |segments| {
+        Box::new(move |mut socket| segments.iter().try_for_each(|bytes| socket.write_all(bytes)))
+    }),
+    ("buf-list, write_all_buf", |segments| {
+        let mut list: BufList = segments.iter().cloned().collect();
+        Box::new(move |socket| write_all_buf(socket, &mut list))
+    }),
+    ("SegmentedBuf, write_all_buf", |segments| {
+        let mut list = SegmentedBuf::new();
+        segments.iter().cloned().for_each(|bytes| list.push(bytes));
+        Box::new(move |socket| write_all_buf(socket, &mut list))
+    }),
+    ("linkedbytes, write_all_vectored", |segments| {
+        let mut list = LinkedBytes::new();
+        segments.iter().cloned().for_each(|bytes| list.insert(bytes));
+        Box::new(move |mut socket| list.sync_write_all_vectored(&mut socket))
+    }),
+];
+
+/// All ways, timed. What a round builds before it sends is not.
 #[must_use]
-pub fn senders<'a>(segments: &'a [Bytes]) -> Vec<Contender<'a>> {
-    let named = |name: &str, round: Box<dyn FnMut() -> f64 + 'a>| (name.to_owned(), round);
-    vec![
-        named("ropewalk", Box::new(|| rope(segments))),
-        named("ropewalk, cursor", cursor(segments)),
-        named("writev by hand", Box::new(|| by_hand(segments))),
-        named("send each", Box::new(|| each(segments))),
-        named("buf-list, write_all_buf", Box::new(|| list(segments))),
-        named("SegmentedBuf, write_all_buf", Box::new(|| segmented(segments))),
-        named("linkedbytes, write_all_vectored", Box::new(|| linked(segments))),
-    ]
+pub fn senders(segments: &[Bytes]) -> Vec<Contender<'_>> {
+    let timed = |(name, way): (&str, Way)| -> Contender<'_> {
+        (name.to_owned(), Box::new(move || sent(way(segments))))
+    };
+    WAYS.into_iter().map(timed).collect()
 }
 
-fn each(segments: &[Bytes]) -> f64 {
-    sent(|mut socket| segments.iter().try_for_each(|bytes| socket.write_all(bytes)))
-}
-
-fn rope(segments: &[Bytes]) -> f64 {
-    let mut rope: Rope = segments.iter().cloned().collect();
-    sent(|socket| rope.write_all_to(socket))
-}
-
-fn cursor<'a>(segments: &[Bytes]) -> Box<dyn FnMut() -> f64 + 'a> {
-    let rope: Rope = segments.iter().cloned().collect();
-    Box::new(move || sent(|socket| rope.cursor().write_all_to(socket)))
-}
-
-fn by_hand(segments: &[Bytes]) -> f64 {
-    let mut iovecs: Vec<IoSlice<'_>> = segments.iter().map(|bytes| IoSlice::new(bytes)).collect();
-    sent(|socket| writev_all(socket, &mut iovecs))
-}
-
-fn list(segments: &[Bytes]) -> f64 {
-    let mut list: BufList = segments.iter().cloned().collect();
-    sent(|socket| write_all_buf(socket, &mut list))
-}
-
-fn segmented(segments: &[Bytes]) -> f64 {
-    let mut list = SegmentedBuf::new();
-    segments.iter().cloned().for_each(|bytes| list.push(bytes));
-    sent(|socket| write_all_buf(socket, &mut list))
-}
-
-fn linked(segments: &[Bytes]) -> f64 {
-    let mut list = LinkedBytes::new();
-    segments.iter().cloned().for_each(|bytes| list.insert(bytes));
-    // The others have released their segments, too, when they are done.
-    sent(move |mut socket| list.sync_write_all_vectored(&mut socket))
+/// All ways with 64 segments of 1000 B, from building what holds them until they are released.
+#[must_use]
+pub fn operations() -> Vec<Operation> {
+    const SEGMENTS: usize = 64;
+    const SEGMENT: usize = 1000;
+    let operation = |(variant, way): (&'static str, Way)| {
+        let segments = segments(SEGMENTS * SEGMENT, SEGMENT);
+        let run = move |times| {
+            let (here, there) = wire::pair().expect("a connection");
+            for _ in 0..times {
+                way(&segments)(&here).expect("sent");
+                drain(&there, SEGMENTS * SEGMENT).expect("drained");
+            }
+        };
+        Operation { what: "send, 64 x 1000 B", variant, run: Box::new(run) }
+    };
+    WAYS.into_iter().map(operation).collect()
 }
 
 /// The CPU time of a sender whose peer throws all away.
@@ -100,9 +113,10 @@ pub fn sent(send: impl FnOnce(&TcpStream) -> io::Result<()>) -> f64 {
 ///
 /// What the kernel reports.
 pub fn drain(socket: &TcpStream, bytes: usize) -> io::Result<()> {
-    let (mut room, mut left) = (vec![0; bytes.min(1 << 20)], bytes);
+    let (mut room, mut left) = (Vec::<u8>::with_capacity(bytes.min(1 << 20)), bytes);
     while left > 0 {
-        match recv(socket, &mut room[..left.min(1 << 20)], RecvFlags::TRUNC)?.1 {
+        let most = left.min(room.capacity());
+        match recv(socket, &mut room.spare_capacity_mut()[..most], RecvFlags::TRUNC)?.1 {
             0 => break,
             count => left -= count,
         }

@@ -16,23 +16,18 @@ impl Rope {
     #[inline]
     pub(crate) fn gather<'a>(&'a self, index: usize, offset: usize, most: usize, iovecs: &mut Iovecs<'a>) {
         let mut left = most.min(MAX_BYTES);
-        let mut skip = offset;
-        let mut push = |chunk: &'a [u8]| {
-            let slice = &chunk[skip..];
-            let slice = &slice[..slice.len().min(left)];
-            skip = 0;
-            left -= slice.len();
-            iovecs.push(IoSlice::new(slice));
-            left > 0
-        };
-        // The segments in a loop of their own: they are what there are many of.
-        let done = self.segments.iter_from(index).take(MAX_IOVECS).all(|bytes| push(bytes));
-        let room = self.segments.count().saturating_sub(index) < MAX_IOVECS;
-        if let (true, true, Some(tail)) = (done, room && index <= self.segments.count(), &self.tail) {
-            if tail.len() > 0 {
-                push(tail.filled());
+        let mut pieces = self.chunks_from(index).take(MAX_IOVECS);
+        let Some(first) = pieces.next() else { return };
+        let mut piece = &first[offset..];
+        while piece.len() < left {
+            left -= piece.len();
+            iovecs.push(IoSlice::new(piece));
+            match pieces.next() {
+                Some(next) => piece = next,
+                None => return,
             }
         }
+        iovecs.push(IoSlice::new(&piece[..left]));
     }
 
     /// The pieces from `index` on, none of them empty.
