@@ -13,7 +13,7 @@
 
 use std::io;
 
-use ropewalk_bench::measure::Timing;
+use ropewalk_bench::measure::{Contender, Timing, in_turn};
 use ropewalk_bench::report::{self, Report};
 use serde::Serialize;
 
@@ -97,6 +97,23 @@ impl Tables {
     /// How often to measure.
     fn rounds(&self, rounds: usize) -> usize {
         if self.quick { rounds.div_ceil(4).max(3) } else { rounds }
+    }
+
+    /// Measures in turn those that are near each other, in many rounds, and then those that are far, in few:
+    /// ropewalk comes first in both and is a row once.
+    fn near_and_far(
+        &mut self,
+        group: &'static str,
+        size: usize,
+        [(mut near, many), (mut far, few)]: [(Vec<Contender<'_>>, usize); 2],
+        bar: impl Fn(&str) -> Bar,
+    ) {
+        let timings = in_turn(&mut near, self.rounds(many));
+        // It may hold as much memory as all that come next.
+        drop(near);
+        self.compare(group, size, &timings, &bar);
+        let timings = in_turn(&mut far, self.rounds(few));
+        self.compare(group, size, &timings[1..], bar);
     }
 
     /// Adds what was measured in turn, ropewalk first; `bar` tells by the name what has to be reached.

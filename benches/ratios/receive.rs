@@ -14,17 +14,16 @@ const EVEN: f64 = 1.0 / 1.05;
 
 /// Payloads of a size that is unknown to all but two of them.
 pub(super) fn large(tables: &mut Tables) -> io::Result<()> {
-    const NAMES: [&str; 6] =
-        ["ropewalk", "Vec, reused", "Vec, known size", "Vec, read_to_end", "BytesMut", "list + concat"];
+    const NEAR: [&str; 2] = ["ropewalk", "Vec, reused"];
+    const FAR: [&str; 5] = ["ropewalk", "Vec, known size", "Vec, read_to_end", "BytesMut", "list + concat"];
     let peer = Peer::start();
-    for (size, rounds) in [(16 << 20, 40), (64 << 20, 12), (256 << 20, 7), (1 << 30, 3)] {
+    for (size, many, few) in [(16 << 20, 60, 20), (64 << 20, 30, 7), (256 << 20, 15, 5), (1 << 30, 9, 3)] {
         if tables.quick && size > 256 << 20 {
             continue;
         }
-        let mut contenders: Vec<Contender<'_>> =
-            NAMES.iter().map(|name| receiving(name, &peer, size)).collect();
-        let timings = in_turn(&mut contenders, tables.rounds(rounds));
-        tables.compare("receive, warm", size, &timings, |name| match name {
+        let near = NEAR.iter().map(|name| receiving(name, &peer, size)).collect();
+        let far = FAR.iter().map(|name| receiving(name, &peer, size)).collect();
+        tables.near_and_far("receive, warm", size, [(near, many), (far, few)], |name| match name {
             "Vec, reused" => Bar::AtLeast(EVEN),
             "Vec, read_to_end" if size == 256 << 20 => Bar::AtLeast(2.0),
             "list + concat" if size == 256 << 20 => Bar::AtLeast(3.0),

@@ -14,32 +14,20 @@ pub(super) fn table(tables: &mut Tables) -> io::Result<()> {
     const LARGE: usize = 256 << 20;
     for (segment, total) in [(100, LARGE / 16), (1000, LARGE), (10_000, LARGE), (100_000, LARGE)] {
         let segments = segments(total, segment);
-        // Those that are near each other take more rounds to tell apart.
+        let is_far = |name: &str| ["send each", "buf-list"].iter().any(|far| name.starts_with(far));
         let (far, near): (Vec<_>, Vec<_>) =
             senders(&segments).into_iter().partition(|(name, _)| is_far(name));
-        let first = || senders(&segments).into_iter().take(1);
-        compare(tables, segment, near, if segment == 1000 { 61 } else { 15 });
-        compare(tables, segment, first().chain(far).collect(), 7);
+        let far = senders(&segments).into_iter().take(1).chain(far).collect();
+        let many = if segment == 1000 { 61 } else { 15 };
+        tables.near_and_far("send, by segment", segment, [(near, many), (far, 7)], |name| match name {
+            _ if segment != 1000 => Bar::None,
+            "send each" => Bar::AtLeast(15.0),
+            "writev by hand" => Bar::AtLeast(1.0 / 1.05),
+            name if name.contains("write_all") => Bar::AtLeast(1.0),
+            _ => Bar::None,
+        });
     }
     byte_by_byte(tables)
-}
-
-fn is_far(name: &str) -> bool {
-    ["send each", "buf-list"].iter().any(|far| name.starts_with(far))
-}
-
-/// The first one is ropewalk.
-fn compare(tables: &mut Tables, segment: usize, mut contenders: Vec<Contender<'_>>, rounds: usize) {
-    let timings = in_turn(&mut contenders, tables.rounds(rounds));
-    // It is a row of the other table already.
-    let timings = if is_far(&timings[1].name) { &timings[1..] } else { &timings[..] };
-    tables.compare("send, by segment", segment, timings, |name| match name {
-        _ if segment != 1000 => Bar::None,
-        "send each" => Bar::AtLeast(15.0),
-        "writev by hand" => Bar::AtLeast(1.0 / 1.05),
-        name if name.contains("write_all") => Bar::AtLeast(1.0),
-        _ => Bar::None,
-    });
 }
 
 /// A descriptor that takes one byte of all that is offered: does it matter how much that is?
