@@ -2,10 +2,17 @@
 //!
 //! Each operation runs N and 2N times in a process of its own; the difference, divided by N, is what one
 //! costs, whatever the process does beside it. Without valgrind nothing is counted.
+//!
+//! ```text
+//! cargo bench --bench instructions                                              all operations
+//! cargo bench --bench instructions -- --only 'receive, 64 B'                    one
+//! cargo bench --bench instructions -- --only 'receive, 64 B' --profile ropewalk where they go, by function
+//! ```
 
 use std::io::{self, Error};
+use std::path::Path;
 use std::process::Command;
-use std::{env, iter};
+use std::{env, fs, iter};
 
 use ropewalk_bench::accumulate::{Message, VARIANTS, variant};
 use ropewalk_bench::operation::{self, MESSAGES, Operation};
@@ -40,6 +47,12 @@ fn main() -> io::Result<()> {
             format!("{:20} {:32} {:12.1}", row.operation, row.variant, row.instructions)
         });
     let only = report::value_of("--only");
+    if let Some(wanted) = report::value_of("--profile") {
+        let is_wanted = |what: &str| only.as_deref().is_none_or(|only| what.starts_with(only));
+        let mut operations = all().enumerate();
+        let found = operations.find(|(_, one)| is_wanted(one.what) && one.variant == wanted);
+        return profile(found.ok_or(io::ErrorKind::NotFound)?.0);
+    }
     for (index, Operation { what, variant, .. }) in all().enumerate() {
         if only.as_deref().is_none_or(|only| what.starts_with(only)) {
             // A turn of the codec is many messages.
@@ -85,15 +98,30 @@ fn receiving(name: &'static str, size: usize) -> Box<dyn FnMut(u64)> {
     })
 }
 
+/// Prints what each function executes, most first, of so many operations and of what is done beside them.
+fn profile(index: usize) -> io::Result<()> {
+    let file = env::temp_dir().join(format!("ropewalk-profile-{}", std::process::id()));
+    callgrind(index, 100 * TIMES, &file)?;
+    let printed = Command::new("callgrind_annotate").arg("--threshold=95").arg(&file).status();
+    fs::remove_file(&file)?;
+    printed.map(drop)
+}
+
 /// All that the process executes.
 fn instructions(index: usize, times: u64) -> io::Result<f64> {
-    let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-        .arg(env::current_exe()?)
-        .args(["--run", &index.to_string(), "--times", &times.to_string()])
-        .output()?;
-    let log = String::from_utf8_lossy(&output.stderr);
+    let log = callgrind(index, times, Path::new("/dev/null"))?;
     let line = log.lines().find_map(|line| line.split_once("Collected :"));
     let count = line.and_then(|(_, count)| count.trim().parse().ok());
     count.ok_or_else(|| Error::other(format!("callgrind counted nothing: {log}")))
+}
+
+/// Runs an operation so many times in a process of its own; returns what callgrind says.
+fn callgrind(index: usize, times: u64, to: &Path) -> io::Result<String> {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--dump-line=no"])
+        .arg(format!("--callgrind-out-file={}", to.display()))
+        .arg(env::current_exe()?)
+        .args(["--run", &index.to_string(), "--times", &times.to_string()])
+        .output()?;
+    Ok(String::from_utf8_lossy(&output.stderr).into_owned())
 }

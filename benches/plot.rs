@@ -107,7 +107,7 @@ fn segments(ratios: &[Value]) -> Chart {
 }
 
 fn connections(ratios: &[Value]) -> Chart {
-    let title = "16 MiB on each of many connections, interleaved, first payloads: CPU time";
+    let title = "16 MiB on each of many connections, interleaved, warm: CPU time";
     let mut chart = Chart::new(title, "connections", "ms for each");
     for row in of_groups(ratios, &["many"]) {
         if let Some(name) = text(row, "name").strip_prefix("connections, CPU of each: ") {

@@ -80,8 +80,8 @@ pub fn operations() -> Vec<Operation> {
     const SEGMENTS: usize = 64;
     const SEGMENT: usize = 1000;
     let operation = |(variant, way): (&'static str, Way)| {
-        let segments = segments(SEGMENTS * SEGMENT, SEGMENT);
         let run = move |times| {
+            let segments = segments(SEGMENTS * SEGMENT, SEGMENT);
             let (here, there) = wire::pair().expect("a connection");
             for _ in 0..times {
                 way(&segments)(&here).expect("sent");
