@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench --bench thresholds                     all tables, in less than a minute
-//! cargo bench --bench thresholds -- --only map       one: read bounce map run piece gather calls decay
+//! cargo bench --bench thresholds -- --only map       one: read bounce map run stitch piece gather calls decay
 //! cargo bench --bench thresholds -- --json --quick   for machines; fewer rounds
 //! ```
 //!
@@ -33,11 +33,12 @@ fn main() -> io::Result<()> {
         report: Report::new("group      at            way                                  figure", line),
     };
     let only = report::value_of("--only");
-    let all: [(&str, Table); 8] = [
+    let all: [(&str, Table); 9] = [
         ("read", calls::read),
         ("bounce", cold::bounce),
         ("map", views::map),
         ("run", views::run),
+        ("stitch", views::stitch),
         ("piece", pieces::table),
         ("gather", calls::gather),
         ("calls", calls::offered),

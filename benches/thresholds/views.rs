@@ -31,6 +31,44 @@ pub(super) fn run(tables: &mut Tables) -> io::Result<()> {
     Ok(())
 }
 
+/// 256 MiB in runs of 2 MiB, every other one of which is elsewhere: what is the least that a view can take?
+pub(super) fn stitch(tables: &mut Tables) -> io::Result<()> {
+    const VIEW: usize = 256 << 20;
+    const RUN: usize = 2 << 20;
+    let memfd = &Memfd::warm(VIEW)?;
+    let places: &Vec<usize> = &(0..VIEW).step_by(2 * RUN).chain((RUN..VIEW).step_by(2 * RUN)).collect();
+    let mut resident = vec![0; VIEW];
+    let join = |into: &mut Vec<u8>| {
+        into.clear();
+        places.iter().for_each(|&place| into.extend_from_slice(&memfd.as_ref()[place..place + RUN]));
+    };
+    let map = || memfd.side_by_side(places, RUN);
+    let mut same = resident.clone();
+    let trials = vec![
+        Trial::new(RUN, "join, resident", || timed(|| join(&mut resident))),
+        Trial::new(RUN, "map", often(1, || map().map(drop))),
+        Trial::new(RUN, "join, resident, read", || {
+            timed(|| {
+                join(&mut same);
+                touch(&same);
+            })
+        }),
+        Trial::new(RUN, "map, read", often(1, || map().map(|view| touch(view.as_ref())))),
+        Trial::new(
+            RUN,
+            "map, populate, read",
+            often(1, || {
+                let view = map()?;
+                view.populate()?;
+                touch(view.as_ref());
+                Ok(())
+            }),
+        ),
+    ];
+    tables.weigh("stitch", Unit("ms", 1e3), 9, trials);
+    Ok(())
+}
+
 fn weigh(
     tables: &mut Tables,
     (group, size): (&'static str, usize),
