@@ -15,8 +15,8 @@ const COLOURS: [&str; 12] = [
     "#7d88e0", "#9aa53a", "#c0705a",
 ];
 
-const STYLE: &str = "<style>text{font:13px sans-serif;fill:#444}.title{font-size:15px;font-weight:bold}\
-line{stroke:#8884}@media(prefers-color-scheme:dark){text{fill:#ccc}}</style>";
+const STYLE: &str = "<style>text{font:13px sans-serif;fill:#777c84}.title{font-size:15px;font-weight:bold}\
+line{stroke:#8884}</style>";
 
 /// A line and its points.
 type Series = (String, Vec<(f64, f64)>);
