@@ -510,7 +510,7 @@ fn small_echoes_that_nobody_reads_are_bounded_too() {
 #[test]
 fn messages_that_do_not_fit_together_take_turns() {
     const CAPACITY: u64 = 24 * MIB;
-    let server = Server::start("--capacity 24MiB --max-message 8MiB --idle 10 --stats 1");
+    let server = Server::start("--capacity 24MiB --max-message 8MiB --idle 60 --stats 1");
     let body = pattern(8 << 20);
     let peak = server.peak_under(|| {
         thread::scope(|scope| {
