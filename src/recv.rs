@@ -87,10 +87,10 @@ impl Rope {
     pub fn readv_up_to(&mut self, fd: impl AsFd, max: usize) -> io::Result<usize> {
         let fd = fd.as_fd();
         let mut socket = *self.socket();
-        let received =
-            self.receive(fd, 0, max, |rooms| sys::readv(fd, rooms, &mut socket), |&count| count)?;
+        let received = self.receive(fd, 0, max, |rooms| sys::readv(fd, rooms, &mut socket), |&count| count);
+        // After an error, too: a pipe that has nothing yet is no socket the next time either.
         *self.socket() = socket;
-        Ok(received.unwrap_or(0))
+        Ok(received?.unwrap_or(0))
     }
 
     /// recvmsg(2): like [`readv_from`](Rope::readv_from) on a socket, with the descriptors that came
