@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::sync::Barrier;
 use std::thread;
 
 use ropewalk::{Pool, Rope};
@@ -181,4 +182,32 @@ fn a_look_at_the_end_waits_no_longer_than_the_call_would() {
     rope.set_limit(4);
     let error = rope.recvmsg_from(&socket, nix::libc::MSG_DONTWAIT).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
+}
+
+#[test]
+fn ropes_of_different_threads_stay_side_by_side() {
+    let copied = (0..16).filter(|_| grow_beside_each_other() > 0).count();
+    // Two threads may have the same lane, or the second one that in which the first began.
+    assert!(copied <= 4, "{copied} of 16 pairs had to be copied");
+}
+
+/// Two ropes of one pool that grow in turns on threads of their own: how many bytes their views copy.
+fn grow_beside_each_other() -> usize {
+    let (pool, turns) = (&Pool::new().unwrap(), &Barrier::new(2));
+    let grow = |first: bool| {
+        let mut rope = Rope::in_pool(pool);
+        for _ in 0..8 {
+            for turn in [true, false] {
+                if turn == first {
+                    rope.extend_from_slice(&[7; 16 << 10]);
+                }
+                turns.wait();
+            }
+        }
+        rope.finalize().unwrap().copied_bytes()
+    };
+    thread::scope(|scope| {
+        let threads = [true, false].map(|first| scope.spawn(move || grow(first)));
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    })
 }
