@@ -8,6 +8,8 @@
 //! cargo bench --bench instructions -- --only 'receive, 64 B'                    one
 //! cargo bench --bench instructions -- --only 'receive, 64 B' --profile ropewalk where they go, by function
 //! ```
+//!
+//! A profile is of 50 000 operations, or of `--times`, and of what the process does beside them.
 
 use std::io::{self, Error};
 use std::path::Path;
@@ -32,8 +34,8 @@ struct Row {
 }
 
 fn main() -> io::Result<()> {
+    let times = report::value_of("--times").and_then(|word| word.parse().ok()).unwrap_or(100 * TIMES);
     if let Some(index) = report::value_of("--run") {
-        let times = report::value_of("--times").and_then(|word| word.parse().ok()).unwrap_or(TIMES);
         let index = index.parse::<usize>().map_err(Error::other)?;
         all().nth(index).ok_or(io::ErrorKind::InvalidInput)?.run.as_mut()(times);
         return Ok(());
@@ -51,7 +53,7 @@ fn main() -> io::Result<()> {
         let is_wanted = |what: &str| only.as_deref().is_none_or(|only| what.starts_with(only));
         let mut operations = all().enumerate();
         let found = operations.find(|(_, one)| is_wanted(one.what) && one.variant == wanted);
-        return profile(found.ok_or(io::ErrorKind::NotFound)?.0);
+        return profile(found.ok_or(io::ErrorKind::NotFound)?.0, times);
     }
     for (index, Operation { what, variant, .. }) in all().enumerate() {
         if only.as_deref().is_none_or(|only| what.starts_with(only)) {
@@ -99,9 +101,9 @@ fn receiving(name: &'static str, size: usize) -> Box<dyn FnMut(u64)> {
 }
 
 /// Prints what each function executes, most first, of so many operations and of what is done beside them.
-fn profile(index: usize) -> io::Result<()> {
+fn profile(index: usize, times: u64) -> io::Result<()> {
     let file = env::temp_dir().join(format!("ropewalk-profile-{}", std::process::id()));
-    callgrind(index, 100 * TIMES, &file)?;
+    callgrind(index, times, &file)?;
     let printed = Command::new("callgrind_annotate").arg("--threshold=95").arg(&file).status();
     fs::remove_file(&file)?;
     printed.map(drop)
