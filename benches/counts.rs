@@ -83,8 +83,9 @@ fn count_all() -> io::Result<()> {
     Ok(report.end()?)
 }
 
-/// Payloads for each process: a cold one, and those that the warm figures are the median of.
-const ROUNDS: usize = 4;
+/// Payloads for each process: a cold one, and those that the warm figures are the median of. The second maps
+/// what the first has filled; now and then the heap grows by a page.
+const ROUNDS: usize = 6;
 
 /// Runs one variant in a process of its own, and sends to it.
 fn count(name: &str, payload: usize) -> io::Result<Vec<(Felt, Seen)>> {

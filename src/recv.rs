@@ -183,6 +183,7 @@ impl Rope {
     }
 
     /// Notes what a read brought, for the next one; and if it was a payload's first, for the next payload.
+    #[inline]
     fn learn(&mut self, offered: usize, count: usize) {
         let held_back = count == offered && count < LITTLE;
         if let (Some(pool), true) = (self.pool(), self.is_empty() && count > 0 && !held_back) {

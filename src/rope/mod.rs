@@ -557,11 +557,7 @@ impl Rope {
     #[inline]
     pub(crate) fn take_single(&mut self) -> Option<Bytes> {
         self.finish();
-        match self.segments.count() {
-            0 => Some(Bytes::new()),
-            1 => self.segments.pop_front(),
-            _ => None,
-        }
+        self.segments.take_single()
     }
 
     /// Takes the first segment.
@@ -593,6 +589,7 @@ impl Rope {
     }
 
     /// Whether what this rope reads from may be a socket.
+    #[inline]
     pub(crate) fn socket(&mut self) -> &mut bool {
         &mut self.socket
     }

@@ -122,12 +122,23 @@ impl Segments {
         Some(bytes)
     }
 
+    /// Takes the only segment, an empty one if there is none; nothing if there are more.
+    #[inline]
+    pub(crate) fn take_single(&mut self) -> Option<Bytes> {
+        match self.count() {
+            0 => Some(Bytes::new()),
+            1 => self.pop(),
+            _ => None,
+        }
+    }
+
     #[inline]
     pub(crate) fn last(&self) -> Option<&Bytes> {
         self.live().last().map(|entry| &entry.bytes)
     }
 
     /// Takes the last segment.
+    #[inline]
     pub(crate) fn pop(&mut self) -> Option<Bytes> {
         let last = if self.head < self.entries.len() { self.entries.pop() } else { None }?.bytes;
         self.end = self.end.wrapping_sub(last.len());
@@ -242,7 +253,7 @@ impl Segments {
     /// Lets go of the gap in front if nothing is left behind it.
     #[inline]
     fn forget_taken(&mut self) {
-        if self.head == self.entries.len() {
+        if self.head == self.entries.len() && self.head > 0 {
             self.entries.clear();
             self.head = 0;
         }

@@ -21,22 +21,26 @@ pub(crate) struct Room<'a> {
 
 impl<'a> Room<'a> {
     /// The first `max` bytes of `memory`.
+    #[inline]
     pub(crate) fn new(memory: &'a mut [MaybeUninit<u8>], max: usize) -> Room<'a> {
         let iovec = libc::iovec { iov_base: memory.as_mut_ptr().cast(), iov_len: memory.len().min(max) };
         Room { iovec, memory: PhantomData }
     }
 
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.iovec.iov_len
     }
 
     /// Where the kernel will write.
+    #[inline]
     pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {
         self.iovec.iov_base.cast()
     }
 }
 
 /// How many bytes these rooms offer, at most [`usize::MAX`].
+#[inline]
 pub(crate) fn offered(rooms: &[Room<'_>]) -> usize {
     rooms.iter().fold(0, |sum, room| sum.saturating_add(room.len()))
 }

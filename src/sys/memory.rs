@@ -1,16 +1,11 @@
-//! The calls behind the arena: a memfd, its holes, a second address for its pages.
-#![allow(unsafe_code)] // `mmap` with MAP_FIXED
+//! The calls behind the arena: a memfd and its holes.
 
-use std::ffi::c_void;
 use std::fs::File;
 use std::io;
-use std::num::NonZeroUsize;
-use std::ptr::NonNull;
 
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::libc::off_t;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::sys::uio::pwrite;
 use nix::unistd::{SysconfVar, sysconf};
@@ -71,27 +66,6 @@ pub(crate) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usi
     })
 }
 
-/// mmap(2) with `MAP_FIXED | MAP_SHARED`, read only: gives pages of `file` a second address.
-///
-/// # Safety
-///
-/// `at..at + len` lies in a mapping that the caller owns, and nothing refers to its bytes.
-pub(crate) unsafe fn map_over(
-    at: NonNull<u8>,
-    len: NonZeroUsize,
-    file: &File,
-    offset: u64,
-) -> io::Result<()> {
-    #[cfg(test)]
-    script::refuse(Call::Map)?;
-    let address = NonZeroUsize::new(at.as_ptr().expose_provenance());
-    let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
-    // SAFETY: the caller owns the range, so replacing what is mapped there hurts nobody.
-    unsafe { mmap(address, len, ProtFlags::PROT_READ, flags, file, to_off(offset)?) }
-        .map(|_: NonNull<c_void>| ())?;
-    Ok(())
-}
-
 /// sysconf(3), `_SC_PAGESIZE`.
 pub(crate) fn page_size() -> usize {
     system_value(SysconfVar::PAGE_SIZE).unwrap_or(4096)
@@ -115,7 +89,7 @@ fn file_size_limit() -> u64 {
     }
 }
 
-fn to_off(value: u64) -> io::Result<off_t> {
+pub(super) fn to_off(value: u64) -> io::Result<off_t> {
     off_t::try_from(value).map_err(|_| {
         io::Error::new(io::ErrorKind::FileTooLarge, format!("offset {value} does not fit off_t"))
     })

@@ -9,6 +9,7 @@ pub(crate) mod iovec;
 pub(crate) mod memory;
 #[cfg(test)]
 pub(crate) mod script;
+pub(crate) mod space;
 
 pub use call::Received;
 pub(crate) use call::{

@@ -36,7 +36,7 @@ pub(crate) enum Call {
     Allocate,
     /// fallocate(2), `FALLOC_FL_PUNCH_HOLE`
     Punch,
-    /// mmap(2) with `MAP_FIXED`
+    /// mmap(2) of pages of a view
     Map,
 }
 

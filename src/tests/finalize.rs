@@ -69,6 +69,52 @@ fn a_refused_map_is_a_copy() {
 
 #[test]
 #[cfg_attr(miri, ignore = "needs memory maps")]
+fn where_somebody_else_has_mapped_something_the_view_is_reserved_first() {
+    let pool = Pool::new().unwrap();
+    let bytes = pattern(2 * MIB);
+    for before in [vec![], vec![None]] {
+        let (mut rope, _between) = in_two_places(&pool, &bytes);
+        rope.push_front("a header from elsewhere");
+        let answers = before.into_iter().chain([Some(Errno::EEXIST)]);
+        let view = script::refusing(Call::Map, answers, || rope.finalize().unwrap());
+        assert_eq!(view.num_maps(), 2);
+        assert!(view[23..] == bytes);
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "needs memory maps")]
+fn threads_do_not_map_over_each_other() {
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            scope.spawn(move || {
+                let pool = Pool::new().unwrap();
+                let bytes = vec![thread; MIB];
+                for _ in 0..50 {
+                    let (rope, _between) = in_two_places(&pool, &bytes);
+                    let view = rope.finalize().unwrap();
+                    assert_eq!((view.copied_bytes(), view.num_maps()), (0, 2));
+                    assert!(*view == bytes);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "needs memory maps")]
+fn mapped_pages_lie_in_2_mib_as_they_do_in_the_arena() {
+    let pool = Pool::new().unwrap();
+    let (rope, _between) = in_two_places(&pool, &pattern(6 * MIB));
+    let mut tail = rope.slice(3 * MIB..);
+    tail.append(rope.slice(..3 * MIB));
+    let place = pool.offset_of(tail.chunks().next().unwrap()).unwrap();
+    let view = tail.finalize().unwrap();
+    assert_eq!((view.num_maps(), view.as_ptr().addr() % (2 * MIB)), (2, place % (2 * MIB)));
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "needs memory maps")]
 fn a_view_outlives_everything_else() {
     let pool = Pool::new().unwrap();
     let bytes = pattern(2 * MIB);

@@ -1,20 +1,19 @@
 //! The memory of a view: pages with a second address, or segments that lie side by side.
-#![allow(unsafe_code)] // maps pages, and makes slices of what lies there
+#![allow(unsafe_code)] // copies to mapped pages, and makes slices of what lies there
 
 use std::fs::File;
 use std::io;
-use std::num::NonZeroUsize;
 use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use memmap2::{MmapOptions, MmapRaw};
 
 use super::plan::Layout;
 use crate::rope::Rope;
 use crate::sys::memory;
+use crate::sys::space::Space;
 
 /// Segments that lie side by side in the arena, as one slice.
 pub(super) struct Adjacent {
@@ -46,9 +45,9 @@ impl AsRef<[u8]> for Adjacent {
     }
 }
 
-/// One reservation in which some pages are the arena's and the others hold copies.
+/// Address space in which some pages are the arena's and the others hold copies.
 pub(super) struct Mapping {
-    reservation: MmapRaw,
+    space: Space,
     lead: usize,
     len: usize,
     /// Keep the mapped pages from being recycled.
@@ -57,61 +56,69 @@ pub(super) struct Mapping {
 }
 
 impl Mapping {
-    /// Lays `rope` out; its segments that lie in the arena are kept.
+    /// Lays `rope` out and takes its segments; those that lie in the arena are kept.
     ///
     /// # Errors
     ///
-    /// When the kernel refuses the reservation or one of the maps, or when so many maps exist that this
-    /// process might run out of them. Nothing is left behind then.
+    /// When the kernel refuses a map, or when so many maps exist that this process might run out of them.
+    /// Nothing is left behind then, and the rope is as it was.
     ///
     /// # Safety
     ///
     /// `layout` is the plan for this very rope, and its places are those of `arena`.
     pub(super) unsafe fn new(
-        rope: &Rope,
+        rope: &mut Rope,
         layout: &Layout,
         arena: &File,
         keep: impl Fn(&Bytes) -> bool,
     ) -> io::Result<Mapping> {
         let claim = Claim::new(layout.maps.len() + layout.copies.len() + 1)?;
-        let len = layout.lead + rope.len();
-        let reservation = MmapRaw::from(MmapOptions::new().len(len).no_reserve_swap().map_anon()?);
-        let address = |offset: usize| {
-            debug_assert!(offset < len);
-            // SAFETY: within the reservation.
-            let address = unsafe { reservation.as_mut_ptr().add(offset) };
-            // SAFETY: a mapping never starts at address zero.
-            unsafe { NonNull::new_unchecked(address) }
-        };
+        let (lead, len) = (layout.lead, rope.len());
+        let space = fill(layout, lead + len, arena)?;
         let mut cursor = rope.cursor();
         for range in &layout.copies {
             cursor.set_position(range.start);
             while cursor.position() < range.end {
                 let count = cursor.chunk().len().min(range.end - cursor.position());
-                let to = address(layout.lead + cursor.position());
-                // SAFETY: `count` bytes of the rope go where nothing but the copies is, in a reservation
-                // that is large enough for all of it.
+                let to = space.at(lead + cursor.position());
+                // SAFETY: `count` bytes of the rope go where the plan has no map, so that there are zeros to
+                // be written to, as many as the plan has bytes.
                 unsafe { ptr::copy_nonoverlapping(cursor.chunk().as_ptr(), to.as_ptr(), count) };
                 cursor.advance(count);
             }
         }
+        let segments = rope.take_segments().filter(keep).collect();
+        Ok(Mapping { space, lead, len, _segments: segments, _claim: claim })
+    }
+}
+
+/// Maps what `layout` says, and zeros between.
+fn fill(layout: &Layout, len: usize, arena: &File) -> io::Result<Space> {
+    let fill = |mut space: Space| {
+        let mut end = 0;
         for map in &layout.maps {
-            let len = NonZeroUsize::new(map.len).expect("the plan has no empty map");
-            // SAFETY: whole pages of the reservation, which holds no reference and, there, no copy.
-            unsafe { memory::map_over(address(map.at), len, arena, map.place as u64)? };
+            space.push_zeros(map.at - end)?;
+            space.push_pages(map.len, arena, map.place)?;
+            end = map.at + map.len;
         }
-        let segments = rope.segments().filter(keep).collect();
-        Ok(Mapping { reservation, lead: layout.lead, len: rope.len(), _segments: segments, _claim: claim })
+        space.push_zeros(len.saturating_sub(end))?;
+        Ok(space)
+    };
+    let like = layout.maps.first().map_or(0, |first| first.place.wrapping_sub(first.at));
+    match Space::vacant(len, like).and_then(fill) {
+        // Another thread was faster. What is reserved is safe from others.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            Space::reserve(len.next_multiple_of(memory::page_size())).and_then(fill)
+        }
+        filled => filled,
     }
 }
 
 impl AsRef<[u8]> for Mapping {
     fn as_ref(&self) -> &[u8] {
-        // SAFETY: the lead is less than the reservation's first page.
-        let first = unsafe { self.reservation.as_ptr().add(self.lead) };
         // SAFETY: `new` has copied or mapped all `len` bytes behind the lead, and nobody writes to them
         // any more: the copies are this mapping's own, the segments keep the pages.
-        unsafe { slice::from_raw_parts(first, self.len) }
+        unsafe { slice::from_raw_parts(self.space.at(self.lead).as_ptr(), self.len) }
     }
 }
 

@@ -211,7 +211,7 @@ impl Rope {
     ///
     /// * Segments that lie side by side, as those of a rope that is alone in its pool or was
     ///   [reserved](Rope::reserve), are borrowed: nothing is copied or mapped.
-    /// * Other segments of the pool are mapped, read only, over one reservation, mmap(2): a system call
+    /// * Other segments of the pool are mapped, read only, behind each other, mmap(2): a system call
     ///   per run of pages, and page faults when they are read.
     /// * What shares a page with something else, lies outside the pool, or is too short to be worth a
     ///   map (a run of less than 16 KiB, a view of less than 512 KiB) is copied. So is everything where the kernel refuses to map, and in an anonymous pool.
@@ -235,20 +235,21 @@ impl Rope {
     pub fn finalize(mut self) -> Result<View, FinalizeError> {
         match self.take_single() {
             Some(bytes) => Ok(View { bytes, ..View::default() }),
-            None => self.finalize_many(),
+            None => Self::finalize_many(&mut self),
         }
     }
 
-    /// Of what is more than one segment.
+    /// Of what is more than one segment; takes them. By reference, for a rope is much to move.
     #[inline(never)]
-    fn finalize_many(self) -> Result<View, FinalizeError> {
-        match self.pool().cloned() {
-            Some(pool) => self.finalize_in(&pool),
-            None => self.copy(),
+    fn finalize_many(rope: &mut Rope) -> Result<View, FinalizeError> {
+        let rope = std::mem::take(rope);
+        match rope.pool().cloned() {
+            Some(pool) => rope.finalize_in(&pool),
+            None => rope.copy(),
         }
     }
 
-    fn finalize_in(self, pool: &Pool) -> Result<View, FinalizeError> {
+    fn finalize_in(mut self, pool: &Pool) -> Result<View, FinalizeError> {
         let spans = self.chunks().map(|chunk| Span { place: pool.offset_of(chunk), len: chunk.len() });
         let mappable = pool.file().is_some() && self.len() >= LEAST_VIEW;
         let most_maps = if mappable { MOST_MAPS } else { 0 };
@@ -273,18 +274,13 @@ impl Rope {
     }
 
     #[allow(unsafe_code)] // the plan was made for this rope
-    fn map(&self, pool: &Pool, layout: &Layout) -> io::Result<View> {
+    fn map(&mut self, pool: &Pool, layout: &Layout) -> io::Result<View> {
         let arena = pool.file().ok_or(io::ErrorKind::Unsupported)?;
+        let (len, mapped) = (self.len(), layout.mapped());
         let in_pool = |bytes: &Bytes| pool.offset_of(bytes).is_some();
         // SAFETY: the plan was made of this rope's segments and their places in this pool.
         let mapping = unsafe { Mapping::new(self, layout, arena, in_pool)? };
-        let mapped = layout.mapped();
-        Ok(View {
-            bytes: Bytes::from_owner(mapping),
-            copied: self.len() - mapped,
-            mapped,
-            maps: layout.maps.len(),
-        })
+        Ok(View { bytes: Bytes::from_owner(mapping), copied: len - mapped, mapped, maps: layout.maps.len() })
     }
 
     fn copy(mut self) -> Result<View, FinalizeError> {
