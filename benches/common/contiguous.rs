@@ -19,17 +19,20 @@ use crate::measure::{Contender, timed};
 /// If there is no memory.
 #[must_use]
 pub fn filled(size: usize) -> Rope {
-    let pool = Pool::new().expect("a pool");
-    let mut rope = Rope::in_pool(&pool);
+    filled_in(&Pool::new().expect("a pool"), size)
+}
+
+fn filled_in(pool: &Pool, size: usize) -> Rope {
+    let mut rope = Rope::in_pool(pool);
     let piece = vec![7; size.min(64 << 10)];
     (0..size / piece.len()).for_each(|_| rope.extend_from_slice(&piece));
     rope
 }
 
-/// A rope of `extent` bytes after `extent` bytes, no two of which lie side by side.
+/// A rope of `extent` bytes after `extent` bytes, no two of which lie side by side. The pool holds nothing else.
 #[must_use]
-pub fn scattered(size: usize, extent: usize) -> Rope {
-    let filled = filled(size);
+pub fn scattered(pool: &Pool, size: usize, extent: usize) -> Rope {
+    let filled = filled_in(pool, size);
     let mut rope = filled.slice(..0);
     let whole = Bytes::from(whole(filled));
     let piece = |at: usize| whole.slice(at * extent..(at + 1) * extent);
@@ -69,7 +72,7 @@ pub fn time_of<T>(rope: &Rope, finish: impl FnOnce(Rope) -> T) -> f64 {
 /// All ways, ropewalk first.
 #[must_use]
 pub fn contenders(size: usize, extent: usize) -> Vec<Contender<'static>> {
-    let (alone, apart) = (filled(size), scattered(size, extent));
+    let (alone, apart) = (filled(size), scattered(&Pool::new().expect("a pool"), size, extent));
     let (same, mut resident) = (apart.clone(), vec![0; size]);
     vec![
         ("ropewalk, side by side".to_owned(), Box::new(move || time_of(&alone, |rope| drop(whole(rope))))),

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::io;
 
-use ropewalk::View;
+use ropewalk::{Pool, View};
 use ropewalk_bench::contiguous::{filled, join, scattered, time_of, touch, whole};
 use ropewalk_bench::measure::{Contender, in_turn, timed};
 
@@ -20,11 +20,17 @@ pub(super) fn table(tables: &mut Tables) -> io::Result<()> {
         side_by_side(tables, size);
         for extent in [64 << 10, 256 << 10, EXTENT] {
             if extent <= size / 4 {
-                stitched(tables, size, extent);
+                stitched(tables, "finalize", &Pool::new()?, size, extent);
             }
         }
     }
     header(tables);
+    let huge = Pool::options().huge_pages(true).create()?;
+    if huge.stats().page_size == EXTENT as u64 {
+        stitched(tables, "finalize, huge pages", &huge, LARGE, EXTENT);
+    } else {
+        eprintln!("finalize, huge pages: not measured, this system gives shared memory none (shmem_enabled)");
+    }
     Ok(())
 }
 
@@ -38,8 +44,8 @@ fn side_by_side(tables: &mut Tables, size: usize) {
 }
 
 /// Segments of `extent` bytes, no two of which lie side by side, against a join into resident memory.
-fn stitched(tables: &mut Tables, size: usize, extent: usize) {
-    let (rope, resident) = (scattered(size, extent), RefCell::new(vec![0; size]));
+fn stitched(tables: &mut Tables, group: &'static str, pool: &Pool, size: usize, extent: usize) {
+    let (rope, resident) = (scattered(pool, size, extent), RefCell::new(vec![0; size]));
     let parts = crate::report::size(extent as u64);
     let name = |what: &str| format!("{parts}: {what}");
     let bar = |name: &str, least| {
@@ -51,14 +57,14 @@ fn stitched(tables: &mut Tables, size: usize, extent: usize) {
         (name("join"), Box::new(|| timed(|| join(&rope, &mut resident.borrow_mut()).len()))),
     ];
     let timings = in_turn(&mut bare, tables.rounds(12));
-    tables.compare("finalize", size, &timings, |name| bar(name, 50.0));
+    tables.compare(group, size, &timings, |name| bar(name, 50.0));
     let mut read: [Contender<'_>; 3] = [
         (name("stitched, read"), Box::new(|| time_of(&rope, |rope| touched(whole(rope))))),
         (name("join, read"), Box::new(|| timed(|| touch(join(&rope, &mut resident.borrow_mut()))))),
         (name("stitched, read, released"), Box::new(|| time_of(&rope, |rope| drop(touched(whole(rope)))))),
     ];
     let timings = in_turn(&mut read, tables.rounds(12));
-    tables.compare("finalize", size, &timings, |name| bar(name, 3.0));
+    tables.compare(group, size, &timings, |name| bar(name, 3.0));
 }
 
 /// A header from elsewhere in front.

@@ -45,14 +45,14 @@ pub(crate) struct Arena {
 
 impl Arena {
     /// Maps `len` bytes, or as much of it as the limits of this process admit.
-    pub(crate) fn new(len: u64, huge_pages: bool) -> io::Result<Arena> {
-        let page = memory::page_size();
+    /// In pages of `page` bytes; if those are `huge`, the kernel is asked for such.
+    pub(crate) fn new(len: u64, page: usize, huge: bool) -> io::Result<Arena> {
         let arena = Self::on_memfd(len, page).or_else(|_| Self::anonymous(len, page))?;
         // A child that wrote into shared memory would write into this process's payloads. Failure is
         // a kernel older than 2.6.16.
         arena.map.advise(Advice::DontFork)?;
-        if huge_pages {
-            // Advice only: where the kernel has none for shared memory, the pages are small.
+        if huge {
+            // Advice only: where the kernel has none, the pages are small.
             let _ = arena.map.advise(Advice::HugePage);
         }
         Ok(arena)

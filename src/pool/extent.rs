@@ -263,7 +263,7 @@ impl Extent {
     /// How far into a page the filled bytes reach; 0 on the heap.
     pub(crate) fn end_in_page(&self) -> usize {
         let Owner::Pages(lease) = &self.owner else { return 0 };
-        (self.base.as_ptr().addr() + self.filled) % lease.pool().page_size()
+        cut(self.base, self.filled, lease) % lease.pool().page_size()
     }
 
     /// Leaves the first `lead` bytes of an empty extent unused.

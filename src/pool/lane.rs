@@ -17,18 +17,18 @@ use super::pages::{Pages, Taken};
 /// More threads than that share lanes.
 const LANES: u32 = 16;
 
-/// Fewest pages of a lane, where the arena is large enough.
-const LEAST: u32 = 1024;
+/// Fewest bytes of a lane, where the arena is large enough.
+pub(super) const LEAST: usize = 4 << 20;
 
-/// Takes up to `want` pages, in this thread's lane if others use the pool too.
-pub(super) fn take(pages: &mut Pages, want: u32, enough: u32) -> Option<Taken> {
+/// Takes up to `want` pages, in this thread's lane of at least `least` if others use the pool too.
+pub(super) fn take(pages: &mut Pages, want: u32, enough: u32, least: u32) -> Option<Taken> {
     // A rope that is alone may need all pages from the first on to be side by side.
-    let beside = if pages.in_use() > 0 { pages.take_within(lane(pages), want, enough) } else { None };
+    let beside = if pages.in_use() > 0 { pages.take_within(lane(pages, least), want, enough) } else { None };
     beside.or_else(|| pages.take(want, enough))
 }
 
-fn lane(pages: &Pages) -> Range<u32> {
-    let stride = (pages.top() / LANES).max(LEAST.min(pages.total() / LANES));
+fn lane(pages: &Pages, least: u32) -> Range<u32> {
+    let stride = (pages.top() / LANES).max(least.min(pages.total() / LANES));
     let start = number() * stride;
     start..start + stride
 }

@@ -13,6 +13,7 @@ use super::line::Line;
 use super::pages::{Pages, Run, Taken};
 use super::{ENOUGH, Pool, PoolOptions, PoolStats, lane};
 use crate::event::event;
+use crate::sys::memory;
 
 /// The clock is asked once in so many times that pages are given back: it costs more than all the rest.
 const TICK: u32 = 16;
@@ -30,6 +31,10 @@ pub(super) struct Leases {
 
 struct Free {
     pages: Pages,
+    /// `ENOUGH` in pages.
+    enough: u32,
+    /// `lane::LEAST` in pages.
+    least_lane: u32,
     peak: u32,
     /// Memory was refused when it was last asked for: pages that have some are taken wherever they are.
     scarce: bool,
@@ -53,20 +58,24 @@ pub(super) struct Lease {
 
 impl Leases {
     pub(super) fn new(options: &PoolOptions) -> io::Result<Leases> {
-        let page = crate::sys::memory::page_size() as u64;
+        let huge = if options.huge_pages { memory::huge_page_size() } else { None };
+        let size = huge.unwrap_or_else(memory::page_size);
+        let page = size as u64;
         let pages = options.capacity.div_ceil(page);
         if pages == 0 || pages > u64::from(u32::MAX) {
             let message =
                 format!("a pool's capacity is 1 byte to 2^32 pages, not {} bytes", options.capacity);
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
-        let arena = Arena::new(pages * page, options.huge_pages)?;
+        let arena = Arena::new(pages * page, size, options.huge_pages)?;
         let total = arena.pages();
         let now = Instant::now();
         Ok(Leases {
             counts: Counts::new(total),
             free: Mutex::new(Free {
                 pages: Pages::new(total),
+                enough: to_page(ENOUGH.div_ceil(size)),
+                least_lane: to_page(lane::LEAST.div_ceil(size)),
                 peak: 0,
                 scarce: false,
                 extents: 0,
@@ -114,6 +123,7 @@ impl Leases {
             in_use: bytes(free.pages.in_use()),
             warm: bytes(free.pages.warm_free()),
             peak: bytes(free.peak),
+            page_size: self.arena.page_size() as u64,
             backing: self.arena.backing(),
             reduced: self.reduced,
             extents: free.extents,
@@ -217,9 +227,9 @@ impl Leases {
 impl Free {
     fn take(&mut self, want: u32) -> Option<Taken> {
         if self.scarce {
-            return self.pages.take(want, ENOUGH);
+            return self.pages.take(want, self.enough);
         }
-        lane::take(&mut self.pages, want, ENOUGH)
+        lane::take(&mut self.pages, want, self.enough, self.least_lane)
     }
 
     /// Returns whom to wake, once the lock is released.
@@ -287,8 +297,8 @@ impl Lease {
     /// first on, are mapped.
     pub(super) fn grow(&mut self, want: u32, exactly: bool) -> (u32, u32) {
         let end = self.run.end();
-        let take = |Free { pages, .. }: &mut Free| {
-            if exactly { pages.take_exact_at(end, want) } else { pages.take_at(end, want, ENOUGH) }
+        let take = |Free { pages, enough, .. }: &mut Free| {
+            if exactly { pages.take_exact_at(end, want) } else { pages.take_at(end, want, *enough) }
         };
         let taken = self.leases().take(take, 0);
         let Some(Taken { run, mapped }) = taken else { return (0, 0) };

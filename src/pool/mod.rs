@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::event::event;
+use crate::sys::memory;
 pub use arena::Backing;
 use bounce::Bounces;
 pub(crate) use extent::{Extent, PIECE};
@@ -36,8 +37,8 @@ use lease::Leases;
 pub(crate) use lease::is_at_capacity;
 pub use line::Waiting;
 
-/// Warm runs below this many pages are left for small extents: each run is one map in a view.
-const ENOUGH: u32 = 16;
+/// Warm runs below this many bytes are left for small extents: each run is one map in a view.
+const ENOUGH: usize = 64 << 10;
 
 /// Recycled memory that ropes receive into.
 ///
@@ -167,7 +168,7 @@ impl Pool {
         self.0.leases.assert_invariants();
     }
 
-    /// Bytes per page of this machine.
+    /// Bytes per page: the machine's, or a huge one's.
     #[inline]
     pub(crate) fn page_size(&self) -> usize {
         self.0.leases.arena().page_size()
@@ -210,7 +211,9 @@ impl Pool {
 
     /// A buffer to read into when the pages to be filled are cold; `None` if those are to be committed.
     pub(crate) fn take_bounce(&self) -> Option<Extent> {
-        self.file().and_then(|_memfd| self.0.bounces.take(self.zeroes()))
+        // A page that is written to without a map is never a huge one.
+        let small = self.page_size() == memory::page_size();
+        self.file().filter(|_memfd| small).and_then(|_memfd| self.0.bounces.take(self.zeroes()))
     }
 
     pub(crate) fn give_bounce(&self, bounce: Extent) {
@@ -340,15 +343,21 @@ impl PoolOptions {
         self
     }
 
-    /// Asks for transparent huge pages (`MADV_HUGEPAGE`). Default: no. Whether shared memory gets any
-    /// is the system's choice (`/sys/kernel/mm/transparent_hugepage/shmem_enabled`), and on some virtual
-    /// machines they are slower: measure.
+    /// Asks for transparent huge pages (`MADV_HUGEPAGE`) and makes them the pool's pages: 2 MiB on x86-64.
+    /// Default: no. A view that has to be mapped is then read at memory speed, without a fault for every
+    /// 64 KiB. But a rope holds whole pages: this is for payloads of many MiB.
+    ///
+    /// Whether shared memory gets any is the system's choice, and *never* by default: where
+    /// `/sys/kernel/mm/transparent_hugepage/shmem_enabled` says so, this does nothing
+    /// ([`PoolStats::page_size`] tells). The administrator can say `advise`.
     ///
     /// # Examples
     ///
     /// ```
     /// let pool = ropewalk::Pool::options().huge_pages(true).create()?;
-    /// # drop(pool);
+    /// if pool.stats().page_size < 2 << 20 {
+    ///     eprintln!("no huge pages: is shmem_enabled `advise`?");
+    /// }
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn huge_pages(mut self, ask: bool) -> PoolOptions {
@@ -428,6 +437,8 @@ pub struct PoolStats {
     pub warm: u64,
     /// The most that was ever in use.
     pub peak: u64,
+    /// Of a page; ropes hold whole pages.
+    pub page_size: u64,
     /// What the pages are made of.
     pub backing: Backing,
     /// Whether the kernel refused a memfd or a reservation of the size asked for.

@@ -1,6 +1,6 @@
 //! The calls behind the arena: a memfd and its holes.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
@@ -69,6 +69,19 @@ pub(crate) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usi
 /// sysconf(3), `_SC_PAGESIZE`.
 pub(crate) fn page_size() -> usize {
     system_value(SysconfVar::PAGE_SIZE).unwrap_or(4096)
+}
+
+/// Bytes of a huge page, where the system has any for shared memory that asks for them.
+pub(crate) fn huge_page_size() -> Option<usize> {
+    #[cfg(test)]
+    if let Some(size) = script::huge_page_size() {
+        return Some(size);
+    }
+    let setting = |name| fs::read_to_string(format!("/sys/kernel/mm/transparent_hugepage/{name}")).ok();
+    // The choice is in brackets.
+    let shared = setting("shmem_enabled")?;
+    let refused = ["[never]", "[deny]"].iter().any(|choice| shared.contains(choice));
+    if refused { None } else { setting("hpage_pmd_size")?.trim().parse().ok() }
 }
 
 /// sysconf(3), `_SC_PHYS_PAGES`: bytes of physical memory.

@@ -51,6 +51,7 @@ struct Script {
     refusals: Option<(Call, VecDeque<Option<Errno>>)>,
     /// Most bytes that a write to cold pages takes, and the errors of some.
     cold_writes: VecDeque<nix::Result<usize>>,
+    huge_page_size: Option<usize>,
 }
 
 thread_local! {
@@ -158,6 +159,18 @@ pub(crate) fn cold_writes<T>(
 pub(crate) fn write_at(bytes: &[u8]) -> nix::Result<&[u8]> {
     let answer = SCRIPT.with_borrow_mut(|script| script.as_mut()?.cold_writes.pop_front());
     answer.map_or(Ok(bytes), |most| Ok(&bytes[..most?.min(bytes.len())]))
+}
+
+/// Lets shared memory have huge pages while `body` runs; what they are made of is the kernel's affair.
+pub(crate) fn with_huge_pages<T>(size: usize, body: impl FnOnce() -> T) -> T {
+    SCRIPT.set(Some(Script { huge_page_size: Some(size), ..Script::default() }));
+    let result = body();
+    SCRIPT.set(None);
+    result
+}
+
+pub(crate) fn huge_page_size() -> Option<usize> {
+    SCRIPT.with_borrow(|script| script.as_ref()?.huge_page_size)
 }
 
 /// The error that the script has for this call, if it has one.

@@ -61,3 +61,51 @@ fn a_signal_does_not_stop_an_allocation() {
         assert_eq!(refused.raw_os_error(), Some(error as i32));
     }
 }
+
+#[test]
+#[cfg_attr(miri, ignore = "needs memory maps")]
+fn a_pool_may_have_huge_pages() {
+    const HUGE: usize = 2 << 20;
+    let create = || Pool::options().capacity(100 << 20).huge_pages(true).create().unwrap();
+    let pool = script::with_huge_pages(HUGE, create);
+    assert_eq!(pool.stats().page_size, HUGE as u64);
+    let bytes = pattern(3 * HUGE + 123_456);
+    let mut ropes = [(); 3].map(|()| Rope::in_pool(&pool));
+    // Each in the way of the others.
+    for piece in bytes.chunks(HUGE) {
+        ropes.iter_mut().for_each(|rope| rope.extend_from_slice(piece));
+    }
+    assert_eq!(pool.stats().in_use, 3 * 4 * HUGE as u64);
+    ropes.iter().for_each(Rope::assert_invariants);
+    let [whole, mut cut, other] = ropes;
+    let place = pool.offset_of(whole.chunks().next().unwrap()).unwrap();
+    let view = whole.finalize().unwrap();
+    assert!(*view == bytes && view.num_maps() > 1);
+    // The remainder of both is 0: huge pages stay huge.
+    assert_eq!((view.copied_bytes(), view.as_ptr().addr() % HUGE, place % HUGE), (0, 0, 0));
+    drop(view);
+    // Cut anywhere, such a rope is still made whole, by small pages and copies.
+    let rest = cut.split_off(HUGE + 5000);
+    cut.append(rest.slice(7..));
+    let expected = [&bytes[..HUGE + 5000], &bytes[HUGE + 5007..]].concat();
+    assert!(*cut.finalize().unwrap() == expected);
+    drop(rest);
+    pool.assert_invariants();
+    assert_eq!(pool.stats().in_use, 4 * HUGE as u64);
+    drop(other);
+    assert_eq!(pool.stats().in_use, 0);
+    assert_eq!(pool.trim().unwrap(), 3 * 4 * HUGE as u64);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "needs memory maps")]
+fn what_is_received_into_huge_pages_is_not_written_to_them() {
+    let create = || Pool::options().huge_pages(true).create().unwrap();
+    let pool = script::with_huge_pages(2 << 20, create);
+    let bytes = pattern(5 << 20);
+    let mut rope = Rope::in_pool(&pool);
+    let refused = [Err(Errno::ENOSPC)];
+    script::cold_writes(refused, &bytes, || while rope.readv_from(io::stdin()).unwrap() > 0 {});
+    assert!(rope == bytes[..]);
+    assert_eq!((pool.stats().fallbacks, pool.stats().in_use), (0, 6 << 20));
+}

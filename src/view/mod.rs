@@ -20,6 +20,7 @@ use bytes::Bytes;
 use crate::event::event;
 use crate::pool::Pool;
 use crate::rope::Rope;
+use crate::sys::memory;
 use map::{Adjacent, Mapping};
 use plan::{Bounds, Layout, Plan, Span};
 
@@ -253,7 +254,7 @@ impl Rope {
         let spans = self.chunks().map(|chunk| Span { place: pool.offset_of(chunk), len: chunk.len() });
         let mappable = pool.file().is_some() && self.len() >= LEAST_VIEW;
         let most_maps = if mappable { MOST_MAPS } else { 0 };
-        let bounds = Bounds { page: pool.page_size(), least_map: LEAST_MAP, most_maps };
+        let bounds = Bounds { page: memory::page_size(), least_map: LEAST_MAP, most_maps };
         let view = match plan::plan(spans, bounds) {
             Plan::Borrow { place } => Ok(self.borrow_adjacent(pool, place)),
             Plan::Map(layout) => self.map(pool, &layout).or_else(|_refused| {
