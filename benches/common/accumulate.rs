@@ -50,8 +50,8 @@ type Make = fn() -> Box<dyn Accumulate>;
 
 /// All of them by name.
 pub const VARIANTS: [(&str, Make); 12] = [
-    ("ropewalk", || Box::<Ropewalk>::default()),
-    ("ropewalk, known size", || Box::new(Ropewalk { known: true, ..Ropewalk::default() })),
+    ("ropewalk", || Box::new(Ropewalk::new(false, false))),
+    ("ropewalk, known size", || Box::new(Ropewalk::new(true, false))),
     ("Vec, known size", || Box::new(Known)),
     ("Vec, doubling", || Box::new(Doubling)),
     ("Vec, read_to_end", || Box::new(ReadToEnd)),
@@ -64,6 +64,19 @@ pub const VARIANTS: [(&str, Make); 12] = [
     ("linkedbytes", || Box::<Pieces<LinkedBytes>>::default()),
 ];
 
+const HUGE_PAGES: (&str, Make) = ("ropewalk, huge pages", || Box::new(Ropewalk::new(false, true)));
+
+/// The name of a further variant, on a system that gives shared memory huge pages.
+///
+/// # Panics
+///
+/// If there is no memory for a pool.
+#[must_use]
+pub fn huge_pages() -> Option<&'static str> {
+    let page_size = |huge| Ropewalk::new(false, huge).pool.stats().page_size;
+    (page_size(true) > page_size(false)).then_some(HUGE_PAGES.0)
+}
+
 /// The variant of this name, fresh.
 ///
 /// # Panics
@@ -71,7 +84,7 @@ pub const VARIANTS: [(&str, Make); 12] = [
 /// If there is none.
 #[must_use]
 pub fn variant(name: &str) -> Box<dyn Accumulate> {
-    let found = VARIANTS.iter().find(|(known, _)| *known == name);
+    let found = VARIANTS.iter().chain([&HUGE_PAGES]).find(|(known, _)| *known == name);
     found.unwrap_or_else(|| panic!("no variant is called {name:?}")).1()
 }
 
@@ -107,11 +120,11 @@ struct Ropewalk {
     known: bool,
 }
 
-impl Default for Ropewalk {
-    fn default() -> Ropewalk {
+impl Ropewalk {
+    fn new(known: bool, huge_pages: bool) -> Ropewalk {
         // While the others have their turn the pool is idle for longer than it would keep its pages.
-        let pool = Pool::options().decay(Duration::from_secs(3600)).create();
-        Ropewalk { pool: pool.expect("a pool"), known: false }
+        let pool = Pool::options().decay(Duration::from_secs(3600)).huge_pages(huge_pages).create();
+        Ropewalk { pool: pool.expect("a pool"), known }
     }
 }
 

@@ -59,7 +59,12 @@ fn machine() -> io::Result<String> {
     let processor = field("/proc/cpuinfo", "model name")?;
     let memory = field("/proc/meminfo", "MemTotal")?;
     let (kernel, compiler) = (command("uname", "-srm")?, command("rustc", "--version")?);
-    Ok(format!("{processor}, {cores} cores, {memory} of memory; {kernel}; {compiler}.\n"))
+    // The choice is in brackets.
+    let choices = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/shmem_enabled").unwrap_or_default();
+    let huge = choices.split(['[', ']']).nth(1).unwrap_or("unknown");
+    Ok(format!(
+        "{processor}, {cores} cores, {memory} of memory; {kernel}, `shmem_enabled` {huge}; {compiler}.\n"
+    ))
 }
 
 /// All that has something to reach.

@@ -5,7 +5,7 @@ use std::io::{self, Error};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 
-use ropewalk_bench::accumulate::{Message, variant};
+use ropewalk_bench::accumulate::{Message, huge_pages, variant};
 use ropewalk_bench::measure::{Contender, in_turn, timed};
 use ropewalk_bench::report;
 use ropewalk_bench::wire;
@@ -15,28 +15,30 @@ use super::{Bar, Tables};
 pub(super) fn table(tables: &mut Tables) -> io::Result<()> {
     const NAMES: [&str; 4] = ["ropewalk", "ropewalk, known size", "Vec, known size", "Vec, read_to_end"];
     for (size, rounds) in [(1 << 20, 30), (16 << 20, 15), (256 << 20, 9)] {
-        compare(tables, "receive, cold", &NAMES, (size, 0), rounds, |name| {
+        compare(tables, "receive, cold", NAMES.into_iter().chain(huge_pages()), (size, 0), rounds, |name| {
             let barred = size == 256 << 20 && name == "Vec, known size";
             if barred { Bar::AtLeast(1.0) } else { Bar::None }
         });
     }
     // Pages that the first one has filled are mapped when the second one takes them.
     const SECOND: [&str; 4] = ["ropewalk", "Vec, known size", "Vec, reused", "Vec, read_to_end"];
-    compare(tables, "receive, second", &SECOND, (256 << 20, 1), 9, |_| Bar::None);
+    compare(tables, "receive, second", SECOND.into_iter().chain(huge_pages()), (256 << 20, 1), 9, |_| {
+        Bar::None
+    });
     Ok(())
 }
 
 fn compare(
     tables: &mut Tables,
     group: &'static str,
-    names: &[&'static str],
+    names: impl IntoIterator<Item = &'static str>,
     (size, before): (usize, usize),
     rounds: usize,
     bar: impl Fn(&str) -> Bar,
 ) {
     let fresh = |name: &'static str| move || payload(name, size, before).expect("a fresh process");
     let mut contenders: Vec<Contender<'_>> =
-        names.iter().map(|&name| (name.to_owned(), Box::new(fresh(name)) as Box<_>)).collect();
+        names.into_iter().map(|name| (name.to_owned(), Box::new(fresh(name)) as Box<_>)).collect();
     let timings = in_turn(&mut contenders, tables.rounds(rounds));
     tables.compare(group, size, &timings, bar);
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::TcpStream;
 
-use ropewalk_bench::accumulate::{Accumulate, Message, VARIANTS, ends, receiving, variant};
+use ropewalk_bench::accumulate::{Accumulate, Message, VARIANTS, ends, huge_pages, receiving, variant};
 use ropewalk_bench::measure::{Contender, in_turn, timed};
 use ropewalk_bench::wire::{self, Peer};
 
@@ -21,7 +21,7 @@ pub(super) fn large(tables: &mut Tables) -> io::Result<()> {
         if tables.quick && size > 256 << 20 {
             continue;
         }
-        let near = NEAR.iter().map(|name| receiving(name, &peer, size)).collect();
+        let near = NEAR.into_iter().chain(huge_pages()).map(|name| receiving(name, &peer, size)).collect();
         let far = FAR.iter().map(|name| receiving(name, &peer, size)).collect();
         tables.near_and_far("receive, warm", size, [(near, many), (far, few)], |name| match name {
             "Vec, reused" => Bar::AtLeast(EVEN),

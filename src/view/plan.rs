@@ -42,10 +42,10 @@ pub(crate) enum Plan {
     Map(Layout),
 }
 
-/// Where everything goes, in a reservation of whole pages.
+/// Where everything goes, in a range of whole pages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
-    /// Bytes of the reservation before the view; less than a page.
+    /// Bytes of the range before the view; less than a page.
     pub(crate) lead: usize,
     /// In ascending order.
     pub(crate) maps: Vec<Map>,
@@ -58,7 +58,7 @@ pub(crate) struct Layout {
 pub(crate) struct Map {
     /// Positions of the view that these pages hold.
     pub(crate) covers: Range<usize>,
-    /// Where in the reservation they start, in bytes: a page boundary.
+    /// Where in the range they start, in bytes: a page boundary.
     pub(crate) at: usize,
     /// Where in the arena they start: a page boundary.
     pub(crate) place: usize,
