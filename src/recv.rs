@@ -27,10 +27,10 @@ impl Rope {
     ///
     /// One system call, repeated on EINTR, or recv(2) where one place is enough and the descriptor is a
     /// socket's; pages that have no memory yet are filled by a pwrite(2) behind it. It asks at first for
-    /// about what the first read of the pool's last payload brought, 4 KiB to 256 KiB, then for more as
-    /// long as that much comes, for less when it does not: 4 KiB to 1 MiB. A first read of up to 4 KiB
-    /// lies in a segment of its own size rather than in a page. Works with any descriptor that readv(2)
-    /// reads from.
+    /// about what the first read of the pool's last payload brought, or for twice that if it brought all it
+    /// was asked for, 4 KiB to 256 KiB; then for more as long as that much comes, for less when it does
+    /// not: 4 KiB to 1 MiB. A first read of up to 4 KiB lies in a segment of its own size rather than in a
+    /// page. Works with any descriptor that readv(2) reads from.
     ///
     /// # Errors
     ///
@@ -185,9 +185,10 @@ impl Rope {
     /// Notes what a read brought, for the next one; and if it was a payload's first, for the next payload.
     #[inline]
     fn learn(&mut self, offered: usize, count: usize) {
-        let held_back = count == offered && count < LITTLE;
+        let full = count == offered;
+        let held_back = full && count < LITTLE;
         if let (Some(pool), true) = (self.pool(), self.is_empty() && count > 0 && !held_back) {
-            pool.set_first_read(first_read(count));
+            pool.set_first_read(first_read(count, full));
         }
         self.reads().note(offered, count);
     }

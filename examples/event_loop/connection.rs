@@ -9,7 +9,7 @@ use mio::net::TcpStream;
 use ropewalk::{Pool, Rope};
 
 use crate::framing::{self, HEADER, TooLong};
-use crate::memory::{Level, Memory};
+use crate::memory::{Level, Memory, Promise};
 use crate::watch::Watch;
 
 /// Most bytes received in one turn, so that others have theirs. This bounds the messages, too.
@@ -31,8 +31,8 @@ pub(crate) struct Connection {
     outgoing: Rope,
     /// Bytes that the next message lacks, as far as is known.
     lacks: usize,
-    /// For how many of them `incoming` owns the room already.
-    provided: usize,
+    /// Room for them, when memory is scarce.
+    provided: Option<Promise>,
     /// Why nothing more is received; the connection ends when the echo is sent.
     ending: Option<Result<(), Refusal>>,
     /// Whether the kernel may have something to receive.
@@ -66,7 +66,7 @@ impl Connection {
             incoming: Rope::in_pool(pool),
             outgoing: Rope::in_pool(pool),
             lacks: HEADER,
-            provided: 0,
+            provided: None,
             ending: None,
             readable: true,
             writable: true,
@@ -101,7 +101,10 @@ impl Connection {
     pub(crate) fn provide(&mut self, memory: &Memory) -> bool {
         let provided = match memory.level() {
             Level::Plenty => true,
-            Level::Scarce => self.incoming.reserve(self.lacks).map(|()| self.provided = self.lacks).is_ok(),
+            Level::Scarce => {
+                self.provided = memory.promise(self.lacks);
+                self.provided.is_some()
+            }
             Level::None => false,
         };
         self.waiting = !provided;
@@ -161,13 +164,13 @@ impl Connection {
     /// once there is room for all of that: else many halves of messages could hold all memory. Large
     /// ones queue for it; small ones do not wait behind them.
     fn room(&mut self, memory: &Memory) -> Option<usize> {
-        if self.provided == 0 && memory.level() == Level::Plenty {
+        if self.provided.is_none() && memory.level() == Level::Plenty {
             return Some(TURN);
         }
-        if self.provided == 0 && self.is_small() {
+        if self.provided.is_none() && self.is_small() {
             self.provide(memory);
         }
-        Some(self.provided.min(TURN)).filter(|&most| most > 0)
+        self.provided.as_ref().map(|promise| promise.bytes().min(TURN))
     }
 
     fn receive(&mut self, most: usize, memory: &mut Memory) -> io::Result<()> {
@@ -175,11 +178,15 @@ impl Connection {
             Ok(0) => self.ending = Some(Ok(())),
             Ok(received) => {
                 self.received.note(received);
-                self.provided = self.provided.saturating_sub(received);
+                if let Some(promise) = &mut self.provided {
+                    promise.take(received);
+                }
+                self.provided.take_if(|promise| promise.bytes() == 0);
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
             Err(error) if error.kind() == ErrorKind::OutOfMemory => {
                 memory.ran_out();
+                self.provided = None;
                 self.waiting = true;
             }
             Err(error) => return Err(error),
@@ -206,7 +213,7 @@ impl Connection {
         if self.incoming.is_empty() || self.ending.is_some() {
             // An idle connection holds no room.
             self.incoming.clear();
-            self.provided = 0;
+            self.provided = None;
         }
     }
 

@@ -13,6 +13,8 @@ pub(crate) struct Memory {
     pub(crate) messages: u64,
     /// Bytes on the heap: what views had to copy.
     copies: Arc<AtomicUsize>,
+    /// Bytes of the pool that messages will still need, and that nobody else gets.
+    promised: Arc<AtomicUsize>,
     /// The system has refused memory since the last [`refresh`](Memory::refresh).
     ran_out: bool,
 }
@@ -31,19 +33,37 @@ pub(crate) enum Level {
 impl Memory {
     pub(crate) fn new(capacity: u64, max_message: usize) -> io::Result<Memory> {
         let pool = Pool::options().capacity(capacity).create()?;
-        Ok(Memory { pool, max_message, messages: 0, copies: Arc::default(), ran_out: false })
+        Ok(Memory {
+            pool,
+            max_message,
+            messages: 0,
+            copies: Arc::default(),
+            promised: Arc::default(),
+            ran_out: false,
+        })
     }
 
     pub(crate) fn level(&self) -> Level {
         let PoolStats { capacity, in_use, .. } = self.pool.stats();
-        let copies = self.copies() as u64;
+        let (copies, promised) = (self.copies() as u64, self.promised());
         if self.ran_out || copies >= capacity / 2 {
             Level::None
-        } else if in_use + copies >= capacity / 2 {
+        } else if in_use + promised + copies >= capacity / 2 {
             Level::Scarce
         } else {
             Level::Plenty
         }
+    }
+
+    /// Keeps `bytes` for somebody, if the pool will have them, in as many runs as it may.
+    pub(crate) fn promise(&self, bytes: usize) -> Option<Promise> {
+        let PoolStats { capacity, in_use, .. } = self.pool.stats();
+        let needed = in_use + self.promised() + (bytes + ROUNDING) as u64;
+        (needed <= capacity).then(|| Promise::new(bytes, &self.promised))
+    }
+
+    fn promised(&self) -> u64 {
+        self.promised.load(Ordering::Relaxed) as u64
     }
 
     /// Notes that the system has refused memory.
@@ -70,6 +90,38 @@ impl Memory {
             // No memory to make it contiguous, but an echo can go out in pieces.
             Err(error) => outgoing.append(error.into_rope()),
         }
+    }
+}
+
+/// What a promise may take beyond its bytes: they end inside a page, and pages are taken whole.
+const ROUNDING: usize = 4096;
+
+/// Bytes that have been kept for somebody, until they are taken or this is dropped.
+pub(crate) struct Promise {
+    bytes: usize,
+    total: Arc<AtomicUsize>,
+}
+
+impl Promise {
+    fn new(bytes: usize, total: &Arc<AtomicUsize>) -> Promise {
+        total.fetch_add(bytes + ROUNDING, Ordering::Relaxed);
+        Promise { bytes, total: Arc::clone(total) }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn take(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.total.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.bytes + ROUNDING, Ordering::Relaxed);
     }
 }
 

@@ -64,10 +64,10 @@ impl Pace {
 }
 
 /// What the first read of the next payload had better ask for, when that of the last one brought so many
-/// bytes.
+/// bytes, and might have brought more if it was `full`.
 #[inline]
-pub(crate) fn first_read(brought: usize) -> u32 {
-    match u32::try_from(brought) {
+pub(crate) fn first_read(brought: usize, full: bool) -> u32 {
+    match u32::try_from(brought << u32::from(full)) {
         Ok(little) if little < LEAST => LEAST,
         Ok(brought) if brought < MOST_FIRST => brought.next_power_of_two().max(USUAL_READ),
         _ => MOST_FIRST,

@@ -38,7 +38,8 @@ impl Rope {
     /// # Errors
     ///
     /// [`OutOfMemory`](io::ErrorKind::OutOfMemory) when the pool has no such run, or the heap no such
-    /// memory. The rope is as it was.
+    /// memory. The rope is as it was. Where many ropes share a pool that is nearly full, there may be as many
+    /// bytes in shorter runs: then receive without a reservation, and keep count of what was promised to whom.
     ///
     /// # Examples
     ///
