@@ -227,7 +227,7 @@ impl Leases {
 impl Free {
     fn take(&mut self, want: u32) -> Option<Taken> {
         if self.scarce {
-            return self.pages.take(want, self.enough);
+            return self.pages.take(want, 1);
         }
         lane::take(&mut self.pages, want, self.enough, self.least_lane)
     }
