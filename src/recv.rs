@@ -6,6 +6,10 @@
 //! ```
 //!
 //! Whole pages that stayed empty go back to the pool before the call returns.
+//!
+//! What a small message needs is inlined into the caller: the processor forgets in the kernel where the
+//! functions that are under way return to, and each of them costs as much as the message's memory.
+#![allow(clippy::inline_always)] // measured: of 64 B, 25 ns beyond the call rather than 33
 
 use std::error::Error;
 use std::fmt;
@@ -59,6 +63,7 @@ impl Rope {
     /// assert_eq!(rope, b"all of it"[..]);
     /// # Ok::<(), std::io::Error>(())
     /// ```
+    #[inline(always)]
     pub fn readv_from(&mut self, fd: impl AsFd) -> io::Result<usize> {
         self.readv_up_to(fd, usize::MAX)
     }
@@ -84,6 +89,7 @@ impl Rope {
     /// assert_eq!(rope, b"one message");
     /// # Ok::<(), std::io::Error>(())
     /// ```
+    #[inline(always)]
     pub fn readv_up_to(&mut self, fd: impl AsFd, max: usize) -> io::Result<usize> {
         let fd = fd.as_fd();
         let mut socket = *self.socket();
@@ -127,6 +133,7 @@ impl Rope {
     }
 
     /// Offers rooms to one `call` and keeps what it filled, which `count` tells. `None`: nothing to do.
+    #[inline(always)]
     fn receive<T>(
         &mut self,
         fd: BorrowedFd<'_>,
@@ -146,6 +153,19 @@ impl Rope {
         if want <= LITTLE && self.is_empty() && !self.has_tail() {
             return self.receive_little(want, want == max, call, count).map(Some);
         }
+        self.receive_more(fd, flags, want, call, count)
+    }
+
+    /// Makes the call with room in the tail, and beyond it if need be.
+    #[inline(never)]
+    fn receive_more<T>(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        flags: i32,
+        want: usize,
+        call: impl FnOnce(&mut [Room<'_>]) -> io::Result<T>,
+        count: impl FnOnce(&T) -> usize,
+    ) -> io::Result<Option<T>> {
         self.absorb_short();
         let result = match self.prepare(want) {
             Err(error) if is_at_capacity(&error) => none_at_end(fd, flags, error),
@@ -158,6 +178,7 @@ impl Rope {
     /// Makes the call with room that nobody has to keep, and keeps what came in a segment of its own size: a
     /// small message needs no page, and an idle connection nothing at all. If `all` are likely to come, the
     /// room is made that segment, else it is on the stack.
+    #[inline(always)]
     fn receive_little<T>(
         &mut self,
         want: usize,
