@@ -215,6 +215,7 @@ impl Rope {
     }
 
     /// Finds `want` bytes of room, or some at least, behind what is there.
+    #[inline]
     fn prepare(&mut self, want: usize) -> io::Result<Ahead> {
         if !self.has_tail() && self.short_segment().is_none() {
             let fresh = self.new_extent(want)?;
@@ -269,6 +270,7 @@ impl Rope {
     }
 
     /// Makes the call with the tail's room and what was prepared beyond it.
+    #[inline]
     fn fill<T>(
         &mut self,
         want: usize,
@@ -296,6 +298,7 @@ impl Rope {
 
     /// Counts what the kernel wrote as filled: the tail's room first.
     #[allow(unsafe_code)] // that the bytes are there is known only here
+    #[inline]
     fn keep(&mut self, count: usize, in_tail: usize, mut ahead: Ahead) {
         if let Some(tail) = self.tail_mut() {
             // SAFETY: the kernel fills rooms in order and wrote `count` bytes, which `sys` has checked

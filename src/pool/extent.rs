@@ -61,6 +61,7 @@ impl Extent {
     /// # Errors
     ///
     /// `OutOfMemory` when the pool is at its capacity.
+    #[inline]
     pub(crate) fn in_pool(pool: &Pool, want: usize) -> io::Result<Extent> {
         let (lease, mapped) = Lease::take(pool, pages_for(want, pool))?;
         Ok(Self::over(lease, mapped))
@@ -76,6 +77,7 @@ impl Extent {
         Ok(Self::over(lease, mapped))
     }
 
+    #[inline]
     fn over(lease: Lease, mapped: u32) -> Extent {
         let (page, run) = (lease.pool().page_size(), lease.run());
         Extent {
@@ -195,6 +197,7 @@ impl Extent {
 
     /// Gives whole pages that stayed empty back, but for `keep` bytes and what is reserved. Heap memory
     /// stays.
+    #[inline]
     pub(crate) fn give_back(&mut self, keep: usize) {
         let surplus = self.spare().saturating_sub(keep.max(self.reserved()));
         let Owner::Pages(lease) = &mut self.owner else { return };
@@ -338,6 +341,7 @@ impl Extent {
     }
 
     /// All filled bytes as a segment. No copy; whole pages behind them are given back.
+    #[inline]
     pub(crate) fn into_bytes(mut self) -> Bytes {
         self.reserved = 0;
         self.give_back(0);

@@ -157,9 +157,9 @@ impl Pages {
     /// Gives pages back; those that were committed stay warm.
     pub(crate) fn give(&mut self, run: Run) {
         let (mut taken, mut warm) = (0, 0);
-        self.each_word(run, |word, mask| {
-            taken += (word[TAKEN] & mask).count_ones();
-            warm += (word[WARM] & mask).count_ones();
+        self.each_word(run, |word, mask, len| {
+            taken += count(word[TAKEN], mask, len);
+            warm += count(word[WARM], mask, len);
             word[TAKEN] &= !mask;
         });
         debug_assert_eq!(taken, run.len, "pages given back twice: {run:?}");
@@ -191,12 +191,12 @@ impl Pages {
 
     /// Notes that these pages, which the caller owns, have memory.
     pub(crate) fn set_warm(&mut self, run: Run) {
-        self.each_word(run, |word, mask| word[WARM] |= mask);
+        self.each_word(run, |word, mask, _| word[WARM] |= mask);
     }
 
     /// Notes that these pages, which the caller owns, have memory and are in the page tables.
     pub(crate) fn set_mapped(&mut self, run: Run) {
-        self.each_word(run, |word, mask| {
+        self.each_word(run, |word, mask, _| {
             word[WARM] |= mask;
             word[MAPPED] |= mask;
         });
@@ -204,7 +204,7 @@ impl Pages {
 
     /// Notes that these pages, which the caller owns, have no memory any more.
     pub(crate) fn set_cold(&mut self, run: Run) {
-        self.each_word(run, |word, mask| {
+        self.each_word(run, |word, mask, _| {
             word[WARM] &= !mask;
             word[MAPPED] &= !mask;
         });
@@ -212,9 +212,9 @@ impl Pages {
 
     fn mark_taken(&mut self, run: Run) -> Taken {
         let (mut warm, mut mapped) = (0, true);
-        self.each_word(run, |word, mask| {
+        self.each_word(run, |word, mask, len| {
             word[TAKEN] |= mask;
-            warm += (word[WARM] & mask).count_ones();
+            warm += count(word[WARM], mask, len);
             mapped &= word[MAPPED] & mask == mask;
         });
         self.in_use += run.len;
@@ -328,14 +328,14 @@ impl Pages {
         }
     }
 
-    /// Calls `each` with every word that `run` touches and the mask of its pages in that word.
+    /// Calls `each` with every word that `run` touches, the mask of its pages in that word, and how many they are.
     #[inline]
-    fn each_word(&mut self, run: Run, mut each: impl FnMut(&mut Word, u64)) {
+    fn each_word(&mut self, run: Run, mut each: impl FnMut(&mut Word, u64, u32)) {
         let mut page = run.start;
         while page < run.end() {
             let in_word = (WORD - page % WORD).min(run.end() - page);
             let mask = (u64::MAX >> (WORD - in_word)) << (page % WORD);
-            each(&mut self.words[(page / WORD) as usize], mask);
+            each(&mut self.words[(page / WORD) as usize], mask, in_word);
             page += in_word;
         }
     }
@@ -361,4 +361,10 @@ impl Pages {
         assert!(pages().filter(|&p| !taken(p)).all(|p| p >= self.low_free));
         assert!(pages().filter(|&p| warm_free(p)).all(|p| p >= self.low_warm && p < self.top));
     }
+}
+
+/// How many of the `len` pages in `mask` have their bit set: as a rule all, which is seen without counting.
+#[inline]
+fn count(word: u64, mask: u64, len: u32) -> u32 {
+    if word & mask == mask { len } else { (word & mask).count_ones() }
 }

@@ -187,6 +187,7 @@ impl Rope {
     }
 
     /// A fresh extent of this rope's kind of memory.
+    #[inline]
     pub(crate) fn new_extent(&self, want: usize) -> io::Result<Extent> {
         match &self.pool {
             Some(pool) => Extent::in_pool(pool, want),
@@ -228,6 +229,7 @@ impl Rope {
     }
 
     /// Lets `fresh` be filled next. What the tail held becomes segments; its spare pages go back.
+    #[inline]
     pub(crate) fn replace_tail(&mut self, fresh: Extent) {
         self.finish();
         self.tail = Some(fresh);
@@ -295,6 +297,7 @@ impl Rope {
     }
 
     /// Turns full pieces of the tail into segments, so that none pins more than `PIECE` bytes.
+    #[inline]
     pub(crate) fn cut_pieces(&mut self) {
         let Some(tail) = &mut self.tail else { return };
         while tail.len() >= PIECE {
@@ -313,6 +316,7 @@ impl Rope {
     }
 
     /// Gives empty pages back, all of them if the rope is empty, but none that are reserved.
+    #[inline]
     pub(crate) fn give_back_spare(&mut self) {
         let keep = (self.len() / KEEP_PART).min(KEEP_MOST);
         let Some(tail) = &mut self.tail else { return };
