@@ -7,7 +7,7 @@ use std::ptr;
 
 use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create};
-use rustix::mm::{MapFlags, ProtFlags, mmap};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 /// A memfd, mapped once.
 pub(super) struct Memfd {
@@ -53,14 +53,25 @@ impl Memfd {
         Ok(fallocate(&self.file, flags, 0, self.map.len() as u64)?)
     }
 
-    /// The runs of `len` bytes at `places`, a second time and side by side, as in a view.
+    /// The runs of `len` bytes at `places`, a second time and side by side, as in a view: where nothing is.
     pub(super) fn side_by_side(&self, places: &[usize], len: usize) -> io::Result<Stitched> {
         let view = Stitched(reservation(places.len() * len)?);
+        // SAFETY: nobody has a reference to it. What is mapped there next is unmapped when `view` goes.
+        unsafe { munmap(view.0.as_mut_ptr().cast(), view.0.len())? };
+        self.fill(view, places, len, MapFlags::FIXED_NOREPLACE)
+    }
+
+    /// The same, in place of a reservation.
+    pub(super) fn over_a_reservation(&self, places: &[usize], len: usize) -> io::Result<Stitched> {
+        self.fill(Stitched(reservation(places.len() * len)?), places, len, MapFlags::FIXED)
+    }
+
+    fn fill(&self, view: Stitched, places: &[usize], len: usize, fixed: MapFlags) -> io::Result<Stitched> {
         for (index, &place) in places.iter().enumerate() {
-            // SAFETY: within the reservation.
+            // SAFETY: within the view's range.
             let address = unsafe { view.0.as_mut_ptr().add(index * len) };
-            let (flags, read) = (MapFlags::SHARED | MapFlags::FIXED, ProtFlags::READ);
-            // SAFETY: whole pages of the reservation, which nobody has a reference to.
+            let (flags, read) = (MapFlags::SHARED | fixed, ProtFlags::READ);
+            // SAFETY: whole pages of the view's range, to which nobody has a reference.
             unsafe { mmap(address.cast(), len, read, flags, &self.file, place as u64)? };
         }
         Ok(view)

@@ -47,6 +47,11 @@ pub(super) fn stitch(tables: &mut Tables) -> io::Result<()> {
     let trials = vec![
         Trial::new(RUN, "join, resident", || timed(|| join(&mut resident))),
         Trial::new(RUN, "map", often(1, || map().map(drop))),
+        Trial::new(
+            RUN,
+            "map over a reservation",
+            often(1, || memfd.over_a_reservation(places, RUN).map(drop)),
+        ),
         Trial::new(RUN, "join, resident, read", || {
             timed(|| {
                 join(&mut same);

@@ -22,16 +22,15 @@ use super::memory::to_off;
 #[cfg(test)]
 use super::script::{self, Call};
 
-/// Bytes that an entry of the page tables' second floor maps, where a page is 4 KiB.
+/// Bytes of a huge page, where a page is 4 KiB.
 const HUGE: usize = 2 << 20;
 
 /// A range of addresses, mapped by this and by nobody else. munmap(2) when it goes.
 pub(crate) struct Space {
     start: NonNull<u8>,
-    /// Bytes from `start` on that were filled. `filled <= mapped`, unless nothing was reserved: then they
-    /// are the same.
+    /// Bytes from `start` on that were filled.
     filled: usize,
-    /// Bytes from `start` on that are mapped.
+    /// Bytes from `start` on that are mapped: those, or all that was reserved.
     mapped: usize,
 }
 
