@@ -8,8 +8,8 @@
 //! Whole pages that stayed empty go back to the pool before the call returns.
 //!
 //! What a small message needs is inlined into the caller: the processor forgets in the kernel where the
-//! functions that are under way return to, and each of them costs as much as the message's memory.
-#![allow(clippy::inline_always)] // measured: of 64 B, 25 ns beyond the call rather than 33
+//! functions that are under way return to, and each of those is a branch mispredicted.
+#![allow(clippy::inline_always)] // the compiler takes it for too much
 
 use std::error::Error;
 use std::fmt;

@@ -6,6 +6,7 @@ use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use ropewalk::Pool;
 use ropewalk_bench::contiguous::touch;
 use ropewalk_bench::measure::timed;
 use ropewalk_bench::wire;
@@ -86,23 +87,31 @@ pub(super) fn decay(tables: &mut Tables) -> io::Result<()> {
         let between = (seconds[1] - seconds[0]) / SHARE;
         tables.figure("decay", super::size(size as u64), "once in, for 1 % of a core", (between, "s"));
     }
-    clock(tables);
-    Ok(())
+    once(tables)
 }
 
-/// What asking the clock costs each time that pages are given back, beside the lock.
-fn clock(tables: &mut Tables) {
+/// What is done once for pages or for a message: to ask the clock, to lock, to have a handle and a block of memory.
+fn once(tables: &mut Tables) -> io::Result<()> {
     const TIMES: u32 = 10_000;
     let lock = Mutex::new(0_u32);
     let locked = || *lock.lock().unwrap_or_else(PoisonError::into_inner) += 1;
     let asked = || {
         black_box(Instant::now());
     };
-    let trials = vec![often("lock, unlock", TIMES, locked), often("Instant::now", TIMES, asked)];
-    tables.weigh("clock", Unit("ns", 1e9 / f64::from(TIMES)), 15, trials);
+    let pool = Pool::new()?;
+    let handle = || drop(black_box(pool.clone()));
+    let block = || drop(black_box(Vec::<u8>::with_capacity(64)));
+    let trials = vec![
+        often("lock, unlock", TIMES, locked),
+        often("Instant::now", TIMES, asked),
+        often("Pool::clone, drop", TIMES, handle),
+        often("64 B allocated, freed", TIMES, block),
+    ];
+    tables.weigh("once", Unit("ns", 1e9 / f64::from(TIMES)), 15, trials);
+    Ok(())
 }
 
 fn often<'a>(way: &'static str, times: u32, work: impl Fn() + 'a) -> Trial<'a> {
     let round = move || timed(|| (0..times).for_each(|_| work()));
-    Trial { at: "once".to_owned(), way, round: Box::new(round) }
+    Trial { at: "each".to_owned(), way, round: Box::new(round) }
 }

@@ -5,8 +5,8 @@
 //!                 └► kept ──────────────► pages │ zeros │ pages │ pages ►      MAP_FIXED
 //! ```
 //!
-//! Where nothing is, the kernel has nothing to cut and take away: a map costs it three fifths of what it
-//! costs over a reservation. But another thread may map something in the hole meanwhile.
+//! Where nothing is, the kernel has nothing to cut and take away (`docs/design.md`, section 7). But another
+//! thread may map something in the hole meanwhile.
 #![allow(unsafe_code)] // maps at fixed addresses
 
 use std::ffi::c_void;
