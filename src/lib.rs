@@ -88,6 +88,7 @@ struct Readme;
 
 /// [async]: crate::guide_async
 /// [design]: https://docs.rs/crate/ropewalk/latest/source/docs/design.md
+/// [huge]: https://docs.rs/crate/ropewalk/latest/source/docs/benchmarks.md
 /// [comparison]: https://docs.rs/crate/ropewalk/latest/source/docs/comparison.md
 /// [`Pool::new`]: crate::Pool::new
 ///
