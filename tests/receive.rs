@@ -1,6 +1,6 @@
 //! Receiving from real descriptors.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::Barrier;
@@ -182,6 +182,18 @@ fn a_look_at_the_end_waits_no_longer_than_the_call_would() {
     rope.set_limit(4);
     let error = rope.recvmsg_from(&socket, nix::libc::MSG_DONTWAIT).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
+}
+
+#[test]
+fn a_first_read_that_was_filled_asks_for_more_the_next_time() {
+    let pool = Pool::new().unwrap();
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&[7; 1 << 20]).unwrap();
+    let first_reads = [(); 4].map(|()| {
+        file.rewind().unwrap();
+        Rope::in_pool(&pool).readv_from(&file).unwrap()
+    });
+    assert_eq!(first_reads, [64 << 10, 128 << 10, 256 << 10, 256 << 10]);
 }
 
 #[test]

@@ -57,9 +57,11 @@ impl Memory {
 
     /// Keeps `bytes` for somebody, if the pool will have them, in as many runs as it may.
     pub(crate) fn promise(&self, bytes: usize) -> Option<Promise> {
-        let PoolStats { capacity, in_use, .. } = self.pool.stats();
-        let needed = in_use + self.promised() + (bytes + ROUNDING) as u64;
-        (needed <= capacity).then(|| Promise::new(bytes, &self.promised))
+        let PoolStats { capacity, in_use, page_size, .. } = self.pool.stats();
+        // They end inside a page, and pages are taken whole.
+        let kept = bytes + page_size as usize;
+        let fits = in_use + self.promised() + kept as u64 <= capacity;
+        fits.then(|| Promise::new(bytes, kept, &self.promised))
     }
 
     fn promised(&self) -> u64 {
@@ -93,35 +95,35 @@ impl Memory {
     }
 }
 
-/// What a promise may take beyond its bytes: they end inside a page, and pages are taken whole.
-const ROUNDING: usize = 4096;
-
 /// Bytes that have been kept for somebody, until they are taken or this is dropped.
 pub(crate) struct Promise {
     bytes: usize,
+    /// What it still adds to the total.
+    kept: usize,
     total: Arc<AtomicUsize>,
 }
 
 impl Promise {
-    fn new(bytes: usize, total: &Arc<AtomicUsize>) -> Promise {
-        total.fetch_add(bytes + ROUNDING, Ordering::Relaxed);
-        Promise { bytes, total: Arc::clone(total) }
+    fn new(bytes: usize, kept: usize, total: &Arc<AtomicUsize>) -> Promise {
+        total.fetch_add(kept, Ordering::Relaxed);
+        Promise { bytes, kept, total: Arc::clone(total) }
     }
 
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
+    /// Notes that so many of them have been taken.
     pub(crate) fn take(&mut self, bytes: usize) {
-        let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
+        self.kept -= bytes;
         self.total.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
 impl Drop for Promise {
     fn drop(&mut self) {
-        self.total.fetch_sub(self.bytes + ROUNDING, Ordering::Relaxed);
+        self.total.fetch_sub(self.kept, Ordering::Relaxed);
     }
 }
 

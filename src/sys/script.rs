@@ -38,6 +38,8 @@ pub(crate) enum Call {
     Punch,
     /// mmap(2) of pages of a view
     Map,
+    /// mmap(2) of the room for a view, and of what is between its pages
+    Zeros,
 }
 
 #[derive(Default)]

@@ -121,6 +121,8 @@ impl Drop for Space {
 }
 
 fn zeros(at: Option<NonZeroUsize>, len: usize, flags: MapFlags) -> io::Result<NonNull<u8>> {
+    #[cfg(test)]
+    script::refuse(Call::Zeros)?;
     let flags = flags | MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
     let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     // SAFETY: without `MAP_FIXED` nothing is replaced.

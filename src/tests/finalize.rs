@@ -69,6 +69,23 @@ fn a_refused_map_is_a_copy() {
 
 #[test]
 #[cfg_attr(miri, ignore = "needs memory maps")]
+fn without_room_for_a_view_it_is_a_copy() {
+    let pool = Pool::new().unwrap();
+    let bytes = pattern(2 * MIB);
+    for &refused in ERRORS {
+        for before in [vec![], vec![None]] {
+            let (mut rope, _between) = in_two_places(&pool, &bytes);
+            rope.push_front("a header from elsewhere");
+            let answers = before.into_iter().chain([Some(refused)]);
+            let view = script::refusing(Call::Zeros, answers, || rope.finalize().unwrap());
+            assert_eq!((view.copied_bytes(), view.num_maps()), (view.len(), 0));
+            assert!(view[23..] == bytes);
+        }
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "needs memory maps")]
 fn where_somebody_else_has_mapped_something_the_view_is_reserved_first() {
     let pool = Pool::new().unwrap();
     let bytes = pattern(2 * MIB);

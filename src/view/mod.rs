@@ -236,17 +236,16 @@ impl Rope {
     pub fn finalize(mut self) -> Result<View, FinalizeError> {
         match self.take_single() {
             Some(bytes) => Ok(View { bytes, ..View::default() }),
-            None => Self::finalize_many(&mut self),
+            None => self.finalize_many(),
         }
     }
 
-    /// Of what is more than one segment; takes them. By reference, for a rope is much to move.
+    /// Of what is more than one segment.
     #[inline(never)]
-    fn finalize_many(rope: &mut Rope) -> Result<View, FinalizeError> {
-        let rope = std::mem::take(rope);
-        match rope.pool().cloned() {
-            Some(pool) => rope.finalize_in(&pool),
-            None => rope.copy(),
+    fn finalize_many(self) -> Result<View, FinalizeError> {
+        match self.pool().cloned() {
+            Some(pool) => self.finalize_in(&pool),
+            None => self.copy(),
         }
     }
 
