@@ -53,6 +53,23 @@ fn a_header_in_front_costs_no_more_than_two_pages() {
 
 #[test]
 #[cfg_attr(miri, ignore = "needs memory maps")]
+fn what_is_reserved_elsewhere_goes_on_where_in_a_page_the_rope_ended() {
+    let pool = Pool::new().unwrap();
+    let bytes = pattern(2 * MIB + 100);
+    let (first, rest) = bytes.split_at(MIB + 100);
+    // While the pool is in use, those that follow are in one lane, one behind the other.
+    let _before = filled(&pool, b"something");
+    let mut rope = filled(&pool, first);
+    let _in_the_way = filled(&pool, &[0xff; MIB]);
+    rope.reserve(rest.len()).unwrap();
+    rope.extend_from_slice(rest);
+    let view = rope.finalize().unwrap();
+    assert!(*view == bytes);
+    assert!(view.num_maps() == 2 && view.copied_bytes() <= pool.page_size(), "{view:?}");
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "needs memory maps")]
 fn a_refused_map_is_a_copy() {
     let pool = Pool::new().unwrap();
     let bytes = pattern(2 * MIB);
