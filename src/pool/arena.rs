@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 
 use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
 
@@ -33,13 +34,20 @@ pub enum Backing {
     Anonymous,
 }
 
+/// Bytes of a huge page, where a page is 4 KiB; and of a page of page table entries.
+const HUGE: usize = 2 << 20;
+
 /// Smallest arena worth having; below it the pool reports the kernel's refusal.
 const SMALLEST: u64 = 1 << 20;
 
 pub(crate) struct Arena {
     map: MmapRaw,
     /// The memfd that is mapped; `None` for anonymous memory.
-    file: Option<File>,
+    file: Option<Arc<File>>,
+    /// Bytes of both before the first page, which is aligned like a huge page.
+    skip: usize,
+    /// Bytes of pages.
+    len: usize,
     page: usize,
 }
 
@@ -59,18 +67,22 @@ impl Arena {
     }
 
     fn on_memfd(len: u64, page: usize) -> io::Result<Arena> {
-        let (file, granted) = memory::memfd(len)?;
+        let (file, granted) = memory::memfd(len + HUGE as u64)?;
         if granted < len.min(SMALLEST) {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        let len = granted;
-        let map = halving(len, page, |len| MmapOptions::new().len(len).map_raw(&file))?;
-        Ok(Arena { map, file: Some(file), page })
+        let map = halving(granted, page, |len| MmapOptions::new().len(len).map_raw(&file))?;
+        let (file, len) = (Some(Arc::new(file)), usize::try_from(len).unwrap_or(usize::MAX));
+        // Where a limit has cut it short, nothing of it is given away.
+        let skip = if map.len() >= len + HUGE { map.as_ptr().align_offset(HUGE) } else { 0 };
+        let len = len.min(map.len());
+        Ok(Arena { map, file, skip, len, page })
     }
 
     fn anonymous(len: u64, page: usize) -> io::Result<Arena> {
         let map = halving(len, page, |len| MmapOptions::new().len(len).no_reserve_swap().map_anon())?;
-        Ok(Arena { map: map.into(), file: None, page })
+        let len = map.len();
+        Ok(Arena { map: map.into(), file: None, skip: 0, len, page })
     }
 
     pub(crate) fn page_size(&self) -> usize {
@@ -79,10 +91,10 @@ impl Arena {
 
     /// Whole pages in the arena.
     pub(crate) fn pages(&self) -> u32 {
-        u32::try_from(self.map.len() / self.page).unwrap_or(u32::MAX)
+        u32::try_from(self.len / self.page).unwrap_or(u32::MAX)
     }
 
-    pub(crate) fn file(&self) -> Option<&File> {
+    pub(crate) fn file(&self) -> Option<&Arc<File>> {
         self.file.as_ref()
     }
 
@@ -96,17 +108,22 @@ impl Arena {
     ///
     /// If `offset` lies beyond the arena.
     pub(crate) fn at(&self, offset: usize) -> NonNull<u8> {
-        assert!(offset <= self.map.len(), "offset {offset} is beyond the arena's {} bytes", self.map.len());
+        assert!(offset <= self.len, "offset {offset} is beyond the arena's {} bytes", self.len);
         // SAFETY: just checked to be within the mapping, or one past its end.
-        let address = unsafe { self.map.as_mut_ptr().add(offset) };
+        let address = unsafe { self.map.as_mut_ptr().add(self.skip + offset) };
         // SAFETY: a mapping never starts at address zero.
         unsafe { NonNull::new_unchecked(address) }
     }
 
     /// Where in the arena these bytes lie, if they do.
     pub(crate) fn offset_of(&self, bytes: &[u8]) -> Option<usize> {
-        let offset = bytes.as_ptr().addr().checked_sub(self.map.as_ptr().addr())?;
-        (offset.checked_add(bytes.len())? <= self.map.len()).then_some(offset)
+        let offset = bytes.as_ptr().addr().checked_sub(self.at(0).addr().get())?;
+        (offset.checked_add(bytes.len())? <= self.len).then_some(offset)
+    }
+
+    /// Where in the file a byte of the arena lies.
+    pub(crate) fn in_file(&self, offset: usize) -> usize {
+        self.skip + offset
     }
 
     /// Puts pages into the page tables, so that neither this process nor the kernel faults on them later.
@@ -116,7 +133,7 @@ impl Arena {
     ///
     /// When there is no memory for them; touching such a page would have been SIGBUS or a kill.
     pub(crate) fn commit(&self, run: Run, warm: bool) -> io::Result<()> {
-        let (offset, len) = self.bytes_of(run);
+        let (offset, len) = self.mapped_at(run);
         let _admission = headroom::admit(if warm { 0 } else { len as u64 })?;
         // A read fault maps sixteen pages that have memory at once, and writable: the arena is shared.
         let populate = if warm { Advice::PopulateRead } else { Advice::PopulateWrite };
@@ -134,7 +151,7 @@ impl Arena {
     /// them first. Returns how many bytes the kernel took: all of them, unless it has no memory.
     pub(crate) fn write(&self, first: u32, bytes: &[u8]) -> usize {
         let Some(file) = &self.file else { return 0 };
-        let start = first as usize * self.page;
+        let start = self.in_file(first as usize * self.page);
         let mut done = 0;
         while done < bytes.len() {
             match memory::write_at(file, &bytes[done..], (start + done) as u64) {
@@ -147,7 +164,7 @@ impl Arena {
 
     /// Gives the memory of these pages back to the system.
     pub(crate) fn decommit(&self, run: Run) -> io::Result<()> {
-        let (offset, len) = self.bytes_of(run);
+        let (offset, len) = self.mapped_at(run);
         match &self.file {
             Some(file) => memory::punch_hole(file, offset as u64, len as u64),
             // SAFETY: the pages are private to this arena and, as the caller took them, nobody's.
@@ -162,6 +179,13 @@ impl Arena {
         unsafe { ptr::write_bytes(self.at(offset).as_ptr(), 0, len) };
     }
 
+    /// Where in the map, and in the file, these pages are, in bytes.
+    fn mapped_at(&self, run: Run) -> (usize, usize) {
+        let (offset, len) = self.bytes_of(run);
+        (self.in_file(offset), len)
+    }
+
+    /// Where in the arena these pages are, in bytes.
     fn bytes_of(&self, run: Run) -> (usize, usize) {
         debug_assert!(run.end() <= self.pages());
         (run.start as usize * self.page, run.len as usize * self.page)

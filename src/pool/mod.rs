@@ -184,8 +184,13 @@ impl Pool {
         self.0.leases.arena().at(offset)
     }
 
+    /// Where in the memfd a byte of the arena lies.
+    pub(crate) fn in_file(&self, offset: usize) -> usize {
+        self.0.leases.arena().in_file(offset)
+    }
+
     /// The memfd, unless the arena had to be anonymous.
-    pub(crate) fn file(&self) -> Option<&File> {
+    pub(crate) fn file(&self) -> Option<&Arc<File>> {
         self.0.leases.arena().file()
     }
 

@@ -6,9 +6,10 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::IoSlice;
-use std::ptr;
+use std::ptr::{self, NonNull};
 
 use nix::errno::Errno;
+use nix::sys::mman::{MRemapFlags, munmap};
 
 use super::iovec::{Room, held, offered};
 
@@ -38,6 +39,12 @@ pub(crate) enum Call {
     Punch,
     /// mmap(2) of pages of a view
     Map,
+    /// mremap(2) of pages to a view
+    Move,
+    /// mremap(2) of such pages to where they were
+    MoveBack,
+    /// mmap(2) of what they did not get back to
+    MapBack,
     /// mmap(2) of the room for a view, and of what is between its pages
     Zeros,
 }
@@ -49,8 +56,8 @@ struct Script {
     incoming: VecDeque<u8>,
     /// What writes took.
     delivered: Vec<u8>,
-    /// One call behind the arena, and the errors that it fails with, one a call; `None` lets one through.
-    refusals: Option<(Call, VecDeque<Option<Errno>>)>,
+    /// Calls behind the arena, and the errors that they fail with, one a call; `None` lets one through.
+    refusals: Vec<(Call, VecDeque<Option<Errno>>)>,
     /// Most bytes that a write to cold pages takes, and the errors of some.
     cold_writes: VecDeque<nix::Result<usize>>,
     huge_page_size: Option<usize>,
@@ -84,7 +91,15 @@ pub(crate) fn refusing<T>(
     errors: impl IntoIterator<Item = Option<Errno>>,
     body: impl FnOnce() -> T,
 ) -> T {
-    let refusals = Some((call, errors.into_iter().collect()));
+    refusing_some([(call, errors.into_iter().collect())], body)
+}
+
+/// The same of several calls.
+pub(crate) fn refusing_some<T, const N: usize>(
+    refusals: [(Call, VecDeque<Option<Errno>>); N],
+    body: impl FnOnce() -> T,
+) -> T {
+    let refusals = refusals.into();
     SCRIPT.set(Some(Script { refusals, ..Script::default() }));
     let result = body();
     SCRIPT.set(None);
@@ -177,9 +192,22 @@ pub(crate) fn huge_page_size() -> Option<usize> {
 
 /// The error that the script has for this call, if it has one.
 pub(crate) fn refuse(call: Call) -> nix::Result<()> {
-    let error = SCRIPT.with_borrow_mut(|script| match &mut script.as_mut()?.refusals {
-        Some((refused, errors)) if *refused == call => errors.pop_front()?,
-        _ => None,
+    let error = SCRIPT.with_borrow_mut(|script| {
+        let refusals = &mut script.as_mut()?.refusals;
+        refusals.iter_mut().find(|(refused, _)| *refused == call)?.1.pop_front()?
     });
     error.map_or(Ok(()), Err)
+}
+
+/// The error that the script has for mremap(2). To go back it fails with ENOMEM after it has unmapped what was there.
+pub(crate) fn refuse_move(how: MRemapFlags, to: Option<NonNull<u8>>, len: usize) -> nix::Result<()> {
+    if how == MRemapFlags::MREMAP_DONTUNMAP {
+        return refuse(Call::Move);
+    }
+    refuse(Call::MoveBack).inspect_err(|error| {
+        if let (Errno::ENOMEM, Some(to)) = (error, to) {
+            // SAFETY: as the kernel would have done; the caller knows that it may.
+            unsafe { munmap(to.cast(), len) }.expect("mapped until now");
+        }
+    })
 }

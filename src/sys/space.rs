@@ -1,23 +1,31 @@
 //! Address space that is filled from its start to its end.
 //!
 //! ```text
-//!   a reservation ─► given back: a hole ─► pages │ zeros │ pages │ pages ►      MAP_FIXED_NOREPLACE
+//!   a reservation ─► given back: a hole ─► pages │ zeros │ moved │ pages ►      MAP_FIXED_NOREPLACE
 //!                 └► kept ──────────────► pages │ zeros │ pages │ pages ►      MAP_FIXED
 //! ```
 //!
 //! Where nothing is, the kernel has nothing to cut and take away (`docs/design.md`, section 7). But another
 //! thread may map something in the hole meanwhile.
+//!
+//! Pages that are mapped elsewhere can be *moved* here with their entries in the page tables, so that reading
+//! them takes no fault. Where they were, the map stays, without entries; in the end they go back there.
 #![allow(unsafe_code)] // maps at fixed addresses
 
-use std::ffi::c_void;
 use std::fs::File;
 use std::io;
+use std::mem;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use nix::sys::mman::{
+    MRemapFlags, MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, mremap, munmap,
+};
 
+use super::headroom;
 use super::memory::to_off;
 #[cfg(test)]
 use super::script::{self, Call};
@@ -25,13 +33,29 @@ use super::script::{self, Call};
 /// Bytes of a huge page, where a page is 4 KiB.
 const HUGE: usize = 2 << 20;
 
+/// What the kernel may need to describe a map and for its page tables.
+const DESCRIBED: usize = 8 << 10;
+
 /// A range of addresses, mapped by this and by nobody else. munmap(2) when it goes.
 pub(crate) struct Space {
+    /// Whose pages are mapped.
+    file: Arc<File>,
     start: NonNull<u8>,
     /// Bytes from `start` on that were filled.
     filled: usize,
     /// Bytes from `start` on that are mapped: those, or all that was reserved.
     mapped: usize,
+    /// In ascending order.
+    moved: Vec<Moved>,
+}
+
+/// Pages that have another address, to which they go back.
+struct Moved {
+    /// Where in the space they are.
+    at: Range<usize>,
+    home: NonNull<u8>,
+    /// Where in the file they are.
+    offset: usize,
 }
 
 // SAFETY: addresses, and who may read and write there is the owner's business.
@@ -41,35 +65,123 @@ unsafe impl Sync for Space {}
 
 impl Space {
     /// mmap(2) of zeros that take memory where they are written, to be replaced by what fills it.
-    pub(crate) fn reserve(len: usize) -> io::Result<Space> {
+    pub(crate) fn reserve(file: &Arc<File>, len: usize) -> io::Result<Space> {
         let start = zeros(None, len, MapFlags::empty())?;
-        Ok(Space { start, filled: 0, mapped: len })
+        Ok(Space { file: Arc::clone(file), start, filled: 0, mapped: len, moved: Vec::new() })
     }
 
     /// Room for `len` bytes where nothing is mapped, or was a moment ago. It leaves the same remainder as `like`
     /// when divided by 2 MiB, so that huge pages of a file at such an offset stay huge.
-    pub(crate) fn vacant(len: usize, like: usize) -> io::Result<Space> {
-        let reserved = Space::reserve(len + HUGE)?;
+    pub(crate) fn vacant(file: &Arc<File>, len: usize, like: usize) -> io::Result<Space> {
+        let reserved = Space::reserve(file, len + HUGE)?;
         let skip = like.wrapping_sub(reserved.start.as_ptr().addr()) % HUGE;
         // SAFETY: less than `HUGE`, by which the reservation is longer.
         let start = unsafe { reserved.start.add(skip) };
-        Ok(Space { start, filled: 0, mapped: 0 })
+        Ok(Space { file: Arc::clone(file), start, filled: 0, mapped: 0, moved: Vec::new() })
     }
 
-    /// mmap(2): whole pages of `file`, read only.
+    /// mmap(2): whole pages of the file, read only.
     ///
     /// # Errors
     ///
     /// `AlreadyExists` if somebody else has mapped something here, and whatever the kernel reports.
-    pub(crate) fn push_pages(&mut self, len: usize, file: &File, offset: usize) -> io::Result<()> {
+    pub(crate) fn push_pages(&mut self, len: usize, offset: usize) -> io::Result<()> {
         #[cfg(test)]
         script::refuse(Call::Map)?;
         let (at, fixed) = self.next(len);
-        let (size, offset) = (size(len)?, to_off(offset as u64)?);
+        let (flags, offset) = (MapFlags::MAP_SHARED | fixed, to_off(offset as u64)?);
         // SAFETY: what is replaced, if anything, is zeros that this has reserved and nobody has seen yet.
-        let got =
-            unsafe { mmap(Some(at), size, ProtFlags::PROT_READ, MapFlags::MAP_SHARED | fixed, file, offset) };
+        let got = unsafe { mmap(Some(at), size(len)?, ProtFlags::PROT_READ, flags, &*self.file, offset) };
         self.push(got?.cast(), len)
+    }
+
+    /// mremap(2) with `MREMAP_DONTUNMAP` of the pages at `home`, and their entries in the page tables. Whoever
+    /// touches them there takes a fault again. Where the kernel does not move shared pages (before Linux 5.13), or
+    /// something is reserved, they are mapped. Errors as above.
+    ///
+    /// # Safety
+    ///
+    /// `home` is the address of a map, shared and writable, of `len` bytes of the file from `offset` on. It stays
+    /// one until this is dropped.
+    pub(crate) unsafe fn push_moved(
+        &mut self,
+        len: usize,
+        home: NonNull<u8>,
+        offset: usize,
+    ) -> io::Result<()> {
+        let (at, fixed) = self.next(len);
+        if fixed == MapFlags::MAP_FIXED {
+            return self.push_pages(len, offset);
+        }
+        // Without `MREMAP_FIXED` the address is a wish, and nothing is replaced.
+        let to = NonZeroUsize::get(at) as *mut u8;
+        // SAFETY: what is mapped at `home` stays mapped, and has the same bytes.
+        let Ok(got) = (unsafe { remap(home, len, MRemapFlags::MREMAP_DONTUNMAP, NonNull::new(to)) }) else {
+            return self.push_pages(len, offset);
+        };
+        self.push(got, len)?;
+        self.moved.push(Moved { at: self.filled - len..self.filled, home, offset });
+        Ok(())
+    }
+
+    /// Moves the pages that were moved here back, and unmaps the others. Where that is refused they take a fault again.
+    ///
+    /// # Errors
+    ///
+    /// If memory ran out in the middle of it: some pages have no map any more where they had been. Nobody may
+    /// touch them there.
+    pub(crate) fn give_back(&mut self) -> io::Result<()> {
+        let moved = mem::take(&mut self.moved);
+        let admitted = headroom::admit((moved.len() * DESCRIBED) as u64).is_ok();
+        let (mut lost, mut end) = (Ok(()), 0);
+        for moved in moved.into_iter().filter(|_| admitted) {
+            match self.go_home(&moved) {
+                Ok(true) => {
+                    self.unmap(end..moved.at.start);
+                    end = moved.at.end;
+                }
+                Ok(false) => {}
+                Err(error) => lost = Err(error),
+            }
+        }
+        self.unmap(end..self.mapped);
+        self.mapped = 0;
+        lost
+    }
+
+    /// mremap(2) to where these pages were. Returns whether they went; an error if they are not mapped there any more.
+    fn go_home(&self, moved: &Moved) -> io::Result<bool> {
+        let (from, len) = (self.at(moved.at.start), moved.at.len());
+        // SAFETY: at both addresses there are the same pages, which nobody refers to at this one any more.
+        if unsafe { remap(from, len, MRemapFlags::MREMAP_FIXED, Some(moved.home)) }.is_ok() {
+            return Ok(true);
+        }
+        // The kernel refuses before it unmaps what is there. Should it have had no memory after that, it is a hole.
+        #[cfg(test)]
+        script::refuse(Call::MapBack)?;
+        let (prot, flags) = (
+            ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+            MapFlags::MAP_SHARED | MapFlags::MAP_FIXED_NOREPLACE,
+        );
+        let offset = to_off(moved.offset as u64)?;
+        // SAFETY: nothing is replaced.
+        match unsafe { mmap(Some(moved.home.addr()), size(len)?, prot, flags, &*self.file, offset) } {
+            Ok(home) => {
+                // SAFETY: this only changes what a child inherits.
+                unsafe { madvise(home, len, MmapAdvise::MADV_DONTFORK)? };
+                Ok(false)
+            }
+            Err(Errno::EEXIST) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn unmap(&self, range: Range<usize>) {
+        if !range.is_empty() {
+            // SAFETY: this has mapped it; whoever refers to it has this.
+            let _unmapped = unsafe { munmap(self.at(range.start).cast(), range.len()) };
+            debug_assert_eq!(_unmapped, Ok(()));
+        }
     }
 
     /// Zeros, which may be written to. Errors as above.
@@ -93,8 +205,10 @@ impl Space {
 
     fn push(&mut self, got: NonNull<u8>, len: usize) -> io::Result<()> {
         if got.addr().get() != self.start.addr().get() + self.filled {
-            // A kernel before 4.17, which takes the address for a wish.
-            drop(Space { start: got, filled: len, mapped: len });
+            // The address was a wish: for mremap(2), and for a kernel before 4.17.
+            // SAFETY: nobody knows of this map.
+            let _unmapped = unsafe { munmap(got.cast(), len) };
+            debug_assert_eq!(_unmapped, Ok(()));
             return Err(Errno::EEXIST.into());
         }
         self.filled += len;
@@ -104,7 +218,7 @@ impl Space {
 
     /// The address of a byte that was filled.
     pub(crate) fn at(&self, offset: usize) -> NonNull<u8> {
-        assert!(offset <= self.filled, "nothing is mapped at {offset}");
+        assert!(offset <= self.filled.max(self.mapped), "nothing is mapped at {offset}");
         // SAFETY: just checked to be in the range, or one past its end.
         unsafe { self.start.add(offset) }
     }
@@ -112,12 +226,26 @@ impl Space {
 
 impl Drop for Space {
     fn drop(&mut self) {
-        if self.mapped > 0 {
-            // SAFETY: this has mapped all of it; whoever refers to it has this.
-            let _unmapped = unsafe { munmap(self.start.cast::<c_void>(), self.mapped) };
-            debug_assert_eq!(_unmapped, Ok(()));
-        }
+        self.unmap(0..self.mapped);
     }
+}
+
+/// mremap(2).
+///
+/// # Safety
+///
+/// That of mremap(2): whoever refers to what is mapped at `from` or, with `MREMAP_FIXED`, at `to` finds it there.
+unsafe fn remap(
+    from: NonNull<u8>,
+    len: usize,
+    how: MRemapFlags,
+    to: Option<NonNull<u8>>,
+) -> nix::Result<NonNull<u8>> {
+    #[cfg(test)]
+    script::refuse_move(how, to, len)?;
+    let flags = MRemapFlags::MREMAP_MAYMOVE | how;
+    // SAFETY: promised by the caller.
+    Ok(unsafe { mremap(from.cast(), len, len, flags, to.map(NonNull::cast)) }?.cast())
 }
 
 fn zeros(at: Option<NonZeroUsize>, len: usize, flags: MapFlags) -> io::Result<NonNull<u8>> {

@@ -1,7 +1,10 @@
 //! Views: what is borrowed, mapped and copied, and what happens when the kernel refuses.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use nix::errno::Errno;
+use nix::sys::resource::{UsageWho, getrusage};
 
 use super::{ERRORS, pattern};
 use crate::pool::Pool;
@@ -16,13 +19,22 @@ fn filled(pool: &Pool, bytes: &[u8]) -> Rope {
     rope
 }
 
-/// Two ropes' worth of `bytes` in one, from places that do not touch.
-fn in_two_places(pool: &Pool, bytes: &[u8]) -> (Rope, Rope) {
-    let (one, other) = bytes.split_at(bytes.len() / 2);
-    let mut rope = filled(pool, one);
-    let between = filled(pool, b"something between them");
-    rope.append(filled(pool, other));
+/// A rope of `bytes` in runs of this length that do not touch, and what is between them.
+fn in_runs(pool: &Pool, bytes: &[u8], len: usize) -> (Rope, Rope) {
+    let (mut rope, mut between) = (Rope::in_pool(pool), Rope::in_pool(pool));
+    for run in bytes.chunks(len) {
+        rope.append(filled(pool, run));
+        between.append(filled(pool, b"something between them"));
+    }
     (rope, between)
+}
+
+fn in_two_places(pool: &Pool, bytes: &[u8]) -> (Rope, Rope) {
+    in_runs(pool, bytes, bytes.len() / 2)
+}
+
+fn refusals() -> impl Iterator<Item = Errno> {
+    ERRORS.iter().copied().chain([Errno::EACCES, Errno::ENFILE, Errno::EINVAL])
 }
 
 #[test]
@@ -73,15 +85,105 @@ fn what_is_reserved_elsewhere_goes_on_where_in_a_page_the_rope_ended() {
 fn a_refused_map_is_a_copy() {
     let pool = Pool::new().unwrap();
     let bytes = pattern(2 * MIB);
-    for refused in ERRORS.iter().copied().chain([Errno::EACCES, Errno::ENFILE, Errno::EINVAL]) {
+    for refused in refusals() {
         for before in [vec![], vec![None]] {
             let (rope, _between) = in_two_places(&pool, &bytes);
-            let answers = before.into_iter().chain([Some(refused)]);
-            let view = script::refusing(Call::Map, answers, || rope.finalize().unwrap());
+            let moves = before.iter().copied().chain([Some(refused); 2]).collect();
+            let script = [(Call::Move, moves), (Call::Map, [Some(refused)].into())];
+            let view = script::refusing_some(script, || rope.finalize().unwrap());
             assert_eq!((view.copied_bytes(), view.num_maps()), (2 * MIB, 0));
             assert!(*view == bytes);
         }
     }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "needs memory maps")]
+fn what_the_kernel_does_not_move_is_mapped() {
+    let pool = Pool::new().unwrap();
+    let bytes = pattern(2 * MIB);
+    for refused in refusals() {
+        for before in [vec![], vec![None]] {
+            let (rope, _between) = in_two_places(&pool, &bytes);
+            let answers = before.into_iter().chain([Some(refused)]);
+            let view = script::refusing(Call::Move, answers, || rope.finalize().unwrap());
+            assert_eq!((view.copied_bytes(), view.num_maps()), (0, 2));
+            assert!(*view == bytes);
+        }
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "needs memory maps")]
+fn what_was_moved_is_read_and_used_again_without_a_fault() {
+    let pool = Pool::new().unwrap();
+    let bytes = pattern(6 * MIB);
+    let faults = || getrusage(UsageWho::RUSAGE_THREAD).unwrap().minor_page_faults();
+    // An odd length: page tables are moved whole where they can be, else by the entry.
+    for run in [3 * MIB, MIB + pool.page_size()] {
+        let (rope, between) = in_runs(&pool, &bytes, run);
+        let kept = rope.clone();
+        let view = rope.finalize().unwrap();
+        assert!(view.num_maps() > 1);
+        let before = faults();
+        assert!(*view == bytes);
+        assert_eq!(faults(), before);
+        drop(view);
+        assert!(kept == bytes[..]);
+        assert_eq!(faults(), before);
+        drop((kept, between));
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "needs memory maps")]
+fn segments_and_views_of_the_same_pages_do_not_disturb_each_other() {
+    let pool = Pool::new().unwrap();
+    let bytes = pattern(2 * MIB);
+    let (rope, mut between) = in_two_places(&pool, &bytes);
+    let views = [rope.clone().finalize().unwrap(), rope.slice(5000..).finalize().unwrap()];
+    assert!(*views[0] == bytes && *views[1] == bytes[5000..] && rope == bytes[..]);
+    between.extend_from_slice(&bytes);
+    let [one, other] = views;
+    drop(one);
+    assert!(*other == bytes[5000..] && rope == bytes[..]);
+    drop(other);
+    assert!(rope == bytes[..] && between.slice(44..) == bytes[..]);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "needs memory maps")]
+fn what_cannot_go_back_is_still_there() {
+    let pool = Pool::new().unwrap();
+    let bytes = pattern(2 * MIB);
+    // With ENOMEM the script's kernel unmaps what is there first.
+    for refused in refusals() {
+        let (rope, between) = in_two_places(&pool, &bytes);
+        let kept = rope.clone();
+        let view = rope.finalize().unwrap();
+        script::refusing(Call::MoveBack, [Some(refused), None], || drop(view));
+        assert!(kept == bytes[..]);
+        drop((kept, between));
+        assert_eq!(pool.stats().in_use, 0);
+        let (rope, _between) = in_two_places(&pool, &bytes);
+        assert!(*rope.finalize().unwrap() == bytes);
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "needs memory maps")]
+fn pages_that_lost_their_map_are_not_used_again() {
+    let pool = Pool::new().unwrap();
+    let bytes = pattern(2 * MIB);
+    let (rope, between) = in_two_places(&pool, &bytes);
+    drop(between);
+    let view = rope.finalize().unwrap();
+    let no_memory: VecDeque<_> = [Some(Errno::ENOMEM)].into();
+    let script = [(Call::MoveBack, no_memory.clone()), (Call::MapBack, no_memory)];
+    script::refusing_some(script, || drop(view));
+    assert_eq!(pool.stats().in_use, 2 * MIB as u64);
+    let (rope, _between) = in_two_places(&pool, &bytes);
+    assert!(*rope.finalize().unwrap() == bytes);
 }
 
 #[test]
@@ -109,8 +211,9 @@ fn where_somebody_else_has_mapped_something_the_view_is_reserved_first() {
     for before in [vec![], vec![None]] {
         let (mut rope, _between) = in_two_places(&pool, &bytes);
         rope.push_front("a header from elsewhere");
-        let answers = before.into_iter().chain([Some(Errno::EEXIST)]);
-        let view = script::refusing(Call::Map, answers, || rope.finalize().unwrap());
+        let moves = before.into_iter().chain([Some(Errno::EEXIST)]).collect();
+        let script = [(Call::Move, moves), (Call::Map, [Some(Errno::EEXIST)].into())];
+        let view = script::refusing_some(script, || rope.finalize().unwrap());
         assert_eq!(view.num_maps(), 2);
         assert!(view[23..] == bytes);
     }
@@ -142,9 +245,9 @@ fn mapped_pages_lie_in_2_mib_as_they_do_in_the_arena() {
     let (rope, _between) = in_two_places(&pool, &pattern(6 * MIB));
     let mut tail = rope.slice(3 * MIB..);
     tail.append(rope.slice(..3 * MIB));
-    let place = pool.offset_of(tail.chunks().next().unwrap()).unwrap();
+    let address = tail.chunks().next().unwrap().as_ptr().addr();
     let view = tail.finalize().unwrap();
-    assert_eq!((view.num_maps(), view.as_ptr().addr() % (2 * MIB)), (2, place % (2 * MIB)));
+    assert_eq!((view.num_maps(), view.as_ptr().addr() % (2 * MIB)), (2, address % (2 * MIB)));
 }
 
 #[test]

@@ -1,19 +1,28 @@
 //! The memory of a view: pages with a second address, or segments that lie side by side.
 #![allow(unsafe_code)] // copies to mapped pages, and makes slices of what lies there
 
-use std::fs::File;
 use std::io;
 use std::ptr::{self, NonNull};
 use std::slice;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 
 use super::plan::Layout;
+use crate::event::event;
+use crate::pool::Pool;
 use crate::rope::Rope;
 use crate::sys::memory;
 use crate::sys::space::Space;
+
+/// Fewest bytes that are moved with their entries in the page tables rather than mapped; measured, see
+/// `docs/design.md`.
+const LEAST_MOVE: usize = if cfg!(any(test, fuzzing)) { 8 << 10 } else { 128 << 10 };
+
+/// Of pages that are not mapped any more where ropes would use them, so that none does: there was no memory for the
+/// kernel to put them back.
+static LOST: Mutex<Vec<Bytes>> = Mutex::new(Vec::new());
 
 /// Segments that lie side by side in the arena, as one slice.
 pub(super) struct Adjacent {
@@ -51,7 +60,7 @@ pub(super) struct Mapping {
     lead: usize,
     len: usize,
     /// Keep the mapped pages from being recycled.
-    _segments: Vec<Bytes>,
+    segments: Vec<Bytes>,
     _claim: Claim,
 }
 
@@ -65,16 +74,11 @@ impl Mapping {
     ///
     /// # Safety
     ///
-    /// `layout` is the plan for this very rope, and its places are those of `arena`.
-    pub(super) unsafe fn new(
-        rope: &mut Rope,
-        layout: &Layout,
-        arena: &File,
-        keep: impl Fn(&Bytes) -> bool,
-    ) -> io::Result<Mapping> {
+    /// `layout` is the plan for this very rope, and its places are those of `pool`.
+    pub(super) unsafe fn new(rope: &mut Rope, layout: &Layout, pool: &Pool) -> io::Result<Mapping> {
         let claim = Claim::new(layout.maps.len() + layout.copies.len() + 1)?;
         let (lead, len) = (layout.lead, rope.len());
-        let space = fill(layout, lead + len, arena)?;
+        let space = fill(layout, lead + len, pool)?;
         let mut cursor = rope.cursor();
         for range in &layout.copies {
             cursor.set_position(range.start);
@@ -87,28 +91,49 @@ impl Mapping {
                 cursor.advance(count);
             }
         }
-        let segments = rope.take_segments().filter(keep).collect();
-        Ok(Mapping { space, lead, len, _segments: segments, _claim: claim })
+        let segments = rope.take_segments().filter(|bytes| pool.offset_of(bytes).is_some()).collect();
+        Ok(Mapping { space, lead, len, segments, _claim: claim })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if let Err(_lost) = self.space.give_back() {
+            event!(warn, error = %_lost, "pages lost their map, and are not used again");
+            LOST.lock().unwrap_or_else(PoisonError::into_inner).append(&mut self.segments);
+        }
     }
 }
 
 /// Maps what `layout` says, and zeros between.
-fn fill(layout: &Layout, len: usize, arena: &File) -> io::Result<Space> {
+fn fill(layout: &Layout, len: usize, pool: &Pool) -> io::Result<Space> {
+    let arena = pool.file().ok_or(io::ErrorKind::Unsupported)?;
+    // A huge page is one entry and one fault: there is nothing to be gained.
+    let huge = pool.page_size() > memory::page_size();
     let fill = |mut space: Space| {
         let mut end = 0;
         for map in &layout.maps {
             space.push_zeros(map.at - end)?;
-            space.push_pages(map.len, arena, map.place)?;
+            let (home, offset) = (pool.address_of(map.place), pool.in_file(map.place));
+            if huge || map.len < LEAST_MOVE {
+                space.push_pages(map.len, offset)?;
+            } else {
+                // SAFETY: the arena is mapped there for as long as there is any lease, as the segments have.
+                unsafe { space.push_moved(map.len, home, offset)? };
+            }
             end = map.at + map.len;
         }
         space.push_zeros(len.saturating_sub(end))?;
         Ok(space)
     };
-    let like = layout.maps.first().map_or(0, |first| first.place.wrapping_sub(first.at));
-    match Space::vacant(len, like).and_then(fill) {
+    let like = layout
+        .maps
+        .first()
+        .map_or(0, |first| pool.address_of(first.place).addr().get().wrapping_sub(first.at));
+    match Space::vacant(arena, len, like).and_then(fill) {
         // Another thread was faster. What is reserved is safe from others.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            Space::reserve(len.next_multiple_of(memory::page_size())).and_then(fill)
+            Space::reserve(arena, len.next_multiple_of(memory::page_size())).and_then(fill)
         }
         filled => filled,
     }

@@ -275,11 +275,9 @@ impl Rope {
 
     #[allow(unsafe_code)] // the plan was made for this rope
     fn map(&mut self, pool: &Pool, layout: &Layout) -> io::Result<View> {
-        let arena = pool.file().ok_or(io::ErrorKind::Unsupported)?;
         let (len, mapped) = (self.len(), layout.mapped());
-        let in_pool = |bytes: &Bytes| pool.offset_of(bytes).is_some();
         // SAFETY: the plan was made of this rope's segments and their places in this pool.
-        let mapping = unsafe { Mapping::new(self, layout, arena, in_pool)? };
+        let mapping = unsafe { Mapping::new(self, layout, pool)? };
         Ok(View { bytes: Bytes::from_owner(mapping), copied: len - mapped, mapped, maps: layout.maps.len() })
     }
 
