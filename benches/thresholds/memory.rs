@@ -7,23 +7,30 @@ use std::ptr;
 
 use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create};
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::{MapFlags, MremapFlags, ProtFlags, mmap, mremap_fixed, munmap};
 
-/// A memfd, mapped once.
+/// Bytes whose page table entries are one page.
+const TABLE: usize = 2 << 20;
+
+/// A memfd, mapped once, from a multiple of 2 MiB on.
 pub(super) struct Memfd {
     file: File,
     map: MmapMut,
+    /// Bytes of both before the first page.
+    skip: usize,
+    len: usize,
 }
 
 impl Memfd {
     /// Of `size` bytes, none of which has memory.
     pub(super) fn new(size: usize) -> io::Result<Memfd> {
         let file = File::from(memfd_create("thresholds", MemfdFlags::CLOEXEC)?);
-        file.set_len(size as u64)?;
+        file.set_len((size + TABLE) as u64)?;
         // SAFETY: the file is this value's alone; it is written to, and mapped again, only while nothing
         // borrows the map.
         let map = unsafe { MmapMut::map_mut(&file)? };
-        Ok(Memfd { file, map })
+        let skip = map.as_ptr().align_offset(TABLE);
+        Ok(Memfd { file, map, skip, len: size })
     }
 
     /// Whose pages all have memory and are mapped.
@@ -34,17 +41,17 @@ impl Memfd {
     }
 
     pub(super) fn bytes(&mut self) -> &mut [u8] {
-        &mut self.map
+        &mut self.map[self.skip..][..self.len]
     }
 
     /// pwrite(2).
     pub(super) fn write(&mut self, at: usize, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(bytes, at as u64)
+        self.file.write_all_at(bytes, (self.skip + at) as u64)
     }
 
     /// Gives pages memory and maps them.
     pub(super) fn populate(&mut self, at: usize, len: usize) -> io::Result<()> {
-        self.map.advise_range(Advice::PopulateWrite, at, len)
+        self.map.advise_range(Advice::PopulateWrite, self.skip + at, len)
     }
 
     /// Takes the memory of all pages away.
@@ -72,7 +79,31 @@ impl Memfd {
             let address = unsafe { view.0.as_mut_ptr().add(index * len) };
             let (flags, read) = (MapFlags::SHARED | fixed, ProtFlags::READ);
             // SAFETY: whole pages of the view's range, to which nobody has a reference.
-            unsafe { mmap(address.cast(), len, read, flags, &self.file, place as u64)? };
+            unsafe { mmap(address.cast(), len, read, flags, &self.file, (self.skip + place) as u64)? };
+        }
+        Ok(view)
+    }
+
+    /// The same runs with their entries in the page tables, which go back in the end.
+    pub(super) fn moved(&self, places: &[usize], len: usize) -> io::Result<Moved> {
+        let reserved = reservation(places.len() * len + TABLE)?;
+        let start = reserved.as_mut_ptr().map_addr(|address| address.next_multiple_of(TABLE));
+        drop(reserved);
+        let mut view = Moved { start, len, homes: Vec::with_capacity(places.len()) };
+        for &place in places {
+            let home = self.as_ref()[place..].as_ptr().cast_mut();
+            // SAFETY: whole pages, which stay mapped at `home` too; where they go nothing is.
+            let got = unsafe {
+                mremap_fixed(
+                    home.cast(),
+                    len,
+                    len,
+                    MremapFlags::MAYMOVE | MremapFlags::DONTUNMAP,
+                    view.end().cast(),
+                )?
+            };
+            assert_eq!(got.cast(), view.end(), "moved to where it was to go");
+            view.homes.push(home);
         }
         Ok(view)
     }
@@ -81,7 +112,7 @@ impl Memfd {
     pub(super) fn copied(&self, places: &[usize], len: usize) -> io::Result<Stitched> {
         let view = Stitched(reservation(places.len() * len)?);
         for (index, &place) in places.iter().enumerate() {
-            let from = &self.map[place..place + len];
+            let from = &self.as_ref()[place..place + len];
             // SAFETY: within the reservation.
             let to = unsafe { view.0.as_mut_ptr().add(index * len) };
             // SAFETY: `len` bytes of the reservation, which nobody has a reference to.
@@ -93,7 +124,38 @@ impl Memfd {
 
 impl AsRef<[u8]> for Memfd {
     fn as_ref(&self) -> &[u8] {
-        &self.map
+        &self.map[self.skip..][..self.len]
+    }
+}
+
+/// Runs of `len` bytes that were moved here, and where they go back to.
+pub(super) struct Moved {
+    start: *mut u8,
+    len: usize,
+    homes: Vec<*mut u8>,
+}
+
+impl Moved {
+    fn end(&self) -> *mut u8 {
+        self.start.wrapping_add(self.homes.len() * self.len)
+    }
+}
+
+impl AsRef<[u8]> for Moved {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: all of it is mapped, and nothing writes to it, or to the memfd, while it is there.
+        unsafe { std::slice::from_raw_parts(self.start, self.homes.len() * self.len) }
+    }
+}
+
+impl Drop for Moved {
+    fn drop(&mut self) {
+        while let Some(home) = self.homes.pop() {
+            let (here, flags) = (self.end().cast(), MremapFlags::MAYMOVE);
+            // SAFETY: the same pages are at both places, and nobody refers to them here any more.
+            unsafe { mremap_fixed(here, self.len, self.len, flags, home.cast()) }
+                .expect("to where they were");
+        }
     }
 }
 

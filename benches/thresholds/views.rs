@@ -23,7 +23,7 @@ pub(super) fn map(tables: &mut Tables) -> io::Result<()> {
 pub(super) fn run(tables: &mut Tables) -> io::Result<()> {
     const VIEW: usize = 4 << 20;
     let memfd = &Memfd::warm(VIEW)?;
-    for size in doubling(4 << 10, 1 << 20) {
+    for size in doubling(4 << 10, 2 << 20) {
         let (even, odd) = ((0..VIEW).step_by(size * 2), (size..VIEW).step_by(size * 2));
         let places: Vec<usize> = even.chain(odd).collect();
         weigh(tables, ("run", size), memfd, &places, size);
@@ -58,7 +58,9 @@ pub(super) fn stitch(tables: &mut Tables) -> io::Result<()> {
                 touch(&same);
             })
         }),
+        Trial::new(RUN, "move", often(1, || memfd.moved(places, RUN).map(drop))),
         Trial::new(RUN, "map, read", often(1, || map().map(|view| touch(view.as_ref())))),
+        Trial::new(RUN, "move, read", often(1, || memfd.moved(places, RUN).map(|view| touch(view.as_ref())))),
         Trial::new(
             RUN,
             "map, populate, read",
@@ -84,6 +86,7 @@ fn weigh(
     // A small view by itself is too short for the clock.
     let views = ((1 << 20) / (places.len() * len)).max(1);
     let mapped = || memfd.side_by_side(places, len).map(|view| touch(view.as_ref()));
+    let moved = || memfd.moved(places, len).map(|view| touch(view.as_ref()));
     let fresh = || memfd.copied(places, len).map(|view| touch(view.as_ref()));
     let recycled = || {
         let mut view = Vec::with_capacity(places.len() * len);
@@ -93,6 +96,7 @@ fn weigh(
     };
     let trials = vec![
         Trial::new(size, "map", often(views, mapped)),
+        Trial::new(size, "move", often(views, moved)),
         Trial::new(size, "copy, fresh memory", often(views, fresh)),
         Trial::new(size, "copy, recycled memory", often(views, recycled)),
     ];

@@ -18,7 +18,7 @@ use crate::sys::space::Space;
 
 /// Fewest bytes that are moved with their entries in the page tables rather than mapped; measured, see
 /// `docs/design.md`.
-const LEAST_MOVE: usize = if cfg!(any(test, fuzzing)) { 8 << 10 } else { 128 << 10 };
+const LEAST_MOVE: usize = if cfg!(any(test, fuzzing)) { 8 << 10 } else { 256 << 10 };
 
 /// Of pages that are not mapped any more where ropes would use them, so that none does: there was no memory for the
 /// kernel to put them back.
