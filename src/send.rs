@@ -6,8 +6,9 @@ use std::borrow::Borrow;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use crate::rope::{Cursor, Iovecs, Pace, Rope};
+use crate::rope::{Cursor, Pace, Rope};
 use crate::sys;
+use crate::sys::iovec::Iovecs;
 
 impl Rope {
     /// sendmsg(2), or writev(2) for what is not a socket: sends from the front. What was sent leaves
@@ -106,8 +107,8 @@ impl Rope {
     }
 
     fn send(&mut self, call: impl FnOnce(&Iovecs<'_>) -> io::Result<usize>) -> io::Result<usize> {
-        let mut iovecs = Iovecs::new();
         let mut pace = *self.sends();
+        let mut iovecs = Iovecs::default();
         self.gather(0, 0, pace.bytes(), &mut iovecs);
         let sent = offer(&iovecs, &mut pace, call)?;
         drop(iovecs);
@@ -193,8 +194,8 @@ impl<R: Borrow<Rope>> Cursor<R> {
     }
 
     fn send(&mut self, call: impl FnOnce(&Iovecs<'_>) -> io::Result<usize>) -> io::Result<usize> {
-        let mut iovecs = Iovecs::new();
         let mut pace = *self.sends();
+        let mut iovecs = Iovecs::default();
         self.gather(pace.bytes(), &mut iovecs);
         let sent = offer(&iovecs, &mut pace, call)?;
         drop(iovecs);
@@ -210,13 +211,13 @@ fn offer(
     pace: &mut Pace,
     call: impl FnOnce(&Iovecs<'_>) -> io::Result<usize>,
 ) -> io::Result<usize> {
-    if iovecs.is_empty() {
+    if iovecs.held() == 0 {
         return Ok(0);
     }
     match call(iovecs)? {
         0 => Err(io::Error::new(io::ErrorKind::WriteZero, "the descriptor took none of the bytes offered")),
         sent => {
-            pace.note(sys::iovec::held(iovecs), sent);
+            pace.note(iovecs.held(), sent);
             Ok(sent)
         }
     }

@@ -3,7 +3,8 @@
 use std::borrow::Borrow;
 use std::fmt;
 
-use super::{Iovecs, Pace, Rope};
+use super::{Pace, Rope};
+use crate::sys::iovec::Iovecs;
 
 /// A position in a rope that moves without changing it: to send it again, or to many at a time.
 ///

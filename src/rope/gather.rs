@@ -2,38 +2,32 @@
 
 use std::io::IoSlice;
 
-use smallvec::SmallVec;
-
 use super::Rope;
-use crate::sys::iovec::{MAX_BYTES, MAX_IOVECS};
-
-/// The iovecs of one call, on the stack.
-pub(crate) type Iovecs<'a> = SmallVec<[IoSlice<'a>; MAX_IOVECS]>;
+use crate::sys::iovec::{Iovecs, MAX_BYTES, MAX_IOVECS};
 
 impl Rope {
-    /// Describes up to `most` bytes from byte `offset` of piece `index` on: no more than one call may
-    /// name or move, and no empty slice.
+    /// Names up to `most` bytes from byte `offset` of piece `index` on: no more than one call may name or
+    /// move, and no empty slice. The ends of the segments tell how many there are before any is looked at.
     #[inline]
     pub(crate) fn gather<'a>(&'a self, index: usize, offset: usize, most: usize, iovecs: &mut Iovecs<'a>) {
-        let mut left = most.min(MAX_BYTES);
-        let mut pieces = self.chunks_from(index).take(MAX_IOVECS);
-        let Some(first) = pieces.next() else { return };
-        let mut piece = &first[offset..];
-        while piece.len() < left {
-            left -= piece.len();
-            iovecs.push(IoSlice::new(piece));
-            match pieces.next() {
-                Some(next) => piece = next,
-                None => return,
-            }
+        let (segments, most) = (&self.segments, most.min(MAX_BYTES));
+        let from = segments.start_of(index);
+        let whole = segments.ending_within(index, MAX_IOVECS, from.saturating_add(offset + most));
+        let named = segments.iter_from(index).take(whole).map(|bytes| IoSlice::new(bytes));
+        let held = (segments.start_of(index + whole) - from).saturating_sub(offset);
+        iovecs.extend(named, held);
+        iovecs.skip(offset);
+        if whole < MAX_IOVECS {
+            let skip = if whole == 0 { offset } else { 0 };
+            let rest = self.piece(index + whole).get(skip..).unwrap_or_default();
+            let part = &rest[..rest.len().min(most - held)];
+            iovecs.extend((!part.is_empty()).then(|| IoSlice::new(part)).into_iter(), part.len());
         }
-        iovecs.push(IoSlice::new(&piece[..left]));
     }
 
     /// The pieces from `index` on, none of them empty.
     pub(crate) fn chunks_from(&self, index: usize) -> impl Iterator<Item = &[u8]> + Clone {
-        let tail = self.tail.iter().map(|tail| tail.filled()).filter(|tail| !tail.is_empty());
-        let tail = tail.skip(index.saturating_sub(self.segments.count()));
+        let tail = self.filled_tail().filter(|_| index <= self.segments.count());
         self.segments.iter_from(index).map(|bytes| &**bytes).chain(tail)
     }
 }

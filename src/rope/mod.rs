@@ -24,7 +24,6 @@ use bytes::Bytes;
 
 use crate::pool::{Extent, Pool};
 pub use cursor::Cursor;
-pub(crate) use gather::Iovecs;
 pub(crate) use pace::{Pace, first_read};
 use segments::{IntoSegments, Segments};
 pub(crate) use tail::LITTLE;
@@ -264,7 +263,15 @@ impl Rope {
 
     #[inline]
     fn push_bytes(&mut self, bytes: Bytes) {
-        if self.tail.is_some() && !bytes.is_empty() {
+        if self.tail.is_some() {
+            return self.push_behind_tail(bytes);
+        }
+        self.segments.push(bytes);
+    }
+
+    #[inline(never)]
+    fn push_behind_tail(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
             self.freeze();
         }
         self.segments.push(bytes);
@@ -372,9 +379,16 @@ impl Rope {
     #[inline]
     pub fn advance(&mut self, count: usize) {
         if count > self.segments.len() {
-            self.check("advance", count);
-            self.freeze();
+            return self.advance_into_tail(count);
         }
+        self.segments.advance(count);
+    }
+
+    #[track_caller]
+    #[inline(never)]
+    fn advance_into_tail(&mut self, count: usize) {
+        self.check("advance", count);
+        self.freeze();
         self.segments.advance(count);
     }
 
@@ -445,8 +459,7 @@ impl Rope {
     /// ```
     #[must_use]
     pub fn chunks(&self) -> impl DoubleEndedIterator<Item = &[u8]> + Clone {
-        let tail = self.tail.as_ref().map(Extent::filled).filter(|tail| !tail.is_empty());
-        self.segments.iter().map(|bytes| &**bytes).chain(tail)
+        self.segments.iter().map(|bytes| &**bytes).chain(self.filled_tail())
     }
 
     /// The bytes as owned segments, in order, sharing the memory; none of them is empty.
@@ -699,8 +712,9 @@ impl<'a> Extend<&'a [u8]> for Rope {
 
 impl<B: Into<Bytes>> FromIterator<B> for Rope {
     fn from_iter<I: IntoIterator<Item = B>>(segments: I) -> Rope {
-        let mut rope = Rope::new();
-        segments.into_iter().for_each(|bytes| rope.push(bytes));
+        let (mut rope, segments) = (Rope::new(), segments.into_iter());
+        rope.segments.reserve(segments.size_hint().0);
+        segments.for_each(|bytes| rope.push(bytes));
         rope
     }
 }

@@ -70,11 +70,12 @@ impl Segments {
         self.live().get(index..).unwrap_or_default().iter().map(|entry| &entry.bytes)
     }
 
-    /// Where segment `index` starts.
+    /// Where segment `index` starts, or would if there is none.
     #[inline]
     pub(crate) fn start_of(&self, index: usize) -> usize {
-        match index.checked_sub(1).and_then(|before| self.live().get(before)) {
-            Some(before) => before.end.wrapping_sub(self.start),
+        match index.checked_sub(1).map(|before| self.live().get(before)) {
+            Some(Some(before)) => before.end.wrapping_sub(self.start),
+            Some(None) => self.len(),
             None => 0,
         }
     }
@@ -83,6 +84,14 @@ impl Segments {
     #[inline]
     pub(crate) fn index_of(&self, position: usize) -> usize {
         self.live().partition_point(|entry| entry.end.wrapping_sub(self.start) <= position)
+    }
+
+    /// How many of the `count` segments from `index` on end at `position` or before. O(log count).
+    #[inline]
+    pub(crate) fn ending_within(&self, index: usize, count: usize, position: usize) -> usize {
+        let some = self.live().get(index..).unwrap_or_default();
+        let some = &some[..some.len().min(count)];
+        some.partition_point(|entry| entry.end.wrapping_sub(self.start) <= position)
     }
 
     #[inline]
@@ -95,6 +104,11 @@ impl Segments {
         }
         self.end = self.end.wrapping_add(bytes.len());
         self.entries.push(Entry { end: self.end, bytes });
+    }
+
+    /// Makes room for so many more.
+    pub(crate) fn reserve(&mut self, count: usize) {
+        self.entries.reserve(count);
     }
 
     #[inline]

@@ -228,6 +228,12 @@ impl Rope {
         self.tail.as_ref().map_or(0, Extent::len)
     }
 
+    /// The bytes of the tail, if it has any.
+    #[inline]
+    pub(crate) fn filled_tail(&self) -> Option<&[u8]> {
+        self.tail.as_ref().map(Extent::filled).filter(|tail| !tail.is_empty())
+    }
+
     /// Lets `fresh` be filled next. What the tail held becomes segments; its spare pages go back.
     #[inline]
     pub(crate) fn replace_tail(&mut self, fresh: Extent) {

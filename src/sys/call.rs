@@ -1,7 +1,7 @@
 //! The calls that move payload: `readv`, `recvmsg`, `writev`, `sendmsg`.
 #![allow(unsafe_code)] // raw calls: nix has no vectored read into uninitialised memory
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
@@ -11,7 +11,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags};
 
-use super::iovec::{Room, held, offered};
+use super::iovec::{Iovecs, Room, offered};
 #[cfg(test)]
 use super::script;
 
@@ -109,7 +109,8 @@ pub(crate) fn recvmsg(fd: BorrowedFd<'_>, rooms: &mut [Room<'_>], flags: i32) ->
 }
 
 /// writev(2), for whatever is not a socket.
-pub(crate) fn writev(fd: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+pub(crate) fn writev(fd: BorrowedFd<'_>, iovecs: &Iovecs<'_>) -> io::Result<usize> {
+    let slices = iovecs.slices();
     let count = retry(|| {
         #[cfg(test)]
         if let Some(answer) = script::write(slices) {
@@ -117,16 +118,17 @@ pub(crate) fn writev(fd: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<u
         }
         nix::sys::uio::writev(fd, slices)
     })?;
-    within_offer(count, held(slices), "writev")
+    within_offer(count, iovecs.held(), "writev")
 }
 
 /// sendmsg(2), or send(2) of a single slice, with `MSG_NOSIGNAL`.
 pub(crate) fn sendmsg(
     fd: BorrowedFd<'_>,
-    slices: &[IoSlice<'_>],
+    iovecs: &Iovecs<'_>,
     flags: i32,
     fds: &[BorrowedFd<'_>],
 ) -> io::Result<usize> {
+    let slices = iovecs.slices();
     let flags = MsgFlags::from_bits_retain(flags) | MsgFlags::MSG_NOSIGNAL;
     let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
@@ -141,7 +143,7 @@ pub(crate) fn sendmsg(
         }
         nix::sys::socket::sendmsg::<()>(fd.as_raw_fd(), slices, control, flags, None)
     })?;
-    within_offer(count, held(slices), "sendmsg")
+    within_offer(count, iovecs.held(), "sendmsg")
 }
 
 /// Refuses flags with which bytes would be received twice, or be counted but not there.

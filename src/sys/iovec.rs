@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
 use nix::libc;
+use smallvec::SmallVec;
 
 /// Most iovecs in one call: `IOV_MAX`, readv(2). Tiny under test, so that the seam is met all the time.
 pub(crate) const MAX_IOVECS: usize = if cfg!(any(test, fuzzing)) { 2 } else { 1024 };
@@ -45,7 +46,36 @@ pub(crate) fn offered(rooms: &[Room<'_>]) -> usize {
     rooms.iter().fold(0, |sum, room| sum.saturating_add(room.len()))
 }
 
-/// How many bytes these slices hold, at most [`usize::MAX`].
-pub(crate) fn held(slices: &[IoSlice<'_>]) -> usize {
-    slices.iter().fold(0, |sum, slice| sum.saturating_add(slice.len()))
+/// The iovecs of one send, on the stack, and how many bytes they hold.
+#[derive(Default)]
+pub(crate) struct Iovecs<'a> {
+    slices: SmallVec<[IoSlice<'a>; MAX_IOVECS]>,
+    held: usize,
+}
+
+impl<'a> Iovecs<'a> {
+    /// Names these `bytes` in all, less those that are skipped.
+    #[inline]
+    pub(crate) fn extend(&mut self, slices: impl Iterator<Item = IoSlice<'a>>, bytes: usize) {
+        self.slices.extend(slices);
+        self.held += bytes;
+    }
+
+    /// Leaves out `count` bytes of the first one, which has more.
+    #[inline]
+    pub(crate) fn skip(&mut self, count: usize) {
+        if let (true, Some(first)) = (count > 0, self.slices.first_mut()) {
+            first.advance(count);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn slices(&self) -> &[IoSlice<'a>] {
+        &self.slices
+    }
+
+    #[inline]
+    pub(crate) fn held(&self) -> usize {
+        self.held
+    }
 }
