@@ -223,11 +223,19 @@ fn secrets_in_memory() -> usize {
 #[test]
 fn a_forked_child_cannot_touch_the_arena() {
     in_child("a_forked_child_cannot_touch_the_arena", || {
-        let pool = Pool::options().capacity(1 << 20).create().unwrap();
-        let payload = pattern(1, 100 << 10);
-        let rope = received(&pool, &payload);
-        let address = rope.chunks().next().unwrap().as_ptr().cast_mut();
-        for write in [false, true] {
+        let pool = Pool::options().capacity(4 << 20).create().unwrap();
+        let payload = pattern(1, 1 << 20);
+        let (mut rope, mut other) = (Rope::in_pool(&pool), Rope::in_pool(&pool));
+        // In each other's way, so that what is made whole are pages that were moved.
+        for piece in payload.chunks(512 << 10) {
+            rope.extend_from_slice(piece);
+            other.extend_from_slice(piece);
+        }
+        let view = other.finalize().unwrap();
+        assert_eq!((view.num_maps(), view.copied_bytes()), (2, 0));
+        let addresses = [rope.chunks().next().unwrap().as_ptr().cast_mut(), view.as_ptr().cast_mut()];
+        for (address, write) in addresses.into_iter().flat_map(|address| [(address, false), (address, true)])
+        {
             // SAFETY: the child calls nothing but `_exit`, and dies before that.
             match unsafe { fork() }.unwrap() {
                 ForkResult::Child => unsafe {
@@ -244,7 +252,7 @@ fn a_forked_child_cannot_touch_the_arena() {
                 }
             }
         }
-        assert!(rope == payload);
+        assert!(rope == payload && *view == payload);
     });
 }
 

@@ -1,7 +1,7 @@
 //! Floor 2: the rope. Segments in order, one tail that is being filled, and positions in them.
 //!
 //! ```text
-//! segments.rs  the owned pieces and where each starts   (the only file that names smallvec)
+//! segments.rs  the owned pieces and where each starts
 //! tail.rs      the extent behind them that is being filled
 //! pace.rs      how many bytes to ask for, or to offer, next
 //! gather.rs    the iovecs of one send

@@ -28,7 +28,7 @@ use plan::{Bounds, Layout, Plan, Span};
 const LEAST_MAP: usize = if cfg!(fuzzing) { 4096 } else { 16 << 10 };
 
 /// Fewest bytes of a view of which anything is mapped: below, a copy into memory that the allocator
-/// recycles is several times cheaper than maps, the faults when they are read, and their end.
+/// recycles is several times cheaper than a second address, and its end.
 const LEAST_VIEW: usize = if cfg!(fuzzing) { 4096 } else { 512 << 10 };
 
 /// Most maps in one view.
@@ -212,8 +212,10 @@ impl Rope {
     ///
     /// * Segments that lie side by side, as those of a rope that is alone in its pool or was
     ///   [reserved](Rope::reserve), are borrowed: nothing is copied or mapped.
-    /// * Other segments of the pool are mapped, read only, behind each other, mmap(2): a system call
-    ///   per run of pages, and page faults when they are read.
+    /// * Other segments of the pool get a second address, behind each other. Runs of 256 KiB or more are moved there
+    ///   with their entries in the page tables, mremap(2), and back when the view goes: neither reading the view
+    ///   nor using the pages again takes a page fault. Shorter ones are mapped, mmap(2): a fault for sixteen pages
+    ///   that are read. Each run is a system call, and another one in the end.
     /// * What shares a page with something else, lies outside the pool, or is too short to be worth a
     ///   map (a run of less than 16 KiB, a view of less than 512 KiB) is copied. So is everything where the kernel refuses to map, and in an anonymous pool.
     ///
