@@ -249,6 +249,45 @@ fn without_maps_a_view_is_copied() {
 }
 
 #[test]
+fn without_maps_the_pages_of_a_view_come_back() {
+    in_child("without_maps_the_pages_of_a_view_come_back", || {
+        let pool = pool(64 * MIB);
+        let payload = pattern(5, 4 * MIB);
+        let [rope, other] = interleaved(&pool, &payload, 512 << 10);
+        let (kept, view) = (rope.clone(), rope.finalize().unwrap());
+        assert!(view.num_maps() > 1 && view.copied_bytes() == 0);
+        let maps = use_up_maps();
+        drop(view);
+        assert!(kept == payload[..] && other == payload[..]);
+        drop((kept, other));
+        assert_eq!(pool.stats().in_use, 0);
+        drop(maps);
+        for rope in interleaved(&pool, &payload, 512 << 10) {
+            assert!(*rope.finalize().unwrap() == payload[..]);
+        }
+    });
+}
+
+#[test]
+fn without_mremap_views_are_mapped_and_their_pages_come_back() {
+    in_child("without_mremap_views_are_mapped_and_their_pages_come_back", || {
+        let pool = pool(64 * MIB);
+        let payload = pattern(5, 4 * MIB);
+        let [rope, other] = interleaved(&pool, &payload, 512 << 10);
+        let moved = rope.clone().finalize().unwrap();
+        forbid(libc::SYS_mremap, None, libc::EPERM);
+        let mapped = other.finalize().unwrap();
+        assert!(mapped.num_maps() > 1 && mapped.copied_bytes() == 0);
+        assert!(*moved == payload[..] && *mapped == payload[..]);
+        drop((moved, mapped));
+        assert!(rope == payload[..]);
+        drop(rope);
+        assert_eq!(pool.stats().in_use, 0);
+        refuses_and_goes_on(&pool, "at its capacity");
+    });
+}
+
+#[test]
 fn views_leave_maps_to_others() {
     in_child("views_leave_maps_to_others", || {
         let pool = pool(64 * MIB);

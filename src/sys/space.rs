@@ -22,7 +22,8 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::mman::{
-    MRemapFlags, MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, mremap, munmap,
+    MRemapFlags, MapFlags, MmapAdvise, MsFlags, ProtFlags, madvise, mmap, mmap_anonymous, mremap, msync,
+    munmap,
 };
 
 use super::headroom;
@@ -156,24 +157,21 @@ impl Space {
         if unsafe { remap(from, len, MRemapFlags::MREMAP_FIXED, Some(moved.home)) }.is_ok() {
             return Ok(true);
         }
-        // The kernel refuses before it unmaps what is there. Should it have had no memory after that, it is a hole.
+        // As a rule the kernel refuses before it unmaps what is there, and this does nothing but look.
+        // SAFETY: msync(2) changes no byte of a shared map.
+        if unsafe { msync(moved.home.cast(), len, MsFlags::MS_ASYNC) }.is_ok() {
+            return Ok(false);
+        }
         #[cfg(test)]
         script::refuse(Call::MapBack)?;
-        let (prot, flags) = (
-            ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
-            MapFlags::MAP_SHARED | MapFlags::MAP_FIXED_NOREPLACE,
-        );
-        let offset = to_off(moved.offset as u64)?;
+        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED_NOREPLACE;
+        let (at, offset) = (Some(moved.home.addr()), to_off(moved.offset as u64)?);
         // SAFETY: nothing is replaced.
-        match unsafe { mmap(Some(moved.home.addr()), size(len)?, prot, flags, &*self.file, offset) } {
-            Ok(home) => {
-                // SAFETY: this only changes what a child inherits.
-                unsafe { madvise(home, len, MmapAdvise::MADV_DONTFORK)? };
-                Ok(false)
-            }
-            Err(Errno::EEXIST) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        let home = unsafe { mmap(at, size(len)?, prot, flags, &*self.file, offset) }?;
+        // SAFETY: this only changes what a child inherits.
+        unsafe { madvise(home, len, MmapAdvise::MADV_DONTFORK) }?;
+        Ok(false)
     }
 
     fn unmap(&self, range: Range<usize>) {
