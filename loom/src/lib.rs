@@ -1,15 +1,19 @@
-//! The counts on pages, in every order in which threads can meet: `bash .ci/sanitize loom`.
+//! The counts on pages and on the pool, in every order in which threads can meet: `bash .ci/sanitize loom`.
 #![cfg(all(test, loom))]
 
 #[path = "../../src/pool/counts.rs"]
 #[allow(dead_code)] // not all of it is for these tests
 mod counts;
+#[path = "../../src/pool/handle.rs"]
+mod handle;
 #[path = "../../src/pool/pages.rs"]
 #[allow(dead_code)] // only `Run` is
 mod pages;
 
 use counts::Counts;
+use handle::Handle;
 use loom::cell::UnsafeCell;
+use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
 use pages::Run;
@@ -90,4 +94,65 @@ fn a_lease_may_be_shared_while_others_go() {
         let recycled = pages.recycle() + other.join().expect("it does not panic");
         assert_eq!(recycled + pages.recycle(), 2);
     });
+}
+
+/// What a handle is for; loom watches that nobody reads it while or after it is dropped.
+struct Value(UnsafeCell<u32>, Arc<AtomicUsize>);
+
+impl Value {
+    #[allow(unsafe_code)] // loom watches that nobody writes meanwhile
+    fn read(&self) {
+        // SAFETY: this thread has a handle.
+        self.0.with(|value| assert_eq!(unsafe { *value }, 7));
+    }
+}
+
+impl Drop for Value {
+    #[allow(unsafe_code)] // loom watches that nobody reads meanwhile
+    fn drop(&mut self) {
+        // SAFETY: there is no handle left.
+        self.0.with_mut(|value| unsafe { *value = 0 });
+        self.1.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Nobody but loom's threads touches it.
+#[allow(unsafe_code)]
+// SAFETY: it is only read, until it is dropped; loom watches.
+unsafe impl Sync for Value {}
+
+/// Reads through a handle, through a further one in this stripe, and drops them in this order.
+fn share_and_drop(handle: Handle<Value>, stripe: u32) {
+    let further = handle.share(stripe);
+    handle.read();
+    drop(handle);
+    further.read();
+}
+
+/// Has two threads share and drop a handle each, while the first keeper is dropped.
+fn the_value_goes_once(handles: impl Fn(&Handle<Value>) -> [Handle<Value>; 2] + Sync + Send + 'static) {
+    loom::model(move || {
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let keeper = Handle::new(Value(UnsafeCell::new(7), Arc::clone(&dropped)));
+        let [one, other] = handles(&keeper);
+        let one = thread::spawn(move || share_and_drop(one, 1));
+        let other = thread::spawn(move || share_and_drop(other, 0));
+        drop(keeper);
+        one.join().expect("it does not panic");
+        other.join().expect("it does not panic");
+        assert_eq!(dropped.load(Ordering::Relaxed), 1);
+    });
+}
+
+#[test]
+fn the_value_goes_with_the_last_handle_when_no_keeper_is_left() {
+    for (first, second) in [(0, 0), (0, 1)] {
+        the_value_goes_once(move |keeper| [keeper.share(first), keeper.share(second)]);
+    }
+}
+
+#[test]
+fn the_value_goes_with_the_last_keeper_or_a_handle_behind_it() {
+    the_value_goes_once(|keeper| [keeper.clone(), keeper.share(0)]);
+    the_value_goes_once(|keeper| [keeper.clone(), keeper.clone()]);
 }

@@ -34,7 +34,8 @@ fn lane(pages: &Pages, least: u32) -> Range<u32> {
 }
 
 /// This thread's lane.
-fn number() -> u32 {
+#[inline]
+pub(super) fn number() -> u32 {
     static THREADS: AtomicU32 = AtomicU32::new(0);
     thread_local!(static NUMBER: u32 = THREADS.fetch_add(1, Ordering::Relaxed) % LANES);
     // While the thread ends, when it has none any more, any will do.

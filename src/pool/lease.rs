@@ -29,6 +29,8 @@ pub(super) struct Leases {
     reduced: bool,
 }
 
+/// In cache lines of its own: whoever has the lock writes to it, and all others only read what is beside it.
+#[repr(align(128))]
 struct Free {
     pages: Pages,
     /// `ENOUGH` in pages.
@@ -290,7 +292,7 @@ impl Lease {
     ) -> io::Result<(Lease, u32)> {
         let shared = &pool.0;
         let taken = shared.leases.take(take, 1).ok_or_else(|| out_of_memory(&shared.leases.stats(), want))?;
-        Ok((Lease { pool: pool.clone(), run: taken.run }, taken.mapped))
+        Ok((Lease { pool: pool.share(), run: taken.run }, taken.mapped))
     }
 
     /// Takes up to `want` of the pages that follow; returns how many, and how many of those, from the
@@ -325,7 +327,7 @@ impl Lease {
         }
         let front = Run { start: self.run.start, len: front_end - self.run.start };
         self.run = Run { start: rest_start, len: self.run.end() - rest_start };
-        Lease { pool: self.pool.clone(), run: front }
+        Lease { pool: self.pool.share(), run: front }
     }
 
     /// A further lease of the pages before `offset` bytes into the arena.
@@ -333,7 +335,7 @@ impl Lease {
         let end = to_page(offset.div_ceil(self.leases().arena.page_size()));
         let run = Run { start: self.run.start, len: end - self.run.start };
         self.leases().counts.add(run);
-        Lease { pool: self.pool.clone(), run }
+        Lease { pool: self.pool.share(), run }
     }
 
     /// Maps pages `first..end` of the arena, which are this lease's, and gives them memory if need be.

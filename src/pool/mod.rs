@@ -6,6 +6,7 @@
 //! lane.rs     where a thread looks for pages first
 //! counts.rs   how many leases each page belongs to
 //! lease.rs    who owns which pages, and what becomes of those that nobody owns
+//! handle.rs   the pool itself, shared by threads
 //! bounce.rs   the way into pages that have no memory yet
 //! line.rs     who waits for pages
 //! extent.rs   a run of pages being filled, and the pieces cut off it
@@ -17,6 +18,7 @@ mod bounce;
 mod check;
 mod counts;
 mod extent;
+mod handle;
 mod lane;
 mod lease;
 mod line;
@@ -33,6 +35,7 @@ use crate::sys::memory;
 pub use arena::Backing;
 use bounce::Bounces;
 pub(crate) use extent::{Extent, PIECE};
+use handle::Handle;
 use lease::Leases;
 pub(crate) use lease::is_at_capacity;
 pub use line::Waiting;
@@ -64,7 +67,7 @@ const ENOUGH: usize = 64 << 10;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone)]
-pub struct Pool(Arc<Shared>);
+pub struct Pool(Handle<Shared>);
 
 /// What all handles, extents and pieces of one pool share.
 struct Shared {
@@ -166,6 +169,12 @@ impl Pool {
     #[cfg(any(test, fuzzing))]
     pub fn assert_invariants(&self) {
         self.0.leases.assert_invariants();
+    }
+
+    /// A handle for a rope or a lease: as long as there are others, threads do not get in each other's way with these.
+    #[inline]
+    pub(crate) fn share(&self) -> Pool {
+        Pool(self.0.share(lane::number()))
     }
 
     /// Bytes per page: the machine's, or a huge one's.
@@ -410,7 +419,7 @@ impl PoolOptions {
     pub fn create(self) -> io::Result<Pool> {
         let leases = Leases::new(&self)?;
         leases.announce();
-        Ok(Pool(Arc::new(Shared {
+        Ok(Pool(Handle::new(Shared {
             leases,
             bounces: Bounces::default(),
             first_read: AtomicU32::new(0),

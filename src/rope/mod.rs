@@ -108,7 +108,7 @@ impl Rope {
     #[inline]
     #[must_use]
     pub fn in_pool(pool: &Pool) -> Rope {
-        Rope::empty(Some(pool.clone()))
+        Rope::empty(Some(pool.share()))
     }
 
     #[inline]
@@ -616,7 +616,7 @@ impl Rope {
         Rope {
             segments,
             tail: None,
-            pool: self.pool.clone(),
+            pool: self.pool.as_ref().map(Pool::share),
             limit: self.limit,
             reads: self.reads,
             sends: self.sends,
