@@ -2,10 +2,10 @@
 //! one pool would else take one line from each other, twice a rope. `loom/` checks it.
 //!
 //! ```text
-//! keepers     stripe 0   stripe 1   stripe 2  …    handles in each, counted in a line of its own
+//! keepers     stripe 0   stripe 1   stripe 2  …    handles, counted in a line each
 //!    │            └──────────┼──────────┘
-//!    └ the last one closes ──┘                     while there are keepers, no stripe looks at another
-//!                            └─► left              of closed stripes; the value goes with the last handle
+//!    ├ the last one closes ──┘                     until then, no stripe looks at another
+//!    └──────────────────────────► left             handles of closed stripes; the value goes with the last one
 //! ```
 #![allow(unsafe_code)] // a pointer whose target lives as long as any handle
 
@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Threads beyond that share lines.
 const STRIPES: usize = if cfg!(loom) { 2 } else { 16 };
 
-/// Set in the count of a stripe whose handles are counted in `left` too.
+/// Set in the count of a stripe whose handles are counted in `left` too. That of the keepers always is.
 const CLOSED: usize = 1 << (usize::BITS - 1);
 
 /// In `left` until all stripes are closed: more than there can be handles.
@@ -53,8 +53,8 @@ impl<T> Handle<T> {
     /// The first keeper.
     pub(super) fn new(value: T) -> Handle<T> {
         let stripe = |handles| Stripe { handles: AtomicUsize::new(handles), striped: ptr::null_mut() };
-        let (keepers, stripes) = (stripe(1), std::array::from_fn(|_| stripe(0)));
-        let left = AtomicUsize::new(OPEN);
+        let (keepers, stripes) = (stripe(CLOSED | 1), std::array::from_fn(|_| stripe(0)));
+        let left = AtomicUsize::new(OPEN + 1);
         let striped = Box::into_raw(Box::new(Striped { keepers, stripes, left, value }));
         // SAFETY: just allocated, and nobody else's yet.
         let all = unsafe { &mut *striped };
@@ -114,23 +114,23 @@ impl<T> Drop for Handle<T> {
     #[inline]
     fn drop(&mut self) {
         let striped = self.stripe().striped;
-        // SAFETY: what this handle keeps is still there.
-        let keepers = unsafe { &raw const (*striped).keepers };
         let handles = self.stripe().handles.fetch_sub(1, Ordering::AcqRel);
-        if handles & CLOSED != 0 || (handles == 1 && ptr::eq(keepers, self.0.as_ptr())) {
-            leave(striped, handles & CLOSED == 0);
+        if handles & CLOSED != 0 {
+            // SAFETY: this is still counted in `left`.
+            let keepers = unsafe { &raw const (*striped).keepers };
+            leave(striped, handles == CLOSED | 1 && ptr::eq(keepers, self.0.as_ptr()));
         }
     }
 }
 
-/// A handle of a closed stripe has gone, or the last keeper, which closes them.
+/// A handle that is counted in `left` has gone. If it was the last keeper, it closes all stripes.
 #[cold]
 fn leave<T>(striped: *mut Striped<T>, close: bool) {
-    // SAFETY: it is counted in `left` until below: the handle as one, the stripes that are open by `OPEN`.
+    // SAFETY: the handle is counted in `left` until below.
     let Striped { stripes, left, .. } = unsafe { &*striped };
     let gone = if close {
         let closed = stripes.iter().map(|stripe| stripe.handles.fetch_or(CLOSED, Ordering::AcqRel));
-        OPEN - closed.sum::<usize>()
+        OPEN + 1 - closed.sum::<usize>()
     } else {
         1
     };
