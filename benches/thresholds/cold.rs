@@ -6,7 +6,7 @@ use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use ropewalk::Pool;
+use ropewalk::{Pool, Rope};
 use ropewalk_bench::contiguous::touch;
 use ropewalk_bench::measure::timed;
 use ropewalk_bench::wire;
@@ -90,7 +90,8 @@ pub(super) fn decay(tables: &mut Tables) -> io::Result<()> {
     once(tables)
 }
 
-/// What is done once for pages or for a message: to ask the clock, to lock, to have a handle and a block of memory.
+/// What is done once for pages or for a message: to ask the clock, to lock, to have a handle (what a rope in a pool
+/// takes beyond one that is in none) and a block of memory.
 fn once(tables: &mut Tables) -> io::Result<()> {
     const TIMES: u32 = 10_000;
     let lock = Mutex::new(0_u32);
@@ -99,12 +100,14 @@ fn once(tables: &mut Tables) -> io::Result<()> {
         black_box(Instant::now());
     };
     let pool = Pool::new()?;
-    let handle = || drop(black_box(pool.clone()));
+    let handle = || drop(black_box(Rope::in_pool(&pool)));
+    let rope = || drop(black_box(Rope::new()));
     let block = || drop(black_box(Vec::<u8>::with_capacity(64)));
     let trials = vec![
         often("lock, unlock", TIMES, locked),
         often("Instant::now", TIMES, asked),
-        often("Pool::clone, drop", TIMES, handle),
+        often("Rope::in_pool, drop", TIMES, handle),
+        often("Rope::new, drop", TIMES, rope),
         often("64 B allocated, freed", TIMES, block),
     ];
     tables.weigh("once", Unit("ns", 1e9 / f64::from(TIMES)), 15, trials);

@@ -699,7 +699,9 @@ impl fmt::Debug for Rope {
 
 impl Extend<Bytes> for Rope {
     fn extend<I: IntoIterator<Item = Bytes>>(&mut self, segments: I) {
-        segments.into_iter().for_each(|bytes| self.push_bytes(bytes));
+        let segments = segments.into_iter();
+        self.segments.reserve(segments.size_hint().0);
+        segments.for_each(|bytes| self.push_bytes(bytes));
     }
 }
 
@@ -712,9 +714,8 @@ impl<'a> Extend<&'a [u8]> for Rope {
 
 impl<B: Into<Bytes>> FromIterator<B> for Rope {
     fn from_iter<I: IntoIterator<Item = B>>(segments: I) -> Rope {
-        let (mut rope, segments) = (Rope::new(), segments.into_iter());
-        rope.segments.reserve(segments.size_hint().0);
-        segments.for_each(|bytes| rope.push(bytes));
+        let mut rope = Rope::new();
+        rope.extend(segments.into_iter().map(Into::into));
         rope
     }
 }

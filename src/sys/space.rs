@@ -72,7 +72,7 @@ impl Space {
     }
 
     /// Room for `len` bytes where nothing is mapped, or was a moment ago. It leaves the same remainder as `like`
-    /// when divided by 2 MiB, so that huge pages of a file at such an offset stay huge.
+    /// when divided by 2 MiB, so that whole tables of entries, and huge pages, of such an address stay whole.
     pub(crate) fn vacant(file: &Arc<File>, len: usize, like: usize) -> io::Result<Space> {
         let reserved = Space::reserve(file, len + HUGE)?;
         let skip = like.wrapping_sub(reserved.start.as_ptr().addr()) % HUGE;
