@@ -7,9 +7,10 @@
 //!    ├ the last one closes ──┘                     until then, no stripe looks at another
 //!    └──────────────────────────► left             handles of closed stripes; the value goes with the last one
 //! ```
-#![allow(unsafe_code)] // a pointer whose target lives as long as any handle
+#![allow(unsafe_code)] // pointers whose target lives as long as any handle
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Deref;
 use std::ptr::{self, NonNull};
 
@@ -27,22 +28,25 @@ const CLOSED: usize = 1 << (usize::BITS - 1);
 /// In `left` until all stripes are closed: more than there can be handles.
 const OPEN: usize = 1 << (usize::BITS - 2);
 
+/// What a [`Striped`] is aligned to, so that it is found from any of its stripes without looking into memory.
+const ALIGNED: usize = 4096;
+
 /// One owner of a value that many share. The first one is a *keeper*, and so are its clones.
-pub(super) struct Handle<T>(NonNull<Stripe<T>>);
+pub(super) struct Handle<T>(NonNull<Stripe>, PhantomData<Striped<T>>);
 
-/// As large as what processors fetch at once, which is two lines on some.
+/// Handles; as large as what processors fetch at once, which is two lines on some.
 #[repr(align(128))]
-struct Stripe<T> {
-    handles: AtomicUsize,
-    striped: *mut Striped<T>,
-}
+struct Stripe(AtomicUsize);
 
+#[repr(C, align(4096))]
 struct Striped<T> {
-    keepers: Stripe<T>,
-    stripes: [Stripe<T>; STRIPES],
+    keepers: Stripe,
+    stripes: [Stripe; STRIPES],
     left: AtomicUsize,
     value: T,
 }
+
+const _: () = assert!(size_of::<Stripe>() * (STRIPES + 1) <= ALIGNED, "the stripes are near the start");
 
 // SAFETY: as of `Arc`: the value is shared between the threads that have handles, and dropped by any of them.
 unsafe impl<T: Send + Sync> Send for Handle<T> {}
@@ -52,52 +56,52 @@ unsafe impl<T: Send + Sync> Sync for Handle<T> {}
 impl<T> Handle<T> {
     /// The first keeper.
     pub(super) fn new(value: T) -> Handle<T> {
-        let stripe = |handles| Stripe { handles: AtomicUsize::new(handles), striped: ptr::null_mut() };
-        let (keepers, stripes) = (stripe(CLOSED | 1), std::array::from_fn(|_| stripe(0)));
-        let left = AtomicUsize::new(OPEN + 1);
-        let striped = Box::into_raw(Box::new(Striped { keepers, stripes, left, value }));
-        // SAFETY: just allocated, and nobody else's yet.
-        let all = unsafe { &mut *striped };
-        all.keepers.striped = striped;
-        all.stripes.iter_mut().for_each(|stripe| stripe.striped = striped);
-        // SAFETY: as above.
-        Handle(NonNull::from(unsafe { &(*striped).keepers }))
+        let striped = Box::into_raw(Box::new(Striped {
+            keepers: Stripe(AtomicUsize::new(CLOSED | 1)),
+            stripes: std::array::from_fn(|_| Stripe(AtomicUsize::new(0))),
+            left: AtomicUsize::new(OPEN + 1),
+            value,
+        }));
+        // SAFETY: just allocated.
+        Self::of(unsafe { &raw mut (*striped).keepers })
     }
 
     /// A further handle, no keeper, counted in this stripe: best another one for each thread.
     #[inline]
     pub(super) fn share(&self, stripe: u32) -> Handle<T> {
-        let striped = self.striped();
-        enter(&striped.stripes[stripe as usize % STRIPES], striped)
+        // SAFETY: it lives as long as this handle, and has so many stripes.
+        self.enter(unsafe { &raw mut (*self.striped()).stripes[stripe as usize % STRIPES] })
+    }
+
+    /// One handle more in `stripe`; this one keeps all of it from going meanwhile.
+    #[inline]
+    fn enter(&self, stripe: *mut Stripe) -> Handle<T> {
+        // SAFETY: it lives as long as this handle.
+        if unsafe { &(*stripe).0 }.fetch_add(1, Ordering::Relaxed) & CLOSED != 0 {
+            // SAFETY: as above.
+            unsafe { &(*self.striped()).left }.fetch_add(1, Ordering::Relaxed);
+        }
+        Self::of(stripe)
     }
 
     #[inline]
-    fn stripe(&self) -> &Stripe<T> {
-        // SAFETY: it lives as long as any handle.
-        unsafe { self.0.as_ref() }
+    fn of(stripe: *mut Stripe) -> Handle<T> {
+        // SAFETY: part of an allocation, which is not at address 0.
+        Handle(unsafe { NonNull::new_unchecked(stripe) }, PhantomData)
     }
 
+    /// From `Box::into_raw`; good for as long as there is any handle.
     #[inline]
-    fn striped(&self) -> &Striped<T> {
-        // SAFETY: set by `new`; it lives as long as any handle.
-        unsafe { &*self.stripe().striped }
+    fn striped(&self) -> *mut Striped<T> {
+        self.0.as_ptr().map_addr(|address| address & !(ALIGNED - 1)).cast()
     }
-}
-
-/// One handle more in `stripe`. The caller has one, so that none of this goes meanwhile.
-#[inline]
-fn enter<T>(stripe: &Stripe<T>, striped: &Striped<T>) -> Handle<T> {
-    if stripe.handles.fetch_add(1, Ordering::Relaxed) & CLOSED != 0 {
-        striped.left.fetch_add(1, Ordering::Relaxed);
-    }
-    Handle(NonNull::from(stripe))
 }
 
 impl<T> Clone for Handle<T> {
     /// In the same stripe: of a keeper a keeper.
     #[inline]
     fn clone(&self) -> Handle<T> {
-        enter(self.stripe(), self.striped())
+        self.enter(self.0.as_ptr())
     }
 }
 
@@ -106,19 +110,18 @@ impl<T> Deref for Handle<T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        &self.striped().value
+        // SAFETY: it lives as long as this handle.
+        unsafe { &(*self.striped()).value }
     }
 }
 
 impl<T> Drop for Handle<T> {
     #[inline]
     fn drop(&mut self) {
-        let striped = self.stripe().striped;
-        let handles = self.stripe().handles.fetch_sub(1, Ordering::AcqRel);
-        if handles & CLOSED != 0 {
-            // SAFETY: this is still counted in `left`.
-            let keepers = unsafe { &raw const (*striped).keepers };
-            leave(striped, handles == CLOSED | 1 && ptr::eq(keepers, self.0.as_ptr()));
+        // SAFETY: it lives as long as this handle, which is counted until here.
+        let left = unsafe { &self.0.as_ref().0 }.fetch_sub(1, Ordering::Release).wrapping_sub(1);
+        if left & CLOSED != 0 {
+            leave(self.striped(), left == CLOSED && ptr::addr_eq(self.striped(), self.0.as_ptr()));
         }
     }
 }
@@ -129,7 +132,7 @@ fn leave<T>(striped: *mut Striped<T>, close: bool) {
     // SAFETY: the handle is counted in `left` until below.
     let Striped { stripes, left, .. } = unsafe { &*striped };
     let gone = if close {
-        let closed = stripes.iter().map(|stripe| stripe.handles.fetch_or(CLOSED, Ordering::AcqRel));
+        let closed = stripes.iter().map(|stripe| stripe.0.fetch_or(CLOSED, Ordering::AcqRel));
         OPEN + 1 - closed.sum::<usize>()
     } else {
         1

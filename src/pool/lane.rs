@@ -9,8 +9,10 @@
 //! pool is in use each thread starts new extents in a part of its own, and leaves it when that is full. The
 //! lanes lie over what was ever used, so that recycled memory serves all of them.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::LocalKey;
 
 use super::pages::{Pages, Taken};
 
@@ -36,8 +38,15 @@ fn lane(pages: &Pages, least: u32) -> Range<u32> {
 /// This thread's lane.
 #[inline]
 pub(super) fn number() -> u32 {
+    // A constant, and nothing to drop: so it is read as any other memory is.
+    thread_local!(static NUMBER: Cell<u32> = const { Cell::new(LANES) });
+    let number = NUMBER.get();
+    if number < LANES { number } else { next_number(&NUMBER) }
+}
+
+#[cold]
+fn next_number(place: &'static LocalKey<Cell<u32>>) -> u32 {
     static THREADS: AtomicU32 = AtomicU32::new(0);
-    thread_local!(static NUMBER: u32 = THREADS.fetch_add(1, Ordering::Relaxed) % LANES);
-    // While the thread ends, when it has none any more, any will do.
-    NUMBER.try_with(|number| *number).unwrap_or(0)
+    place.set(THREADS.fetch_add(1, Ordering::Relaxed) % LANES);
+    place.get()
 }

@@ -99,11 +99,6 @@ impl Leases {
         &self.arena
     }
 
-    /// Whether nothing that was received may stay in memory.
-    pub(super) fn zeroes(&self) -> bool {
-        self.zero_on_release
-    }
-
     /// Tells what the pool was made of.
     pub(super) fn announce(&self) {
         event!(

@@ -75,6 +75,8 @@ struct Shared {
     bounces: Bounces,
     /// What the next payload's first read had better ask for.
     first_read: AtomicU32,
+    /// `zero_on_release`, once more: a small message looks at this and at `first_read`, and at nothing else here.
+    zeroes: bool,
     fallbacks: AtomicU64,
     bytes_copied: AtomicU64,
     bytes_mapped: AtomicU64,
@@ -220,7 +222,7 @@ impl Pool {
     /// Whether nothing that was received may stay in memory.
     #[inline]
     pub(crate) fn zeroes(&self) -> bool {
-        self.0.leases.zeroes()
+        self.0.zeroes
     }
 
     /// A buffer to read into when the pages to be filled are cold; `None` if those are to be committed.
@@ -418,11 +420,13 @@ impl PoolOptions {
     /// ```
     pub fn create(self) -> io::Result<Pool> {
         let leases = Leases::new(&self)?;
+        let zeroes = self.zero_on_release;
         leases.announce();
         Ok(Pool(Handle::new(Shared {
             leases,
             bounces: Bounces::default(),
             first_read: AtomicU32::new(0),
+            zeroes,
             fallbacks: AtomicU64::new(0),
             bytes_copied: AtomicU64::new(0),
             bytes_mapped: AtomicU64::new(0),
