@@ -214,10 +214,12 @@ impl Rope {
     ///   [reserved](Rope::reserve), are borrowed: nothing is copied or mapped.
     /// * Other segments of the pool get a second address, behind each other. Runs of 256 KiB or more are moved there
     ///   with their entries in the page tables, mremap(2), and back when the view goes: neither reading the view
-    ///   nor using the pages again takes a page fault. Shorter ones are mapped, mmap(2): a fault for sixteen pages
-    ///   that are read. Each run is a system call, and another one in the end.
+    ///   nor using the pages again takes a page fault; reading clones of the segments meanwhile does. Shorter ones
+    ///   are mapped, mmap(2): a fault for sixteen pages that are read. Each run is a system call, and another one
+    ///   in the end.
     /// * What shares a page with something else, lies outside the pool, or is too short to be worth a
-    ///   map (a run of less than 16 KiB, a view of less than 512 KiB) is copied. So is everything where the kernel refuses to map, and in an anonymous pool.
+    ///   map (a run of less than 16 KiB, a view of less than 512 KiB) is copied. So is everything where the kernel
+    ///   refuses to map, and in an anonymous pool.
     ///
     /// # Errors
     ///
