@@ -9,7 +9,8 @@ use std::sync::Arc;
 use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
 
 use super::pages::Run;
-use crate::sys::{headroom, memory};
+use crate::sys::headroom;
+use crate::sys::memory::{self, TABLE};
 
 /// What the pages of a pool are made of.
 ///
@@ -33,9 +34,6 @@ pub enum Backing {
     /// side are copied.
     Anonymous,
 }
-
-/// Bytes of a huge page, where a page is 4 KiB; and of a page of page table entries.
-const HUGE: usize = 2 << 20;
 
 /// Smallest arena worth having; below it the pool reports the kernel's refusal.
 const SMALLEST: u64 = 1 << 20;
@@ -67,14 +65,14 @@ impl Arena {
     }
 
     fn on_memfd(len: u64, page: usize) -> io::Result<Arena> {
-        let (file, granted) = memory::memfd(len + HUGE as u64)?;
+        let (file, granted) = memory::memfd(len + TABLE as u64)?;
         if granted < len.min(SMALLEST) {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
         let map = halving(granted, page, |len| MmapOptions::new().len(len).map_raw(&file))?;
         let (file, len) = (Some(Arc::new(file)), usize::try_from(len).unwrap_or(usize::MAX));
         // Where a limit has cut it short, nothing of it is given away.
-        let skip = if map.len() >= len + HUGE { map.as_ptr().align_offset(HUGE) } else { 0 };
+        let skip = if map.len() >= len + TABLE { map.as_ptr().align_offset(TABLE) } else { 0 };
         let len = len.min(map.len());
         Ok(Arena { map, file, skip, len, page })
     }

@@ -14,6 +14,9 @@ use super::call::retry;
 #[cfg(test)]
 use super::script::{self, Call};
 
+/// Bytes whose entries in the page tables are one table, and of a huge page, where a page is 4 KiB.
+pub(crate) const TABLE: usize = 2 << 20;
+
 /// memfd_create(2): close-on-exec, `len` bytes of hole, sealed against shrinking and growing.
 ///
 /// The file is cut to `RLIMIT_FSIZE` first, because ftruncate(2) beyond that limit raises SIGXFSZ.

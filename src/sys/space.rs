@@ -27,12 +27,9 @@ use nix::sys::mman::{
 };
 
 use super::headroom;
-use super::memory::to_off;
+use super::memory::{TABLE, to_off};
 #[cfg(test)]
 use super::script::{self, Call};
-
-/// Bytes of a huge page, where a page is 4 KiB.
-const HUGE: usize = 2 << 20;
 
 /// What the kernel may need to describe a map and for its page tables.
 const DESCRIBED: usize = 8 << 10;
@@ -74,9 +71,9 @@ impl Space {
     /// Room for `len` bytes where nothing is mapped, or was a moment ago. It leaves the same remainder as `like`
     /// when divided by 2 MiB, so that whole tables of entries, and huge pages, of such an address stay whole.
     pub(crate) fn vacant(file: &Arc<File>, len: usize, like: usize) -> io::Result<Space> {
-        let reserved = Space::reserve(file, len + HUGE)?;
-        let skip = like.wrapping_sub(reserved.start.as_ptr().addr()) % HUGE;
-        // SAFETY: less than `HUGE`, by which the reservation is longer.
+        let reserved = Space::reserve(file, len + TABLE)?;
+        let skip = like.wrapping_sub(reserved.start.as_ptr().addr()) % TABLE;
+        // SAFETY: less than `TABLE`, by which the reservation is longer.
         let start = unsafe { reserved.start.add(skip) };
         Ok(Space { file: Arc::clone(file), start, filled: 0, mapped: 0, moved: Vec::new() })
     }
