@@ -188,3 +188,21 @@ fn the_standard_traits_read_and_write_a_rope() {
     assert_eq!(text, "1 and 21 and 2");
     assert!(rope.is_empty());
 }
+
+#[test]
+fn more_segments_than_one_call_may_name_go_in_several() {
+    let sent: Vec<u8> = (0..5000_u32).map(|at| (at % 251) as u8).collect();
+    let rope: Rope = sent.iter().map(|&byte| vec![byte]).collect();
+    assert_eq!(rope.num_segments(), 5000);
+    let (socket, peer) = UnixStream::pair().unwrap();
+    let received = drain(peer, 1 << 10);
+    // The cursor begins inside, where the count of what is named begins too.
+    let mut cursor = rope.cursor();
+    cursor.set_position(7);
+    assert_eq!(cursor.writev_to(&socket).unwrap(), 1024);
+    cursor.write_all_to(&socket).unwrap();
+    let mut rope = rope;
+    rope.write_all_to(&socket).unwrap();
+    drop(socket);
+    assert!(received.join().unwrap() == [&sent[7..], &sent].concat());
+}

@@ -360,8 +360,8 @@ impl PoolOptions {
     }
 
     /// Asks for transparent huge pages (`MADV_HUGEPAGE`) and makes them the pool's pages: 2 MiB on x86-64.
-    /// Default: no. A view that has to be mapped is then read at memory speed, without a fault for every
-    /// 64 KiB. But a rope holds whole pages: this is for payloads of many MiB.
+    /// Default: no. The first payloads of a process, whose pages are cold, cost less then. But a rope holds
+    /// whole pages: this is for payloads of many MiB.
     ///
     /// Whether shared memory gets any is the system's choice, and *never* by default: where
     /// `/sys/kernel/mm/transparent_hugepage/shmem_enabled` says so, this does nothing

@@ -70,12 +70,11 @@ impl Segments {
         self.live().get(index..).unwrap_or_default().iter().map(|entry| &entry.bytes)
     }
 
-    /// Where segment `index` starts, or would if there is none.
+    /// Where segment `index` starts.
     #[inline]
     pub(crate) fn start_of(&self, index: usize) -> usize {
-        match index.checked_sub(1).map(|before| self.live().get(before)) {
-            Some(Some(before)) => before.end.wrapping_sub(self.start),
-            Some(None) => self.len(),
+        match index.checked_sub(1).and_then(|before| self.live().get(before)) {
+            Some(before) => before.end.wrapping_sub(self.start),
             None => 0,
         }
     }

@@ -64,6 +64,16 @@ fn a_signal_does_not_stop_an_allocation() {
 
 #[test]
 #[cfg_attr(miri, ignore = "needs memory maps")]
+fn the_arena_begins_where_a_table_of_entries_does() {
+    for capacity in [4096, 5 << 20, 1 << 30] {
+        let pool = Pool::options().capacity(capacity).create().unwrap();
+        let first = pool.address_of(0);
+        assert_eq!((first.addr().get() % memory::TABLE, pool.stats().capacity), (0, capacity));
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "needs memory maps")]
 fn a_pool_may_have_huge_pages() {
     const HUGE: usize = 2 << 20;
     let create = || Pool::options().capacity(100 << 20).huge_pages(true).create().unwrap();
