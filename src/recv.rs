@@ -169,7 +169,9 @@ impl Rope {
         self.absorb_short();
         let result = match self.prepare(want) {
             Err(error) if is_at_capacity(&error) => none_at_end(fd, flags, error),
-            prepared => prepared.and_then(|ahead| self.fill(want, ahead, call, count)).map(Some),
+            Err(error) => Err(error),
+            Ok(None) => self.fill_tail(want, call, count).map(Some),
+            Ok(Some(ahead)) => self.fill(want, ahead, call, count).map(Some),
         };
         self.give_back_spare();
         result
@@ -214,9 +216,9 @@ impl Rope {
         self.reads().note(offered, count);
     }
 
-    /// Finds `want` bytes of room, or some at least, behind what is there.
+    /// Finds `want` bytes of room, or some at least, behind what is there; `None` if it is ready in the tail.
     #[inline]
-    fn prepare(&mut self, want: usize) -> io::Result<Ahead> {
+    fn prepare(&mut self, want: usize) -> io::Result<Option<Ahead>> {
         if !self.has_tail() && self.short_segment().is_none() {
             let fresh = self.new_extent(want)?;
             self.replace_tail(fresh);
@@ -236,23 +238,28 @@ impl Rope {
             }
         }
         if room == want {
-            return Ok(Ahead::Nothing);
+            return Ok(None);
         }
-        // A smaller read is better than none.
-        self.ahead(want - room).or_else(|error| if room > 0 { Ok(Ahead::Nothing) } else { Err(error) })
+        match self.ahead(want - room) {
+            // A smaller read is better than none.
+            Err(_) if room > 0 => Ok(None),
+            ahead => ahead.map(Some),
+        }
     }
 
-    /// Makes a way into the tail's pages, some of which are cold.
-    fn warm_tail(&mut self, want: usize) -> io::Result<Ahead> {
-        let Some(tail) = self.tail_mut() else { return Ok(Ahead::Nothing) };
+    /// Makes a way into the tail's pages, some of which are cold; `None` if it makes them ready.
+    #[inline(never)]
+    fn warm_tail(&mut self, want: usize) -> io::Result<Option<Ahead>> {
+        let Some(tail) = self.tail_mut() else { return Ok(None) };
         if let Some(bounce) = tail.bounce() {
-            return Ok(Ahead::ColdTail(bounce));
+            return Ok(Some(Ahead::ColdTail(bounce)));
         }
         tail.commit(want)?;
-        Ok(Ahead::Nothing)
+        Ok(None)
     }
 
     /// A fresh extent, and the way into it.
+    #[inline(never)]
     fn ahead(&self, want: usize) -> io::Result<Ahead> {
         let short = if self.has_tail() { None } else { self.short_segment() };
         let short = short.map_or(&[][..], |bytes| bytes);
@@ -269,8 +276,31 @@ impl Rope {
         Ok(Ahead::Warm((fresh, short.len())))
     }
 
-    /// Makes the call with the tail's room and what was prepared beyond it.
+    /// Makes the call with the tail's room alone.
+    #[allow(unsafe_code)] // that the bytes are there is known only here
     #[inline]
+    fn fill_tail<T>(
+        &mut self,
+        want: usize,
+        call: impl FnOnce(&mut [Room<'_>]) -> io::Result<T>,
+        count: impl FnOnce(&T) -> usize,
+    ) -> io::Result<T> {
+        let room = Room::new(self.tail_mut().map_or(&mut [], Extent::spare_mut), want);
+        let offered = room.len();
+        some_room(offered)?;
+        let result = call(&mut [room]);
+        let moved = result.as_ref().map_or(0, count);
+        self.learn(offered, moved);
+        if let Some(tail) = self.tail_mut() {
+            // SAFETY: the kernel wrote `moved` bytes, which `sys` has checked to be no more than it was offered.
+            unsafe { tail.fill(moved) };
+        }
+        self.cut_pieces();
+        result
+    }
+
+    /// Makes the call with the tail's room and what was prepared beyond it.
+    #[inline(never)]
     fn fill<T>(
         &mut self,
         want: usize,
@@ -281,12 +311,9 @@ impl Rope {
         let beyond = ahead.room(self.tail_mut().map_or(0, |tail| tail.spare() - tail.ready()));
         let first = Room::new(self.tail_mut().map_or(&mut [], Extent::spare_mut), want);
         let in_tail = first.len();
-        let second = Room::new(ahead.memory(), beyond.min(want - in_tail));
+        let second = Room::new(ahead.extent_mut().spare_mut(), beyond.min(want - in_tail));
         let offered = in_tail + second.len();
-        if offered == 0 {
-            // The kernel would say 0, and that would look like the end of the stream.
-            return Err(io::Error::new(io::ErrorKind::OutOfMemory, "no room for even one byte"));
-        }
+        some_room(offered)?;
         let mut rooms = [first, second];
         let used = usize::from(in_tail == 0)..1 + usize::from(offered > in_tail);
         let result = call(&mut rooms[used]);
@@ -306,10 +333,8 @@ impl Rope {
             unsafe { tail.fill(count.min(in_tail)) };
         }
         let more = count.saturating_sub(in_tail);
-        if let (true, Some(extent)) = (more > 0, ahead.extent_mut()) {
-            // SAFETY: as above; the rest went into the second room, which is this extent's.
-            unsafe { extent.fill(more) };
-        }
+        // SAFETY: as above; the rest went into the second room, which is this extent's.
+        unsafe { ahead.extent_mut().fill(more) };
         let (fresh, bounce) = ahead.into_parts();
         if let (true, Some((fresh, short))) = (more > 0, fresh) {
             if short > 0 {
@@ -359,8 +384,6 @@ fn whole(memory: Box<[MaybeUninit<u8>]>) -> Box<[u8]> {
 
 /// Where bytes go that find no room in the tail's committed pages.
 enum Ahead {
-    /// None are asked for.
-    Nothing,
     /// To an extent whose pages are mapped.
     Warm(Fresh),
     /// To a bounce buffer, and from there to the tail's own cold pages.
@@ -374,21 +397,15 @@ type Fresh = (Extent, usize);
 
 impl Ahead {
     /// The extent that the kernel is to write to.
-    fn extent_mut(&mut self) -> Option<&mut Extent> {
+    fn extent_mut(&mut self) -> &mut Extent {
         match self {
-            Ahead::Nothing => None,
-            Ahead::Warm((extent, _)) | Ahead::ColdTail(extent) | Ahead::Cold(_, extent) => Some(extent),
+            Ahead::Warm((extent, _)) | Ahead::ColdTail(extent) | Ahead::Cold(_, extent) => extent,
         }
-    }
-
-    fn memory(&mut self) -> &mut [MaybeUninit<u8>] {
-        self.extent_mut().map_or(&mut [], Extent::spare_mut)
     }
 
     /// Most bytes that may be read, `cold_tail` being what is cold in the tail.
     fn room(&self, cold_tail: usize) -> usize {
         match self {
-            Ahead::Nothing => 0,
             Ahead::Warm((fresh, _)) => fresh.ready(),
             Ahead::ColdTail(_) => cold_tail,
             Ahead::Cold((fresh, _), _) => fresh.spare(),
@@ -398,12 +415,20 @@ impl Ahead {
     /// The next tail and the bounce buffer, as far as there are any.
     fn into_parts(self) -> (Option<Fresh>, Option<Extent>) {
         match self {
-            Ahead::Nothing => (None, None),
             Ahead::Warm(fresh) => (Some(fresh), None),
             Ahead::ColdTail(bounce) => (None, Some(bounce)),
             Ahead::Cold(fresh, bounce) => (Some(fresh), Some(bounce)),
         }
     }
+}
+
+/// Makes sure that the kernel is offered something: else it would say 0, which looks like the end of the stream.
+#[inline]
+fn some_room(offered: usize) -> io::Result<()> {
+    if offered > 0 {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::OutOfMemory, "no room for even one byte"))
 }
 
 /// There is no room, which does not matter at the end of the stream.

@@ -9,6 +9,9 @@ mod handle;
 #[path = "../../src/pool/pages.rs"]
 #[allow(dead_code)] // only `Run` is
 mod pages;
+#[path = "../../src/pool/stash.rs"]
+#[allow(dead_code)] // not all of it is for these tests
+mod stash;
 
 use counts::Counts;
 use handle::Handle;
@@ -17,6 +20,7 @@ use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
 use pages::Run;
+use stash::Stash;
 
 const FIRST: Run = Run { start: 0, len: 1 };
 const BOTH: Run = Run { start: 0, len: 2 };
@@ -153,4 +157,65 @@ fn the_value_goes_with_the_last_handle_when_no_keeper_is_left() {
 fn the_value_goes_with_the_last_keeper_or_a_handle_behind_it() {
     the_value_goes_once(|keeper| [keeper.clone(), keeper.share(0)]);
     the_value_goes_once(|keeper| [keeper.clone(), keeper.clone()]);
+}
+
+/// Two pages that are at hand in lane 0, and what is in them.
+struct AtHand {
+    stash: Stash,
+    bytes: [UnsafeCell<u32>; 2],
+}
+
+impl AtHand {
+    fn both() -> Arc<AtHand> {
+        let at_hand = AtHand { stash: Stash::new(2), bytes: [UnsafeCell::new(0), UnsafeCell::new(0)] };
+        assert!(at_hand.stash.give(0, BOTH));
+        Arc::new(at_hand)
+    }
+
+    /// Writes to pages as who has taken them may; how many that were.
+    #[allow(unsafe_code)] // loom watches that nobody looks meanwhile
+    fn fill(&self, run: Run) -> u32 {
+        for page in run.range() {
+            // SAFETY: the page is nobody's but this thread's.
+            self.bytes[page as usize].with_mut(|byte| unsafe { *byte += 1 });
+        }
+        run.len
+    }
+
+    /// Takes a page, fills it, and gives it back; returns how many it has then.
+    fn take_and_give(&self) -> u32 {
+        let Some(run) = self.stash.take(0, 1, None) else { return 0 };
+        self.fill(run);
+        if self.stash.give(0, run) { 0 } else { run.len }
+    }
+
+    fn collect(&self) -> u32 {
+        self.stash.collect(0).map_or(0, |kept| self.fill(kept.run))
+    }
+}
+
+#[test]
+fn what_is_at_hand_is_taken_once_and_after_its_last_owner() {
+    loom::model(|| {
+        let pages = AtHand::both();
+        let (other, third) = (Arc::clone(&pages), Arc::clone(&pages));
+        let other = thread::spawn(move || other.take_and_give());
+        let third = thread::spawn(move || third.collect());
+        let had = pages.take_and_give();
+        let had = had + other.join().expect("it does not panic") + third.join().expect("it does not panic");
+        assert_eq!(had + pages.collect(), 2);
+    });
+}
+
+#[test]
+fn what_is_given_to_a_closed_lane_is_refused() {
+    loom::model(|| {
+        let pages = AtHand::both();
+        let other = Arc::clone(&pages);
+        let other = thread::spawn(move || other.take_and_give() + other.take_and_give());
+        let closed = pages.stash.close(0).map_or(0, |kept| pages.fill(kept.run));
+        assert!(pages.collect() == 0 && pages.stash.kept(0).is_none());
+        pages.stash.open();
+        assert_eq!(closed + other.join().expect("it does not panic") + pages.collect(), 2);
+    });
 }

@@ -46,7 +46,8 @@ pub(crate) struct Arena {
     skip: usize,
     /// Bytes of pages.
     len: usize,
-    page: usize,
+    /// Of a page's size, which is a power of two: to divide by one that is not known to be takes long.
+    page_shift: u32,
 }
 
 impl Arena {
@@ -74,22 +75,23 @@ impl Arena {
         // Where a limit has cut it short, nothing of it is given away.
         let skip = if map.len() >= len + TABLE { map.as_ptr().align_offset(TABLE) } else { 0 };
         let len = len.min(map.len());
-        Ok(Arena { map, file, skip, len, page })
+        Ok(Arena { map, file, skip, len, page_shift: page.trailing_zeros() })
     }
 
     fn anonymous(len: u64, page: usize) -> io::Result<Arena> {
         let map = halving(len, page, |len| MmapOptions::new().len(len).no_reserve_swap().map_anon())?;
         let len = map.len();
-        Ok(Arena { map: map.into(), file: None, skip: 0, len, page })
+        Ok(Arena { map: map.into(), file: None, skip: 0, len, page_shift: page.trailing_zeros() })
     }
 
+    #[inline]
     pub(crate) fn page_size(&self) -> usize {
-        self.page
+        1 << self.page_shift
     }
 
     /// Whole pages in the arena.
     pub(crate) fn pages(&self) -> u32 {
-        u32::try_from(self.len / self.page).unwrap_or(u32::MAX)
+        u32::try_from(self.len / self.page_size()).unwrap_or(u32::MAX)
     }
 
     pub(crate) fn file(&self) -> Option<&Arc<File>> {
@@ -105,6 +107,7 @@ impl Arena {
     /// # Panics
     ///
     /// If `offset` lies beyond the arena.
+    #[inline]
     pub(crate) fn at(&self, offset: usize) -> NonNull<u8> {
         assert!(offset <= self.len, "offset {offset} is beyond the arena's {} bytes", self.len);
         // SAFETY: just checked to be within the mapping, or one past its end.
@@ -149,7 +152,7 @@ impl Arena {
     /// them first. Returns how many bytes the kernel took: all of them, unless it has no memory.
     pub(crate) fn write(&self, first: u32, bytes: &[u8]) -> usize {
         let Some(file) = &self.file else { return 0 };
-        let start = self.in_file(first as usize * self.page);
+        let start = self.in_file(first as usize * self.page_size());
         let mut done = 0;
         while done < bytes.len() {
             match memory::write_at(file, &bytes[done..], (start + done) as u64) {
@@ -186,7 +189,7 @@ impl Arena {
     /// Where in the arena these pages are, in bytes.
     fn bytes_of(&self, run: Run) -> (usize, usize) {
         debug_assert!(run.end() <= self.pages());
-        (run.start as usize * self.page, run.len as usize * self.page)
+        (run.start as usize * self.page_size(), run.len as usize * self.page_size())
     }
 }
 

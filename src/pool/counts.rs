@@ -35,7 +35,18 @@ impl Counts {
     }
 
     /// Counts one lease less on each page and hands on those that have none left, in runs.
+    #[inline]
     pub(super) fn release(&self, run: Run, mut give: impl FnMut(Run)) {
+        // As in `Arc`: the last owner has to see what the others did before the page changes hands. If there
+        // is no other lease, nobody can add one, and no read-modify-write is needed.
+        if run.len > 0 && self.of(run).iter().all(|count| count.load(Ordering::Acquire) == 0) {
+            return give(run);
+        }
+        self.release_shared(run, give);
+    }
+
+    #[inline(never)]
+    fn release_shared(&self, run: Run, mut give: impl FnMut(Run)) {
         let mut give = |start, end| {
             if start < end {
                 give(Run { start, len: end - start });
@@ -63,8 +74,6 @@ impl Counts {
 
 /// Returns whether this was the last lease.
 fn release_one(count: &AtomicU32) -> bool {
-    // As in `Arc`: the last owner has to see what the others did before the page changes hands. If there
-    // is no other lease, nobody can add one, and no read-modify-write is needed.
     if count.load(Ordering::Acquire) == 0 {
         return true;
     }

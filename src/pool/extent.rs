@@ -25,6 +25,7 @@ use zeroize::Zeroize;
 
 use super::Pool;
 use super::lease::Lease;
+use super::pages::Taken;
 
 /// Most bytes that share one owner, so that a small slice pins no more than that.
 pub(crate) const PIECE: usize = if cfg!(any(test, fuzzing)) { 4 * 4096 } else { 2 << 20 };
@@ -63,8 +64,7 @@ impl Extent {
     /// `OutOfMemory` when the pool is at its capacity.
     #[inline]
     pub(crate) fn in_pool(pool: &Pool, want: usize) -> io::Result<Extent> {
-        let (lease, mapped) = Lease::take(pool, pages_for(want, pool))?;
-        Ok(Self::over(lease, mapped))
+        Lease::take(pool, pages_for(want, pool)).map(Self::over)
     }
 
     /// At least `want` bytes of a pool, side by side.
@@ -73,17 +73,16 @@ impl Extent {
     ///
     /// `OutOfMemory` when there is no such run.
     pub(crate) fn in_pool_exact(pool: &Pool, want: usize) -> io::Result<Extent> {
-        let (lease, mapped) = Lease::take_exact(pool, pages_for(want, pool))?;
-        Ok(Self::over(lease, mapped))
+        Lease::take_exact(pool, pages_for(want, pool)).map(Self::over)
     }
 
     #[inline]
-    fn over(lease: Lease, mapped: u32) -> Extent {
+    fn over(lease: Lease) -> Extent {
         let (page, run) = (lease.pool().page_size(), lease.run());
         Extent {
             base: lease.pool().address_of(run.start as usize * page),
             filled: 0,
-            committed: mapped as usize * page,
+            committed: lease.mapped() as usize * page,
             capacity: run.len as usize * page,
             reserved: 0,
             owner: Owner::Pages(lease),
@@ -167,12 +166,14 @@ impl Extent {
     fn extend(&mut self, more: usize, exactly: bool) -> bool {
         let Owner::Pages(lease) = &mut self.owner else { return false };
         let page = lease.pool().page_size();
-        let (got, mapped) = lease.grow(to_pages(more.div_ceil(page)), exactly);
+        let Some(Taken { run, mapped }) = lease.grow(to_pages(more.div_ceil(page)), exactly) else {
+            return false;
+        };
         if self.committed == self.capacity {
             self.committed += mapped as usize * page;
         }
-        self.capacity += got as usize * page;
-        got > 0
+        self.capacity += run.len as usize * page;
+        run.len > 0
     }
 
     /// Keeps `more` of the spare bytes until they are filled.
@@ -439,11 +440,13 @@ fn cut(base: NonNull<u8>, len: usize, lease: &Lease) -> usize {
     base.as_ptr().addr() - lease.pool().address_of(0).as_ptr().addr() + len
 }
 
+#[inline]
 fn pages_for(bytes: usize, pool: &Pool) -> u32 {
     to_pages(bytes.div_ceil(pool.page_size())).max(1)
 }
 
 /// More pages than there can be is as good as too many.
+#[inline]
 fn to_pages(pages: usize) -> u32 {
     u32::try_from(pages).unwrap_or(u32::MAX)
 }

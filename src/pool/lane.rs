@@ -15,9 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::LocalKey;
 
 use super::pages::{Pages, Taken};
-
-/// More threads than that share lanes.
-const LANES: u32 = 16;
+use super::stash::LANES;
 
 /// Fewest bytes of a lane, where the arena is large enough.
 pub(super) const LEAST: usize = 4 << 20;

@@ -1,4 +1,5 @@
-//! Who owns which pages: a count on each of them, and the free ones behind a lock.
+//! Who owns which pages: a count on each of them, and the free ones at hand or behind a lock.
+#![allow(clippy::inline_always)] // takes what is at hand where it is needed, without a detour through memory
 
 use std::error::Error;
 use std::fmt;
@@ -11,17 +12,19 @@ use super::arena::{Arena, Backing};
 use super::counts::Counts;
 use super::line::Line;
 use super::pages::{Pages, Run, Taken};
+use super::stash::{Kept, LANES, Stash, TICK};
 use super::{ENOUGH, Pool, PoolOptions, PoolStats, lane};
 use crate::event::event;
 use crate::sys::memory;
 
-/// The clock is asked once in so many times that pages are given back: it costs more than all the rest.
-const TICK: u32 = 16;
+/// Most bytes that a lane keeps at hand: what the largest first read asks for.
+const STASH: usize = 256 << 10;
 
 /// All pages of a pool.
 pub(super) struct Leases {
     arena: Arena,
     counts: Counts,
+    stash: Stash,
     free: Mutex<Free>,
     retain: u32,
     decay: Duration,
@@ -47,7 +50,7 @@ struct Free {
     period: Instant,
     /// When pages were last given back, as far as the clock was asked.
     last_given: Instant,
-    /// How often pages were given back.
+    /// How often pages were given back or kept at hand since the clock was last asked.
     gives: u32,
     line: Line,
 }
@@ -55,7 +58,7 @@ struct Free {
 /// Some neighbouring pages of a pool. Each page is given back when its last lease goes.
 pub(super) struct Lease {
     pool: Pool,
-    run: Run,
+    pages: Taken,
 }
 
 impl Leases {
@@ -71,9 +74,14 @@ impl Leases {
         }
         let arena = Arena::new(pages * page, size, options.huge_pages)?;
         let total = arena.pages();
+        let retain = u32::try_from(options.retain / page).unwrap_or(u32::MAX);
+        // What is at hand is not looked at again.
+        let looked_at = options.zero_on_release || options.retain < u64::MAX;
+        let stash = if looked_at { 0 } else { to_page(STASH.div_ceil(size)) };
         let now = Instant::now();
         Ok(Leases {
             counts: Counts::new(total),
+            stash: Stash::new(stash),
             free: Mutex::new(Free {
                 pages: Pages::new(total),
                 enough: to_page(ENOUGH.div_ceil(size)),
@@ -87,7 +95,7 @@ impl Leases {
                 gives: 0,
                 line: Line::default(),
             }),
-            retain: u32::try_from(options.retain / page).unwrap_or(u32::MAX),
+            retain,
             decay: options.decay,
             zero_on_release: options.zero_on_release,
             reduced: u64::from(total) < pages || arena.backing() != Backing::Memfd,
@@ -115,43 +123,77 @@ impl Leases {
     pub(super) fn stats(&self) -> PoolStats {
         let free = self.free();
         let bytes = |pages| self.bytes(pages);
+        let (stashed, takes) = self.stash.sum();
         PoolStats {
             capacity: bytes(free.pages.total()),
-            in_use: bytes(free.pages.in_use()),
-            warm: bytes(free.pages.warm_free()),
+            in_use: bytes(free.pages.in_use().saturating_sub(stashed)),
+            warm: bytes(free.pages.warm_free() + stashed),
             peak: bytes(free.peak),
             page_size: self.arena.page_size() as u64,
             backing: self.arena.backing(),
             reduced: self.reduced,
-            extents: free.extents,
+            extents: free.extents + u64::from(takes),
             waiting: free.line.len() as u64,
             ..PoolStats::default()
         }
     }
 
-    /// Takes pages by one of the ways of [`Pages`], for so many new extents. Their first lease needs no count.
-    fn take(&self, take: impl FnOnce(&mut Free) -> Option<Taken>, extents: u64) -> Option<Taken> {
+    /// Takes pages for a new extent, by one of the ways of [`Pages`]. Their first lease needs no count.
+    #[inline(never)]
+    fn take(&self, take: impl Fn(&mut Free) -> Option<Taken>) -> Option<Taken> {
         let mut free = self.free();
-        let taken = take(&mut free)?;
-        free.extents += extents;
-        free.idle = free.idle.min(free.pages.warm_free());
-        free.peak = free.peak.max(free.pages.in_use());
+        free.collect(self.stash.collect(lane::number()));
+        // A rope that is alone, or short of memory, has need of all.
+        if free.scarce || self.stash.is_all(free.pages.in_use()) {
+            free.collect_all(&self.stash);
+        }
+        let taken = take(&mut free).or_else(|| {
+            free.collect_all(&self.stash);
+            take(&mut free)
+        })?;
+        free.extents += 1;
+        free.note();
+        Some(taken)
+    }
+
+    /// Takes up to or exactly `want` pages from page `at` on.
+    #[inline(never)]
+    fn take_at(&self, at: u32, want: u32, exactly: bool) -> Option<Taken> {
+        let mut free = self.free();
+        free.collect(self.stash.collect(lane::number()));
+        if at < free.pages.total() && free.pages.is_taken(at) {
+            free.collect(self.stash.collect_at(at));
+        }
+        let Free { pages, enough, .. } = &mut *free;
+        let taken = if exactly { pages.take_exact_at(at, want) } else { pages.take_at(at, want, *enough) }?;
+        free.note();
         Some(taken)
     }
 
     /// Counts one lease less on each page and gives back those that have none left.
-    fn release(&self, run: Run) {
-        self.counts.release(run, |run| self.give(run));
+    #[inline]
+    fn release(&self, pages: Taken) {
+        self.counts.release(pages.run, |run| self.give(pages.part(run.range())));
     }
 
-    fn give(&self, run: Run) {
+    #[inline]
+    fn give(&self, Taken { run, mapped }: Taken) {
+        debug_assert!(run.len > 0);
+        if mapped < run.len || !self.stash.give(lane::number(), run) {
+            self.give_to_all(run);
+        }
+    }
+
+    #[inline(never)]
+    fn give_to_all(&self, run: Run) {
         if self.zero_on_release {
             let written = self.free().pages.warm_prefix(run);
             self.arena.zero(Run { start: run.start, len: written });
         }
         let (surplus, waker) = {
             let mut free = self.free();
-            let stale = free.tick(self.decay);
+            free.collect(self.stash.collect(lane::number()));
+            let stale = free.tick(self.decay, &self.stash);
             let waker = free.give(run);
             (stale.max(free.pages.warm_free().saturating_sub(self.retain)), waker)
         };
@@ -161,7 +203,7 @@ impl Leases {
 
     /// Gives back what has been idle for as long as `decay`.
     pub(super) fn give_back_idle(&self) {
-        let surplus = self.free().surplus(Instant::now(), self.decay);
+        let surplus = self.free().surplus(Instant::now(), self.decay, &self.stash);
         self.give_back_quietly(surplus);
     }
 
@@ -173,8 +215,14 @@ impl Leases {
         }
     }
 
+    /// Gives all warm free pages back to the system.
+    pub(super) fn trim(&self) -> io::Result<u64> {
+        self.free().collect_all(&self.stash);
+        self.give_back(u32::MAX)
+    }
+
     /// Gives up to `pages` warm free pages, the highest first, back to the system.
-    pub(super) fn give_back(&self, pages: u32) -> io::Result<u64> {
+    fn give_back(&self, pages: u32) -> io::Result<u64> {
         let (mut left, mut bytes) = (pages, 0);
         // Taken while the hole is punched, so that nobody fills them meanwhile.
         while let Some(run) = { self.free().pages.take_highest_warm(left) } {
@@ -202,13 +250,33 @@ impl Leases {
         for page in 0..free.pages.total() {
             assert!(free.pages.is_taken(page) || !self.counts.is_shared(page), "page {page}");
         }
+        for page in (0..LANES).filter_map(|lane| self.stash.kept(lane)).flat_map(|kept| kept.run.range()) {
+            assert!(free.pages.is_taken(page) && !self.counts.is_shared(page), "page {page} is at hand");
+        }
     }
 
-    /// Looks at the line of those who wait, and at how many bytes are free.
+    /// Pages that are kept at hand.
+    #[cfg(test)]
+    pub(super) fn at_hand(&self) -> u32 {
+        self.stash.sum().0
+    }
+
+    /// Looks at the line of those who wait, and at how many bytes are free. While anybody waits nothing is kept
+    /// at hand: whatever is given back is to be seen by those in the line.
     pub(super) fn with_line<T>(&self, look: impl FnOnce(&mut Line, u64) -> T) -> T {
         let mut free = self.free();
+        (0..LANES).for_each(|lane| free.collect(self.stash.close(lane)));
         let pages = free.pages.total() - free.pages.in_use();
-        look(&mut free.line, self.bytes(pages))
+        let seen = look(&mut free.line, self.bytes(pages));
+        if free.line.len() == 0 {
+            self.stash.open();
+        }
+        seen
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(super) fn has_line(&self) -> bool {
+        self.free().line.len() > 0
     }
 
     pub(super) fn bytes(&self, pages: u32) -> u64 {
@@ -236,25 +304,47 @@ impl Free {
         self.line.given()
     }
 
+    /// Takes note of what was taken.
+    fn note(&mut self) {
+        self.idle = self.idle.min(self.pages.warm_free());
+        self.peak = self.peak.max(self.pages.in_use());
+    }
+
+    /// Marks pages that were at hand as free.
+    fn collect(&mut self, kept: Option<Kept>) {
+        if let Some(Kept { run, takes }) = kept {
+            self.pages.give(run);
+            self.extents += u64::from(takes);
+            self.gives += takes;
+        }
+    }
+
+    fn collect_all(&mut self, stash: &Stash) {
+        (0..LANES).for_each(|lane| self.collect(stash.collect(lane)));
+    }
+
     /// Looks at the clock now and then, before pages are given.
-    fn tick(&mut self, decay: Duration) -> u32 {
-        self.gives = self.gives.wrapping_add(1);
-        if self.gives % TICK != 0 {
+    fn tick(&mut self, decay: Duration, stash: &Stash) -> u32 {
+        self.gives += 1;
+        if self.gives < TICK {
             return 0;
         }
+        self.gives = 0;
         let now = Instant::now();
-        let surplus = self.surplus(now, decay);
+        let surplus = self.surplus(now, decay, stash);
         self.last_given = now;
         surplus
     }
 
     /// How many warm pages nobody has wanted for as long as `decay`. Call before pages are given.
-    fn surplus(&mut self, now: Instant, decay: Duration) -> u32 {
-        if now.saturating_duration_since(self.last_given) >= decay {
-            return self.pages.warm_free();
-        }
-        if now.saturating_duration_since(self.period) < decay {
+    fn surplus(&mut self, now: Instant, decay: Duration, stash: &Stash) -> u32 {
+        let unused = now.saturating_duration_since(self.last_given) >= decay;
+        if !unused && now.saturating_duration_since(self.period) < decay {
             return 0;
+        }
+        self.collect_all(stash);
+        if unused {
+            return self.pages.warm_free();
         }
         self.period = now;
         std::mem::replace(&mut self.idle, self.pages.warm_free())
@@ -262,12 +352,13 @@ impl Free {
 }
 
 impl Lease {
-    /// Up to `want` pages and how many of them, from the first on, are mapped.
+    /// Up to `want` pages.
     ///
     /// # Errors
     ///
     /// `OutOfMemory` when the pool is at its capacity.
-    pub(super) fn take(pool: &Pool, want: u32) -> io::Result<(Lease, u32)> {
+    #[inline(always)]
+    pub(super) fn take(pool: &Pool, want: u32) -> io::Result<Lease> {
         Self::with(pool, want, |free| free.take(want))
     }
 
@@ -276,38 +367,35 @@ impl Lease {
     /// # Errors
     ///
     /// `OutOfMemory` when no such run is free.
-    pub(super) fn take_exact(pool: &Pool, want: u32) -> io::Result<(Lease, u32)> {
+    pub(super) fn take_exact(pool: &Pool, want: u32) -> io::Result<Lease> {
         Self::with(pool, want, |free| free.pages.take_exact(want))
     }
 
-    fn with(
-        pool: &Pool,
-        want: u32,
-        take: impl FnOnce(&mut Free) -> Option<Taken>,
-    ) -> io::Result<(Lease, u32)> {
-        let shared = &pool.0;
-        let taken = shared.leases.take(take, 1).ok_or_else(|| out_of_memory(&shared.leases.stats(), want))?;
-        Ok((Lease { pool: pool.share(), run: taken.run }, taken.mapped))
+    #[inline(always)]
+    fn with(pool: &Pool, want: u32, take: impl Fn(&mut Free) -> Option<Taken>) -> io::Result<Lease> {
+        let leases = &pool.0.leases;
+        let at_hand = leases.stash.take(lane::number(), want, None);
+        match at_hand.map(Taken::mapped).or_else(|| leases.take(take)) {
+            Some(pages) => Ok(Lease { pool: pool.share(), pages }),
+            None => Err(out_of_memory(&leases.stats(), want)),
+        }
     }
 
-    /// Takes up to `want` of the pages that follow; returns how many, and how many of those, from the
-    /// first on, are mapped.
-    pub(super) fn grow(&mut self, want: u32, exactly: bool) -> (u32, u32) {
-        let end = self.run.end();
-        let take = |Free { pages, enough, .. }: &mut Free| {
-            if exactly { pages.take_exact_at(end, want) } else { pages.take_at(end, want, *enough) }
-        };
-        let taken = self.leases().take(take, 0);
-        let Some(Taken { run, mapped }) = taken else { return (0, 0) };
-        self.run.len += run.len;
-        (run.len, mapped)
+    /// Takes up to `want` of the pages that follow, or just so many; returns those it got.
+    pub(super) fn grow(&mut self, want: u32, exactly: bool) -> Option<Taken> {
+        let (leases, end) = (self.leases(), self.run().end());
+        let at_hand = leases.stash.take(lane::number(), want, Some(end));
+        let more = at_hand.map(Taken::mapped).or_else(|| leases.take_at(end, want, exactly))?;
+        self.pages.append(more);
+        Some(more)
     }
 
     /// Gives back all pages from page `end` of the arena on, of which this must be the only lease.
     pub(super) fn truncate(&mut self, end: u32) {
-        let keep = end.clamp(self.run.start, self.run.end()) - self.run.start;
-        let rest = Run { start: self.run.start + keep, len: self.run.len - keep };
-        self.run.len = keep;
+        let run = self.run();
+        let end = end.clamp(run.start, run.end());
+        let rest = self.pages.part(end..run.end());
+        self.pages = self.pages.part(run.start..end);
         self.leases().give(rest);
     }
 
@@ -320,17 +408,17 @@ impl Lease {
         if rest_start < front_end {
             self.leases().counts.add(Run { start: rest_start, len: 1 });
         }
-        let front = Run { start: self.run.start, len: front_end - self.run.start };
-        self.run = Run { start: rest_start, len: self.run.end() - rest_start };
-        Lease { pool: self.pool.share(), run: front }
+        let front = self.pages.part(self.run().start..front_end);
+        self.pages = self.pages.part(rest_start..self.run().end());
+        Lease { pool: self.pool.share(), pages: front }
     }
 
     /// A further lease of the pages before `offset` bytes into the arena.
     pub(super) fn share_to(&self, offset: usize) -> Lease {
         let end = to_page(offset.div_ceil(self.leases().arena.page_size()));
-        let run = Run { start: self.run.start, len: end - self.run.start };
-        self.leases().counts.add(run);
-        Lease { pool: self.pool.share(), run }
+        let pages = self.pages.part(self.run().start..end);
+        self.leases().counts.add(pages.run);
+        Lease { pool: self.pool.share(), pages }
     }
 
     /// Maps pages `first..end` of the arena, which are this lease's, and gives them memory if need be.
@@ -366,14 +454,23 @@ impl Lease {
         written
     }
 
+    #[inline]
     pub(super) fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    pub(super) fn run(&self) -> Run {
-        self.run
+    /// How many pages, from the first on, were mapped when they were taken.
+    #[inline]
+    pub(super) fn mapped(&self) -> u32 {
+        self.pages.mapped
     }
 
+    #[inline]
+    pub(super) fn run(&self) -> Run {
+        self.pages.run
+    }
+
+    #[inline]
     fn leases(&self) -> &Leases {
         &self.pool.0.leases
     }
@@ -381,13 +478,13 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.leases().release(self.run);
+        self.leases().release(self.pages);
     }
 }
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease").field("run", &self.run).finish_non_exhaustive()
+        f.debug_struct("Lease").field("run", &self.run()).finish_non_exhaustive()
     }
 }
 

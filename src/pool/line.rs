@@ -71,7 +71,7 @@ impl Pool {
     /// Whether anybody waits.
     #[cfg(feature = "tokio")]
     pub(crate) fn has_line(&self) -> bool {
-        self.0.leases.with_line(|line, _| line.len() > 0)
+        self.0.leases.has_line()
     }
 
     /// Waits until `bytes` of the pool are free and everybody who began to wait before has had their

@@ -4,6 +4,7 @@
 //! arena.rs    one memfd, mapped once            (or anonymous memory)
 //! pages.rs    which pages are taken, which warm (pure)
 //! lane.rs     where a thread looks for pages first
+//! stash.rs    what a lane has at hand
 //! counts.rs   how many leases each page belongs to
 //! lease.rs    who owns which pages, and what becomes of those that nobody owns
 //! handle.rs   the pool itself, shared by threads
@@ -23,6 +24,7 @@ mod lane;
 mod lease;
 mod line;
 mod pages;
+mod stash;
 
 use std::fs::File;
 use std::io;
@@ -162,7 +164,7 @@ impl Pool {
     /// ```
     pub fn trim(&self) -> io::Result<u64> {
         self.0.bounces.drop_idle();
-        let trimmed = self.0.leases.give_back(u32::MAX)?;
+        let trimmed = self.0.leases.trim()?;
         event!(debug, bytes = trimmed, "pool trimmed");
         Ok(trimmed)
     }
@@ -191,6 +193,7 @@ impl Pool {
     }
 
     /// The address of a byte of the arena, with provenance for all of it.
+    #[inline]
     pub(crate) fn address_of(&self, offset: usize) -> std::ptr::NonNull<u8> {
         self.0.leases.arena().at(offset)
     }
@@ -451,9 +454,10 @@ pub struct PoolStats {
     pub capacity: u64,
     /// Held by ropes, views and `Bytes`, in whole pages.
     pub in_use: u64,
-    /// Resident, held by nobody, and handed out first.
+    /// Resident, held by nobody, and handed out first. Of it, each thread keeps up to 256 KiB at hand for
+    /// its next payloads of that size, until somebody else has need of it.
     pub warm: u64,
-    /// The most that was ever in use.
+    /// The most that was ever in use, what threads had [at hand](PoolStats::warm) included.
     pub peak: u64,
     /// Of a page; ropes hold whole pages.
     pub page_size: u64,

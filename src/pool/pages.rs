@@ -40,6 +40,30 @@ pub(crate) struct Taken {
     pub(crate) mapped: u32,
 }
 
+impl Taken {
+    /// Pages that all are.
+    pub(crate) fn mapped(run: Run) -> Taken {
+        Taken { run, mapped: run.len }
+    }
+
+    /// Those of them that are in `part`.
+    #[inline]
+    pub(crate) fn part(self, part: Range<u32>) -> Taken {
+        let run = Run { start: part.start, len: part.end - part.start };
+        debug_assert!(self.run.start <= run.start && run.end() <= self.run.end());
+        Taken { run, mapped: self.mapped.saturating_sub(run.start - self.run.start).min(run.len) }
+    }
+
+    /// Adds pages that follow.
+    pub(crate) fn append(&mut self, more: Taken) {
+        debug_assert_eq!(self.run.end(), more.run.start);
+        if self.mapped == self.run.len {
+            self.mapped += more.mapped;
+        }
+        self.run.len += more.run.len;
+    }
+}
+
 /// What a search looks for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -152,6 +176,11 @@ impl Pages {
     pub(crate) fn take_exact_at(&mut self, at: u32, want: u32) -> Option<Taken> {
         let run = self.run_at(Kind::Free, at, want);
         (run.len == want).then(|| self.mark_taken(run))
+    }
+
+    /// Whether somebody owns this page.
+    pub(crate) fn is_taken(&self, page: u32) -> bool {
+        self.bit(TAKEN, page)
     }
 
     /// Gives pages back; those that were committed stay warm.
@@ -340,14 +369,8 @@ impl Pages {
         }
     }
 
-    #[cfg(any(test, fuzzing))]
     fn bit(&self, kind: usize, page: u32) -> bool {
         self.words[(page / WORD) as usize][kind] >> (page % WORD) & 1 == 1
-    }
-
-    #[cfg(any(test, fuzzing))]
-    pub(crate) fn is_taken(&self, page: u32) -> bool {
-        self.bit(TAKEN, page)
     }
 
     #[cfg(any(test, fuzzing))]

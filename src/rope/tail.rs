@@ -112,7 +112,7 @@ impl Rope {
     fn copy_in_place(&mut self, bytes: &[u8]) -> bool {
         let Some(tail) = &mut self.tail else { return false };
         // An empty tail may have to begin with something else, and a full piece has to be cut off.
-        let simple = tail.len() > 0 && bytes.len() <= tail.ready() && tail.len() + bytes.len() < PIECE;
+        let simple = tail.len() > 0 && bytes.len() <= tail.ready() && tail.len() + bytes.len() <= PIECE;
         simple && tail.copy_from(bytes) == bytes.len()
     }
 
@@ -237,6 +237,14 @@ impl Rope {
     /// Lets `fresh` be filled next. What the tail held becomes segments; its spare pages go back.
     #[inline]
     pub(crate) fn replace_tail(&mut self, fresh: Extent) {
+        if self.tail.is_some() {
+            return self.finish_and_begin(fresh);
+        }
+        self.tail = Some(fresh);
+    }
+
+    #[inline(never)]
+    fn finish_and_begin(&mut self, fresh: Extent) {
         self.finish();
         self.tail = Some(fresh);
     }
@@ -249,6 +257,7 @@ impl Rope {
 
     /// The last segment, if it is short and the next tail had better begin with a copy of it, so that
     /// they are side by side: a small first read, or a header that was pushed in front of a body.
+    #[inline]
     pub(crate) fn short_segment(&self) -> Option<&Bytes> {
         let last = self.segments.last().filter(|last| last.len() <= LITTLE)?;
         match &self.tail {
@@ -306,11 +315,9 @@ impl Rope {
     #[inline]
     pub(crate) fn cut_pieces(&mut self) {
         let Some(tail) = &mut self.tail else { return };
-        while tail.len() >= PIECE {
+        // A tail that is full can still grow, so the last piece stays in it.
+        while tail.len() > PIECE {
             self.segments.push(tail.split_to(PIECE));
-        }
-        if tail.len() + tail.spare() == 0 {
-            self.tail = None;
         }
     }
 
