@@ -167,7 +167,7 @@ struct AtHand {
 
 impl AtHand {
     fn both() -> Arc<AtHand> {
-        let at_hand = AtHand { stash: Stash::new(2), bytes: [UnsafeCell::new(0), UnsafeCell::new(0)] };
+        let at_hand = AtHand { stash: Stash::new(2, 1), bytes: [UnsafeCell::new(0), UnsafeCell::new(0)] };
         assert!(at_hand.stash.give(0, BOTH));
         Arc::new(at_hand)
     }

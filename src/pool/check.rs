@@ -15,6 +15,9 @@ pub(crate) fn check(total: u32, steps: &[Step]) {
     }
 }
 
+/// Pages of room, as the pool asks for.
+const ROOM: u32 = 16;
+
 #[derive(Clone, Copy, Default)]
 struct Page {
     taken: bool,
@@ -32,7 +35,7 @@ struct Model {
 impl Model {
     fn step(&mut self, what: u8, a: u32, b: u32) {
         let (want, enough) = (1 + a % 200, 1 + b % 20);
-        match what % 9 {
+        match what % 10 {
             0 => self.take(want, enough),
             1 => self.take_exact(want),
             2 => self.take_at(b, want, enough),
@@ -41,6 +44,7 @@ impl Model {
             5 => self.give_back(want, b % 4 > 0),
             6 => self.warm(a, b, false),
             7 => self.take_within(b, want, enough),
+            8 => self.take_apart(b, want),
             _ => self.warm(a, b, true),
         }
     }
@@ -72,6 +76,20 @@ impl Model {
         self.taken(taken, expected);
     }
 
+    fn take_apart(&mut self, from: u32, want: u32) {
+        let total = self.pages.total();
+        let room = ROOM.max(want.next_power_of_two());
+        // The first one behind `from`, and round again.
+        let mut starts: Vec<_> = (0..total).step_by(room as usize).collect();
+        let first = starts.iter().position(|&start| start >= from % total).unwrap_or(0);
+        starts.rotate_left(first);
+        starts.retain(|&start| self.run_at(start, room, is_free).len == room);
+        let warm = starts.iter().find(|&&start| is_warm_free(&self.naive[start as usize]));
+        let expected = warm.or(starts.first()).map(|&start| Run { start, len: want });
+        let taken = self.pages.take_apart(from % total, room, want);
+        self.taken(taken, expected);
+    }
+
     fn take_exact(&mut self, want: u32) {
         let first = |runs: Vec<Run>| runs.into_iter().find(|run| run.len >= want);
         let expected = first(self.runs(is_warm_free))
@@ -86,8 +104,13 @@ impl Model {
         let warm = self.run_at(at, want, is_warm_free);
         let elsewhere =
             self.runs(is_warm_free).into_iter().any(|run| run.len >= enough.min(want) && run.start != at);
-        let run = if warm.len == want || elsewhere { warm } else { self.run_at(at, want, is_free) };
-        let taken = self.pages.take_at(at, want, enough);
+        let in_room = want.min(at.next_multiple_of(ROOM) - at);
+        let run = match warm.len {
+            len if len < in_room => self.run_at(at, in_room, is_free),
+            len if len == want || elsewhere => warm,
+            _ => self.run_at(at, want, is_free),
+        };
+        let taken = self.pages.take_at(at, want, enough, ROOM);
         self.taken(taken, Some(run).filter(|run| run.len > 0));
     }
 

@@ -57,14 +57,14 @@ unsafe impl Send for Extent {}
 unsafe impl Sync for Extent {}
 
 impl Extent {
-    /// Up to `want` bytes of a pool, at least one page.
+    /// Up to `want` bytes of a pool, at least one page, for a rope that holds `held` already.
     ///
     /// # Errors
     ///
     /// `OutOfMemory` when the pool is at its capacity.
     #[inline]
-    pub(crate) fn in_pool(pool: &Pool, want: usize) -> io::Result<Extent> {
-        Lease::take(pool, pages_for(want, pool)).map(Self::over)
+    pub(crate) fn in_pool(pool: &Pool, want: usize, held: usize) -> io::Result<Extent> {
+        Lease::take(pool, pages_for(want, pool), pages_for(held, pool)).map(Self::over)
     }
 
     /// At least `want` bytes of a pool, side by side.

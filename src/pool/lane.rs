@@ -1,36 +1,96 @@
-//! Where in the arena a thread looks for pages first.
+//! Where in the arena new extents begin.
 //!
 //! ```text
 //! pages   0        stride     2 * stride   3 * stride
-//!         │ lane 0   │ lane 1     │ lane 2     │ …
+//!         │ lane 0   │ lane 1     │ lane 2     │ …         one thread's ropes begin in one of these
+//!         ├────┬────┬────┬────┬ …
+//!          room room room                                  and as far apart as there is room for each
 //! ```
 //!
-//! The ropes of one thread grow one after the other, those of different threads into each other. So while a
-//! pool is in use each thread starts new extents in a part of its own, and leaves it when that is full. The
-//! lanes lie over what was ever used, so that recycled memory serves all of them.
+//! Ropes that grow in turns would else grow into each other. The lanes lie over what was ever used, so that
+//! recycled memory serves all of them.
 
 use std::cell::Cell;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::LocalKey;
 
 use super::pages::{Pages, Taken};
 use super::stash::LANES;
 
-/// Fewest bytes of a lane, where the arena is large enough.
-pub(super) const LEAST: usize = 4 << 20;
+/// Warm runs below this many bytes are left for small extents: each run is one map in a view.
+const ENOUGH: usize = 64 << 10;
 
-/// Takes up to `want` pages, in this thread's lane of at least `least` if others use the pool too.
-pub(super) fn take(pages: &mut Pages, want: u32, enough: u32, least: u32) -> Option<Taken> {
-    // A rope that is alone may need all pages from the first on to be side by side.
-    let beside = if pages.in_use() > 0 { pages.take_within(lane(pages, least), want, enough) } else { None };
-    beside.or_else(|| pages.take(want, enough))
+/// Fewest bytes of a lane, where the arena is large enough.
+const LEAST_LANE: usize = 4 << 20;
+
+/// Fewest bytes of room for a rope, about what views copy rather than map if they have to. Little under test, so
+/// that ropes are in each other's way.
+const LEAST_ROOM: usize = if cfg!(any(test, fuzzing)) { 16 << 10 } else { 512 << 10 };
+
+/// Most bytes of room: a rope of this size gets along with several extents.
+const MOST_ROOM: usize = 32 << 20;
+
+/// These sizes in pages.
+pub(super) struct Places {
+    enough: u32,
+    least_lane: u32,
+    least_room: u32,
+    most_room: u32,
 }
 
-fn lane(pages: &Pages, least: u32) -> Range<u32> {
-    let stride = (pages.top() / LANES).max(least.min(pages.total() / LANES));
-    let start = number() * stride;
-    start..start + stride
+impl Places {
+    pub(super) fn new(page_size: usize) -> Places {
+        let pages = |bytes: usize| u32::try_from(bytes.div_ceil(page_size)).unwrap_or(u32::MAX);
+        Places {
+            enough: pages(ENOUGH),
+            least_lane: pages(LEAST_LANE),
+            least_room: pages(LEAST_ROOM),
+            most_room: pages(MOST_ROOM),
+        }
+    }
+
+    /// How far apart small ropes begin.
+    pub(super) fn least_room(&self) -> u32 {
+        self.least_room
+    }
+
+    /// Takes up to `want` pages for a rope that holds `held` already: where it has room to double, if there is
+    /// such a place.
+    pub(super) fn take(&self, pages: &mut Pages, want: u32, held: u32) -> Option<Taken> {
+        // A rope that is alone may need all pages from the first on to be side by side.
+        if pages.in_use() == 0 {
+            return pages.take(want, self.enough);
+        }
+        let start = self.lane(pages);
+        let lane = start..start + self.stride(pages);
+        let apart = self.take_apart(pages, want, held);
+        apart.or_else(|| pages.take_within(lane, want, self.enough)).or_else(|| pages.take(want, self.enough))
+    }
+
+    /// Takes exactly `want` pages, side by side.
+    pub(super) fn take_exact(&self, pages: &mut Pages, want: u32) -> Option<Taken> {
+        self.take_apart(pages, want, 0).or_else(|| pages.take_exact(want))
+    }
+
+    /// Takes up to `want` pages from page `at` on, for the extent that ends there.
+    pub(super) fn take_at(&self, pages: &mut Pages, at: u32, want: u32) -> Option<Taken> {
+        pages.take_at(at, want, self.enough, self.least_room)
+    }
+
+    fn take_apart(&self, pages: &mut Pages, want: u32, held: u32) -> Option<Taken> {
+        let room = held.min(self.most_room).next_power_of_two().max(self.least_room);
+        let little = pages.in_use() > 0 && want <= room / 2;
+        little.then(|| pages.take_apart(self.lane(pages), room, want)).flatten()
+    }
+
+    /// The first page of this thread's lane.
+    fn lane(&self, pages: &Pages) -> u32 {
+        number() * self.stride(pages)
+    }
+
+    fn stride(&self, pages: &Pages) -> u32 {
+        (pages.top() / LANES).max(self.least_lane.min(pages.total() / LANES))
+    }
 }
 
 /// This thread's lane.

@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use super::arena::{Arena, Backing};
 use super::counts::Counts;
+use super::lane::{self, Places};
 use super::line::Line;
 use super::pages::{Pages, Run, Taken};
 use super::stash::{Kept, LANES, Stash, TICK};
-use super::{ENOUGH, Pool, PoolOptions, PoolStats, lane};
+use super::{Pool, PoolOptions, PoolStats};
 use crate::event::event;
 use crate::sys::memory;
 
@@ -36,10 +37,7 @@ pub(super) struct Leases {
 #[repr(align(128))]
 struct Free {
     pages: Pages,
-    /// `ENOUGH` in pages.
-    enough: u32,
-    /// `lane::LEAST` in pages.
-    least_lane: u32,
+    places: Places,
     peak: u32,
     /// Memory was refused when it was last asked for: pages that have some are taken wherever they are.
     scarce: bool,
@@ -78,14 +76,14 @@ impl Leases {
         // What is at hand is not looked at again.
         let looked_at = options.zero_on_release || options.retain < u64::MAX;
         let stash = if looked_at { 0 } else { to_page(STASH.div_ceil(size)) };
+        let places = Places::new(size);
         let now = Instant::now();
         Ok(Leases {
             counts: Counts::new(total),
-            stash: Stash::new(stash),
+            stash: Stash::new(stash, places.least_room()),
             free: Mutex::new(Free {
                 pages: Pages::new(total),
-                enough: to_page(ENOUGH.div_ceil(size)),
-                least_lane: to_page(lane::LEAST.div_ceil(size)),
+                places,
                 peak: 0,
                 scarce: false,
                 extents: 0,
@@ -164,8 +162,8 @@ impl Leases {
         if at < free.pages.total() && free.pages.is_taken(at) {
             free.collect(self.stash.collect_at(at));
         }
-        let Free { pages, enough, .. } = &mut *free;
-        let taken = if exactly { pages.take_exact_at(at, want) } else { pages.take_at(at, want, *enough) }?;
+        let Free { pages, places, .. } = &mut *free;
+        let taken = if exactly { pages.take_exact_at(at, want) } else { places.take_at(pages, at, want) }?;
         free.note();
         Some(taken)
     }
@@ -290,11 +288,11 @@ impl Leases {
 }
 
 impl Free {
-    fn take(&mut self, want: u32) -> Option<Taken> {
+    fn take(&mut self, want: u32, held: u32) -> Option<Taken> {
         if self.scarce {
             return self.pages.take(want, 1);
         }
-        lane::take(&mut self.pages, want, self.enough, self.least_lane)
+        self.places.take(&mut self.pages, want, held)
     }
 
     /// Returns whom to wake, once the lock is released.
@@ -352,14 +350,14 @@ impl Free {
 }
 
 impl Lease {
-    /// Up to `want` pages.
+    /// Up to `want` pages for a rope that holds `held` already.
     ///
     /// # Errors
     ///
     /// `OutOfMemory` when the pool is at its capacity.
     #[inline(always)]
-    pub(super) fn take(pool: &Pool, want: u32) -> io::Result<Lease> {
-        Self::with(pool, want, |free| free.take(want))
+    pub(super) fn take(pool: &Pool, want: u32, held: u32) -> io::Result<Lease> {
+        Self::with(pool, want, |free| free.take(want, held))
     }
 
     /// Exactly `want` pages, side by side.
@@ -368,7 +366,7 @@ impl Lease {
     ///
     /// `OutOfMemory` when no such run is free.
     pub(super) fn take_exact(pool: &Pool, want: u32) -> io::Result<Lease> {
-        Self::with(pool, want, |free| free.pages.take_exact(want))
+        Self::with(pool, want, |free| free.places.take_exact(&mut free.pages, want))
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 //! ```text
 //! arena.rs    one memfd, mapped once            (or anonymous memory)
 //! pages.rs    which pages are taken, which warm (pure)
-//! lane.rs     where a thread looks for pages first
+//! lane.rs     where new extents begin
 //! stash.rs    what a lane has at hand
 //! counts.rs   how many leases each page belongs to
 //! lease.rs    who owns which pages, and what becomes of those that nobody owns
@@ -41,9 +41,6 @@ use handle::Handle;
 use lease::Leases;
 pub(crate) use lease::is_at_capacity;
 pub use line::Waiting;
-
-/// Warm runs below this many bytes are left for small extents: each run is one map in a view.
-const ENOUGH: usize = 64 << 10;
 
 /// Recycled memory that ropes receive into.
 ///

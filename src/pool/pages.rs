@@ -16,6 +16,9 @@ use std::ops::Range;
 /// Pages per bitmap word.
 const WORD: u32 = u64::BITS;
 
+/// How many places a search for room looks at.
+const MOST_TRIES: usize = 256;
+
 /// A run of neighbouring pages, counted from the start of the arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Run {
@@ -153,6 +156,19 @@ impl Pages {
         Some(self.mark_taken(run))
     }
 
+    /// Takes `want` pages at a multiple of `room` pages where so many are free, so that what begins there can
+    /// grow. The first one from page `from` on: warm before cold, and not from the end of a long search.
+    pub(crate) fn take_apart(&mut self, from: u32, room: u32, want: u32) -> Option<Taken> {
+        let starts = |range: Range<u32>| range.step_by(room as usize);
+        let from = from.next_multiple_of(room);
+        let all = starts(from..self.total).chain(starts(0..from.min(self.total)));
+        let is_free = |&start: &u32| self.run_at(Kind::Free, start, room).len == room;
+        let mut free = all.take(MOST_TRIES).filter(is_free).peekable();
+        let first = *free.peek()?;
+        let warm = free.find(|&start| self.run_at(Kind::WarmFree, start, 1).len > 0);
+        Some(self.mark_taken(Run { start: warm.unwrap_or(first), len: want }))
+    }
+
     /// Takes exactly `want` neighbouring pages, at the lowest address where they are free.
     pub(crate) fn take_exact(&mut self, want: u32) -> Option<Taken> {
         let run =
@@ -162,11 +178,15 @@ impl Pages {
 
     /// Takes up to `want` pages from page `at` on, so that the extent that ends there grows in place.
     ///
-    /// Cold pages are taken only if no warm run of `enough` pages waits elsewhere: a second extent
-    /// costs a map when the rope is finalised, a cold page costs a fault.
-    pub(crate) fn take_at(&mut self, at: u32, want: u32, enough: u32) -> Option<Taken> {
+    /// Cold pages are taken up to the next multiple of `room`, and beyond that only if no warm run of `enough`
+    /// pages waits elsewhere: a second extent costs a map when the rope is finalised, a cold page costs a fault.
+    pub(crate) fn take_at(&mut self, at: u32, want: u32, enough: u32, room: u32) -> Option<Taken> {
         let mut run = self.run_at(Kind::WarmFree, at, want);
-        if run.len < want && self.first_fit_outside(enough.min(want), run).is_none() {
+        // Not `next_multiple_of`, which may be more than fits; `room` is a power of two.
+        let in_room = want.min(at.wrapping_neg() % room);
+        if run.len < in_room {
+            run = self.run_at(Kind::Free, at, in_room);
+        } else if run.len < want && self.first_fit_outside(enough.min(want), run).is_none() {
             run = self.run_at(Kind::Free, at, want);
         }
         (run.len > 0).then(|| self.mark_taken(run))

@@ -31,6 +31,8 @@ pub(super) struct Stash {
     lanes: [Slot; LANES as usize],
     /// Most pages of a run.
     most: u16,
+    /// Extents begin at multiples of so many pages: what lies elsewhere is for those that want to grow there.
+    apart: u32,
 }
 
 /// In cache lines of its own, as a lane is mostly one thread's.
@@ -46,19 +48,19 @@ pub(super) struct Kept {
 }
 
 impl Stash {
-    /// Keeps runs of up to `most` pages.
-    pub(super) fn new(most: u32) -> Stash {
+    /// Keeps runs of up to `most` pages, and takes from those that begin at multiples of `apart`.
+    pub(super) fn new(most: u32, apart: u32) -> Stash {
         let most = u16::try_from(most).unwrap_or(u16::MAX);
-        Stash { lanes: std::array::from_fn(|_| Slot(AtomicU64::new(0))), most }
+        Stash { lanes: std::array::from_fn(|_| Slot(AtomicU64::new(0))), most, apart }
     }
 
-    /// Takes `want` pages, from page `at` on if that is said.
+    /// Takes `want` pages from page `at` on, or where extents begin if that is not said.
     #[inline]
     pub(super) fn take(&self, lane: u32, want: u32, at: Option<u32>) -> Option<Run> {
         let slot = self.slot(lane);
         let before = slot.load(Ordering::Relaxed);
         let Kept { run: Run { start, len }, takes } = unpack(before)?;
-        if want > len || at.is_some_and(|at| at != start) {
+        if want > len || at.map_or(start % self.apart != 0, |at| at != start) {
             return None;
         }
         let rest = Run { start: start + want, len: len - want };
@@ -191,7 +193,7 @@ mod tests {
 
     #[test]
     fn pages_come_back_as_they_were_given() {
-        let stash = Stash::new(8);
+        let stash = Stash::new(8, 1);
         let run = |start, len| Run { start, len };
         assert_eq!(stash.take(0, 1, None), None);
         assert!(stash.give(0, run(4, 2)));
@@ -210,7 +212,7 @@ mod tests {
 
     #[test]
     fn what_is_closed_keeps_nothing() {
-        let stash = Stash::new(8);
+        let stash = Stash::new(8, 1);
         let run = Run { start: 1, len: 3 };
         assert!(stash.give(2, run));
         let closed: Vec<_> = (0..LANES).filter_map(|lane| stash.close(lane)).map(|kept| kept.run).collect();
@@ -225,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_run_is_collected_now_and_then() {
-        let stash = Stash::new(8);
+        let stash = Stash::new(8, 1);
         let run = Run { start: 1, len: 1 };
         for _ in 0..TICK {
             assert!(stash.give(0, run));

@@ -190,7 +190,7 @@ impl Rope {
     #[inline]
     pub(crate) fn new_extent(&self, want: usize) -> io::Result<Extent> {
         match &self.pool {
-            Some(pool) => Extent::in_pool(pool, want),
+            Some(pool) => Extent::in_pool(pool, want, self.len()),
             None => Extent::on_heap(want.min(PIECE), false),
         }
     }
