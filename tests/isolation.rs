@@ -115,14 +115,24 @@ fn receive_secrets(rope: &mut Rope, count: usize) {
     assert_eq!(rope.len() - before, count * SECRET.len());
 }
 
+/// Two ropes, each of four pieces of so many secrets that lie apart.
+fn scattered_secrets(pool: &Pool, count: usize) -> [Rope; 2] {
+    let mut ropes = [Rope::in_pool(pool), Rope::in_pool(pool)];
+    for _ in 0..4 {
+        for rope in &mut ropes {
+            let mut piece = Rope::in_pool(pool);
+            receive_secrets(&mut piece, count);
+            rope.append(piece);
+        }
+    }
+    ropes
+}
+
 #[test]
 fn zeroed_pages_are_gone_from_all_views() {
     in_child("zeroed_pages_are_gone_from_all_views", || {
         let pool = Pool::options().capacity(8 << 20).zero_on_release(true).create().unwrap();
-        let mut ropes = [Rope::in_pool(&pool), Rope::in_pool(&pool)];
-        for _ in 0..4 {
-            ropes.iter_mut().for_each(|rope| receive_secrets(rope, (256 << 10) / SECRET.len()));
-        }
+        let ropes = scattered_secrets(&pool, (256 << 10) / SECRET.len());
         let views = ropes.map(|rope| rope.finalize().unwrap());
         assert!(views.iter().all(|view| view.num_maps() > 1 && view.copied_bytes() == 0), "{views:?}");
         let [view, other] = views;
@@ -178,10 +188,7 @@ fn what_was_copied_behind_a_header_is_gone_from_memory() {
 fn a_copied_view_is_gone_from_memory() {
     in_child("a_copied_view_is_gone_from_memory", || {
         assert_gone_after(|pool| {
-            let mut ropes = [Rope::in_pool(pool), Rope::in_pool(pool)];
-            for _ in 0..4 {
-                ropes.iter_mut().for_each(|rope| receive_secrets(rope, 1000));
-            }
+            let ropes = scattered_secrets(pool, 1000);
             let view = ropes[0].clone().finalize().unwrap();
             assert!(view.copied_bytes() > 0);
         });

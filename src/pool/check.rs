@@ -104,12 +104,8 @@ impl Model {
         let warm = self.run_at(at, want, is_warm_free);
         let elsewhere =
             self.runs(is_warm_free).into_iter().any(|run| run.len >= enough.min(want) && run.start != at);
-        let in_room = want.min(at.next_multiple_of(ROOM) - at);
-        let run = match warm.len {
-            len if len < in_room => self.run_at(at, in_room, is_free),
-            len if len == want || elsewhere => warm,
-            _ => self.run_at(at, want, is_free),
-        };
+        let cold = if elsewhere { want.min(at.next_multiple_of(ROOM) - at) } else { want };
+        let run = if warm.len < cold { self.run_at(at, cold, is_free) } else { warm };
         let taken = self.pages.take_at(at, want, enough, ROOM);
         self.taken(taken, Some(run).filter(|run| run.len > 0));
     }

@@ -181,14 +181,13 @@ impl Pages {
     /// Cold pages are taken up to the next multiple of `room`, and beyond that only if no warm run of `enough`
     /// pages waits elsewhere: a second extent costs a map when the rope is finalised, a cold page costs a fault.
     pub(crate) fn take_at(&mut self, at: u32, want: u32, enough: u32, room: u32) -> Option<Taken> {
-        let mut run = self.run_at(Kind::WarmFree, at, want);
-        // Not `next_multiple_of`, which may be more than fits; `room` is a power of two.
-        let in_room = want.min(at.wrapping_neg() % room);
-        if run.len < in_room {
-            run = self.run_at(Kind::Free, at, in_room);
-        } else if run.len < want && self.first_fit_outside(enough.min(want), run).is_none() {
-            run = self.run_at(Kind::Free, at, want);
+        let warm = self.run_at(Kind::WarmFree, at, want);
+        let mut cold = want;
+        if warm.len < want && self.first_fit_outside(enough.min(want), warm).is_some() {
+            // How far it is to that multiple, a power of two.
+            cold = want.min(at.wrapping_neg() % room);
         }
+        let run = if warm.len < cold { self.run_at(Kind::Free, at, cold) } else { warm };
         (run.len > 0).then(|| self.mark_taken(run))
     }
 
