@@ -17,7 +17,10 @@ use super::{Bar, Tables};
 
 pub(super) fn table(tables: &mut Tables) -> io::Result<()> {
     for connections in [1, 4, 16, 64] {
-        interleaved(tables, connections)?;
+        interleaved(tables, "connections", Load { connections, size: 16 << 20, read: 256 << 10 })?;
+    }
+    for connections in [4, 64] {
+        interleaved(tables, "connections, 256 KiB", Load { connections, size: 256 << 10, read: 32 << 10 })?;
     }
     idle(tables)?;
     for threads in [1, 2, 4, 16] {
@@ -26,83 +29,90 @@ pub(super) fn table(tables: &mut Tables) -> io::Result<()> {
     Ok(())
 }
 
+/// What arrives: so many payloads at the same time, each of `size` bytes, of which `read` are taken in a turn.
+#[derive(Clone, Copy)]
+struct Load {
+    connections: usize,
+    size: usize,
+    read: usize,
+}
+
 /// Payloads that grow at the same time: what they cost, and how much of the ropes is contiguous without a copy.
-fn interleaved(tables: &mut Tables, connections: usize) -> io::Result<()> {
+fn interleaved(tables: &mut Tables, what: &str, load: Load) -> io::Result<()> {
+    let Load { connections, size, read } = load;
     let pool = Pool::new()?;
-    let mut copied = 0;
+    let (mut copied, mut maps) = (0, 0);
     let ropewalk = in_turns(
-        connections,
+        load,
         || Rope::in_pool(&pool),
-        |rope, socket| rope.readv_from(socket),
+        |rope, socket| rope.readv_up_to(socket, read),
         |rope| {
             let view = rope.finalize().expect("there is memory");
-            wire::check(&view, SIZE);
+            wire::check(&view, size);
             copied += view.copied_bytes();
+            maps += view.num_maps();
         },
     )?;
     let mutable = in_turns(
-        connections,
+        load,
         BytesMut::new,
         |all, socket| {
-            all.reserve(READ);
-            recv(socket, all, READ)
+            all.reserve(read);
+            recv(socket, all, read)
         },
-        |all| wire::check(&all.freeze(), SIZE),
+        |all| wire::check(&all.freeze(), size),
     )?;
     let list = in_turns(
-        connections,
+        load,
         Vec::new,
         |list, socket| {
-            let mut piece = BytesMut::with_capacity(READ);
-            let count = recv(socket, &mut piece, READ)?;
+            let mut piece = BytesMut::with_capacity(read);
+            let count = recv(socket, &mut piece, read)?;
             list.push(piece.freeze());
             Ok(count)
         },
-        |list: Vec<Bytes>| wire::check(&list.concat(), SIZE),
+        |list: Vec<Bytes>| wire::check(&list.concat(), size),
     )?;
-    let total = ROUNDS * connections * SIZE;
-    let kept = 100.0 * (total - copied) as f64 / total as f64;
-    tables.figure("many", connections, "connections: not copied", (kept, "%"), Bar::AtLeast(95.0));
+    let payloads = ROUNDS * connections;
+    let kept = 100.0 - 100.0 * copied as f64 / (payloads * size) as f64;
+    tables.figure("many", connections, &format!("{what}: not copied"), (kept, "%"), Bar::AtLeast(95.0));
+    let each = maps as f64 / payloads as f64;
+    tables.figure("many", connections, &format!("{what}: maps of each"), (each, ""), Bar::None);
     for (name, seconds) in [("ropewalk", ropewalk), ("BytesMut", mutable), ("list + concat", list)] {
         let each = seconds / connections as f64 * 1e3;
-        let name = format!("connections, CPU of each: {name}");
+        let name = format!("{what}, CPU of each: {name}");
         tables.figure("many", connections, &name, (each, "ms"), Bar::None);
     }
     Ok(())
 }
-
-/// Bytes of each payload.
-const SIZE: usize = 16 << 20;
-
-/// Bytes that those ask for who have no pace of their own.
-const READ: usize = 256 << 10;
 
 /// Rounds, of which the last one is told: by then the pool is warm, and so is the allocator.
 const ROUNDS: usize = 3;
 
 /// CPU time of reading from each connection in turn until all have ended, and of what is done with each then.
 fn in_turns<A>(
-    connections: usize,
+    load: Load,
     start: impl Fn() -> A,
     read: impl Fn(&mut A, &TcpStream) -> io::Result<usize>,
     mut end: impl FnMut(A),
 ) -> io::Result<f64> {
-    let peers: Vec<Peer> = (0..connections).map(|_| Peer::start()).collect();
+    let peers: Vec<Peer> = (0..load.connections).map(|_| Peer::start()).collect();
     let mut seconds = 0.0;
     for _ in 0..ROUNDS {
-        seconds = one_round(&peers, &start, &read, &mut end)?;
+        seconds = one_round(&peers, load.size, &start, &read, &mut end)?;
     }
     Ok(seconds)
 }
 
 fn one_round<A>(
     peers: &[Peer],
+    size: usize,
     start: impl Fn() -> A,
     read: impl Fn(&mut A, &TcpStream) -> io::Result<usize>,
     end: impl FnMut(A),
 ) -> io::Result<f64> {
     let mut open =
-        peers.iter().map(|peer| Ok((peer.order(SIZE)?, start(), true))).collect::<io::Result<Vec<_>>>()?;
+        peers.iter().map(|peer| Ok((peer.order(size)?, start(), true))).collect::<io::Result<Vec<_>>>()?;
     let mut result = Ok(());
     let seconds = timed(|| {
         while open.iter().any(|(.., more)| *more) && result.is_ok() {
