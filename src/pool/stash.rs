@@ -20,7 +20,7 @@ use super::pages::Run;
 /// More lanes than that share theirs.
 pub(super) const LANES: u32 = if cfg!(loom) { 2 } else { 16 };
 
-/// After so many takes a run is to be collected, so that the clock is asked now and then.
+/// After so many new extents a run is to be collected, so that the clock is asked now and then.
 pub(super) const TICK: u32 = if cfg!(loom) { 2 } else { 64 };
 
 /// In the place of a run: nothing may be kept here.
@@ -43,7 +43,7 @@ struct Slot(AtomicU64);
 #[derive(Clone, Copy)]
 pub(super) struct Kept {
     pub(super) run: Run,
-    /// How often some of it was taken.
+    /// How often some of it was taken for a new extent.
     pub(super) takes: u32,
 }
 
@@ -64,7 +64,7 @@ impl Stash {
             return None;
         }
         let rest = Run { start: start + want, len: len - want };
-        let after = pack(Kept { run: rest, takes: takes + 1 });
+        let after = pack(Kept { run: rest, takes: takes + u32::from(at.is_none()) });
         slot.compare_exchange(before, after, Ordering::Acquire, Ordering::Relaxed).ok()?;
         Some(Run { start, len: want })
     }
@@ -206,7 +206,7 @@ mod tests {
         assert_eq!((stash.take(0, 1, Some(3)), stash.take(0, 1, Some(2))), (None, Some(run(2, 1))));
         assert_eq!(stash.take(0, 3, None), Some(run(3, 3)));
         assert!(stash.collect_at(3).is_none());
-        assert_eq!(stash.collect_at(6).map(|kept| (kept.run, kept.takes)), Some((run(6, 2), 2)));
+        assert_eq!(stash.collect_at(6).map(|kept| (kept.run, kept.takes)), Some((run(6, 2), 1)));
         assert!(stash.collect(0).is_none());
     }
 
@@ -247,7 +247,10 @@ mod tests {
         for _ in 0..3 * TICK {
             drop(filled(&pool, 4096));
         }
-        assert_eq!(pool.stats().extents, 2 + 3 * u64::from(TICK));
+        let mut grown = filled(&pool, 4096);
+        grown.extend_from_slice(&[7; 8 * 4096]);
+        drop(grown);
+        assert_eq!(pool.stats().extents, 3 + 3 * u64::from(TICK));
         assert_eq!(pool.trim().unwrap(), pool.stats().peak);
         assert_eq!((pool.0.leases.at_hand(), pool.stats().warm), (0, 0));
         pool.assert_invariants();
