@@ -19,7 +19,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
-use pages::Run;
+use pages::{Run, Taken};
 use stash::Stash;
 
 const FIRST: Run = Run { start: 0, len: 1 };
@@ -168,7 +168,7 @@ struct AtHand {
 impl AtHand {
     fn both() -> Arc<AtHand> {
         let at_hand = AtHand { stash: Stash::new(2, 1), bytes: [UnsafeCell::new(0), UnsafeCell::new(0)] };
-        assert!(at_hand.stash.give(0, BOTH));
+        assert!(at_hand.stash.give(0, Taken::mapped(BOTH)));
         Arc::new(at_hand)
     }
 
@@ -184,13 +184,13 @@ impl AtHand {
 
     /// Takes a page, fills it, and gives it back; returns how many it has then.
     fn take_and_give(&self) -> u32 {
-        let Some(run) = self.stash.take(0, 1, None) else { return 0 };
-        self.fill(run);
-        if self.stash.give(0, run) { 0 } else { run.len }
+        let Some(pages) = self.stash.take(0, 1) else { return 0 };
+        self.fill(pages.run);
+        if self.stash.give(0, pages) { 0 } else { pages.run.len }
     }
 
     fn collect(&self) -> u32 {
-        self.stash.collect(0).map_or(0, |kept| self.fill(kept.run))
+        self.stash.collect(0).map_or(0, |kept| self.fill(kept.pages.run))
     }
 }
 
@@ -213,7 +213,7 @@ fn what_is_given_to_a_closed_lane_is_refused() {
         let pages = AtHand::both();
         let other = Arc::clone(&pages);
         let other = thread::spawn(move || other.take_and_give() + other.take_and_give());
-        let closed = pages.stash.close(0).map_or(0, |kept| pages.fill(kept.run));
+        let closed = pages.stash.close(0).map_or(0, |kept| pages.fill(kept.pages.run));
         assert!(pages.collect() == 0 && pages.stash.kept(0).is_none());
         pages.stash.open();
         assert_eq!(closed + other.join().expect("it does not panic") + pages.collect(), 2);

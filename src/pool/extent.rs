@@ -141,7 +141,7 @@ impl Extent {
     /// When the system has no memory for them; nothing has changed then.
     pub(crate) fn commit(&mut self, want: usize) -> io::Result<()> {
         let needed = self.filled.saturating_add(want).min(self.capacity);
-        if let (true, Owner::Pages(lease)) = (self.committed < needed, &self.owner) {
+        if let (true, Owner::Pages(lease)) = (self.committed < needed, &mut self.owner) {
             let page = lease.pool().page_size();
             let end = lease.run().end();
             // `base` may lie inside a page; the end of the capacity never does.

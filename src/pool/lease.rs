@@ -121,16 +121,18 @@ impl Leases {
     pub(super) fn stats(&self) -> PoolStats {
         let free = self.free();
         let bytes = |pages| self.bytes(pages);
-        let (stashed, takes) = self.stash.sum();
+        let at_hand = self.stash.sum();
+        let kept = (0..LANES).filter_map(|lane| self.stash.kept(lane));
+        let warm_at_hand: u32 = kept.map(|kept| free.pages.warm_in(kept.pages.run)).sum();
         PoolStats {
             capacity: bytes(free.pages.total()),
-            in_use: bytes(free.pages.in_use().saturating_sub(stashed)),
-            warm: bytes(free.pages.warm_free() + stashed),
+            in_use: bytes(free.pages.in_use().saturating_sub(at_hand.pages)),
+            warm: bytes(free.pages.warm_free() + warm_at_hand),
             peak: bytes(free.peak),
             page_size: self.arena.page_size() as u64,
             backing: self.arena.backing(),
             reduced: self.reduced,
-            extents: free.extents + u64::from(takes),
+            extents: free.extents + u64::from(at_hand.takes),
             waiting: free.line.len() as u64,
             ..PoolStats::default()
         }
@@ -175,10 +177,10 @@ impl Leases {
     }
 
     #[inline]
-    fn give(&self, Taken { run, mapped }: Taken) {
-        debug_assert!(run.len > 0);
-        if mapped < run.len || !self.stash.give(lane::number(), run) {
-            self.give_to_all(run);
+    fn give(&self, pages: Taken) {
+        debug_assert!(pages.run.len > 0);
+        if !self.stash.give(lane::number(), pages) {
+            self.give_to_all(pages.run);
         }
     }
 
@@ -248,7 +250,9 @@ impl Leases {
         for page in 0..free.pages.total() {
             assert!(free.pages.is_taken(page) || !self.counts.is_shared(page), "page {page}");
         }
-        for page in (0..LANES).filter_map(|lane| self.stash.kept(lane)).flat_map(|kept| kept.run.range()) {
+        for page in
+            (0..LANES).filter_map(|lane| self.stash.kept(lane)).flat_map(|kept| kept.pages.run.range())
+        {
             assert!(free.pages.is_taken(page) && !self.counts.is_shared(page), "page {page} is at hand");
         }
     }
@@ -256,7 +260,7 @@ impl Leases {
     /// Pages that are kept at hand.
     #[cfg(test)]
     pub(super) fn at_hand(&self) -> u32 {
-        self.stash.sum().0
+        self.stash.sum().pages
     }
 
     /// Looks at the line of those who wait, and at how many bytes are free. While anybody waits nothing is kept
@@ -310,8 +314,8 @@ impl Free {
 
     /// Marks pages that were at hand as free.
     fn collect(&mut self, kept: Option<Kept>) {
-        if let Some(Kept { run, takes }) = kept {
-            self.pages.give(run);
+        if let Some(Kept { pages, takes }) = kept {
+            self.pages.give(pages.run);
             self.extents += u64::from(takes);
             self.gives += takes;
         }
@@ -372,8 +376,7 @@ impl Lease {
     #[inline(always)]
     fn with(pool: &Pool, want: u32, take: impl Fn(&mut Free) -> Option<Taken>) -> io::Result<Lease> {
         let leases = &pool.0.leases;
-        let at_hand = leases.stash.take(lane::number(), want, None);
-        match at_hand.map(Taken::mapped).or_else(|| leases.take(take)) {
+        match leases.stash.take(lane::number(), want).or_else(|| leases.take(take)) {
             Some(pages) => Ok(Lease { pool: pool.share(), pages }),
             None => Err(out_of_memory(&leases.stats(), want)),
         }
@@ -382,8 +385,8 @@ impl Lease {
     /// Takes up to `want` of the pages that follow, or just so many; returns those it got.
     pub(super) fn grow(&mut self, want: u32, exactly: bool) -> Option<Taken> {
         let (leases, end) = (self.leases(), self.run().end());
-        let at_hand = leases.stash.take(lane::number(), want, Some(end));
-        let more = at_hand.map(Taken::mapped).or_else(|| leases.take_at(end, want, exactly))?;
+        let at_hand = leases.stash.take_at(lane::number(), end, want);
+        let more = at_hand.or_else(|| leases.take_at(end, want, exactly))?;
         self.pages.append(more);
         Some(more)
     }
@@ -420,7 +423,7 @@ impl Lease {
     }
 
     /// Maps pages `first..end` of the arena, which are this lease's, and gives them memory if need be.
-    pub(super) fn commit(&self, first: u32, end: u32) -> io::Result<()> {
+    pub(super) fn commit(&mut self, first: u32, end: u32) -> io::Result<()> {
         let run = Run { start: first, len: end - first };
         let leases = self.leases();
         let (mapped, warm) = {
@@ -434,6 +437,7 @@ impl Lease {
             committed?;
             free.pages.set_mapped(run);
         }
+        self.pages.set_mapped(run);
         Ok(())
     }
 

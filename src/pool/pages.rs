@@ -45,6 +45,7 @@ pub(crate) struct Taken {
 
 impl Taken {
     /// Pages that all are.
+    #[cfg(any(test, loom))]
     pub(crate) fn mapped(run: Run) -> Taken {
         Taken { run, mapped: run.len }
     }
@@ -55,6 +56,13 @@ impl Taken {
         let run = Run { start: part.start, len: part.end - part.start };
         debug_assert!(self.run.start <= run.start && run.end() <= self.run.end());
         Taken { run, mapped: self.mapped.saturating_sub(run.start - self.run.start).min(run.len) }
+    }
+
+    /// Notes that those of `run`, which is some of them, are mapped.
+    pub(crate) fn set_mapped(&mut self, run: Run) {
+        if run.start - self.run.start <= self.mapped {
+            self.mapped = self.mapped.max(run.end() - self.run.start);
+        }
     }
 
     /// Adds pages that follow.
@@ -225,6 +233,11 @@ impl Pages {
         let end = self.find_last(self.top, true)?;
         let start = self.find_last(end, false).unwrap_or(0).max(end.saturating_sub(max));
         Some(self.mark_taken(Run { start, len: end - start }).run)
+    }
+
+    /// How many of a few pages have memory.
+    pub(crate) fn warm_in(&self, run: Run) -> u32 {
+        run.range().map(|page| u32::from(self.bit(WARM, page))).sum()
     }
 
     /// How many pages from the start of `run` on have memory.

@@ -2,20 +2,20 @@
 //! the lock. `loom/` checks it.
 //!
 //! ```text
-//!   taken, of the right length ◄── [ first page | takes | pages ] ◄── given back, side by side with it
+//!   taken, from its front ◄── [ first page | takes | mapped | pages ] ◄── given back, side by side with it
 //!                                              │
 //!                                              ▼ collected, by whoever has the lock
 //! ```
 //!
 //! The payload of a few pages after the last one of that size is made of the same pages, still in the
-//! cache. To the bitmaps these pages are taken; they have memory and are mapped.
+//! cache. To the bitmaps these pages are taken.
 
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicU64, Ordering};
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::pages::Run;
+use super::pages::{Run, Taken};
 
 /// More lanes than that share theirs.
 pub(super) const LANES: u32 = if cfg!(loom) { 2 } else { 16 };
@@ -30,7 +30,7 @@ const CLOSED: u64 = u64::MAX;
 pub(super) struct Stash {
     lanes: [Slot; LANES as usize],
     /// Most pages of a run.
-    most: u16,
+    most: u8,
     /// Extents begin at multiples of so many pages: what lies elsewhere is for those that want to grow there.
     apart: u32,
 }
@@ -42,52 +42,72 @@ struct Slot(AtomicU64);
 /// What is kept for a lane.
 #[derive(Clone, Copy)]
 pub(super) struct Kept {
-    pub(super) run: Run,
+    pub(super) pages: Taken,
     /// How often some of it was taken for a new extent.
+    pub(super) takes: u32,
+}
+
+/// What is kept for all lanes.
+#[derive(Default)]
+pub(super) struct Sum {
+    pub(super) pages: u32,
     pub(super) takes: u32,
 }
 
 impl Stash {
     /// Keeps runs of up to `most` pages, and takes from those that begin at multiples of `apart`.
     pub(super) fn new(most: u32, apart: u32) -> Stash {
-        let most = u16::try_from(most).unwrap_or(u16::MAX);
+        let most = u8::try_from(most).unwrap_or(u8::MAX);
         Stash { lanes: std::array::from_fn(|_| Slot(AtomicU64::new(0))), most, apart }
     }
 
-    /// Takes `want` pages from page `at` on, or where extents begin if that is not said.
+    /// Takes `want` pages for a new extent, all of them mapped.
     #[inline]
-    pub(super) fn take(&self, lane: u32, want: u32, at: Option<u32>) -> Option<Run> {
-        let slot = self.slot(lane);
-        let before = slot.load(Ordering::Relaxed);
-        let Kept { run: Run { start, len }, takes } = unpack(before)?;
-        if want > len || at.map_or(start % self.apart != 0, |at| at != start) {
-            return None;
-        }
-        let rest = Run { start: start + want, len: len - want };
-        let after = pack(Kept { run: rest, takes: takes + u32::from(at.is_none()) });
-        slot.compare_exchange(before, after, Ordering::Acquire, Ordering::Relaxed).ok()?;
-        Some(Run { start, len: want })
+    pub(super) fn take(&self, lane: u32, want: u32) -> Option<Taken> {
+        self.take_if(lane, want, 1, |kept| kept.run.start % self.apart == 0 && want <= kept.mapped)
     }
 
-    /// Keeps `run`, which is the caller's, mapped, and nobody else's; returns whether it did.
+    /// Takes `want` pages from page `at` on, at least half of them mapped: there may be better ones elsewhere.
     #[inline]
-    pub(super) fn give(&self, lane: u32, run: Run) -> bool {
+    pub(super) fn take_at(&self, lane: u32, at: u32, want: u32) -> Option<Taken> {
+        self.take_if(lane, want, 0, |kept| kept.run.start == at && want <= kept.run.len.min(2 * kept.mapped))
+    }
+
+    #[inline]
+    fn take_if(&self, lane: u32, want: u32, takes: u32, fits: impl FnOnce(Taken) -> bool) -> Option<Taken> {
         let slot = self.slot(lane);
         let before = slot.load(Ordering::Relaxed);
-        let Some(Kept { run: kept, takes }) = unpack(before) else { return false };
-        let start = if kept.len == 0 || run.end() == kept.start {
-            run.start
-        } else if kept.end() == run.start {
-            kept.start
+        let kept = unpack(before).filter(|kept| fits(kept.pages))?;
+        let Run { start, len } = kept.pages.run;
+        let rest = kept.pages.part(start + want..start + len);
+        let after = pack(Kept { pages: rest, takes: kept.takes + takes });
+        slot.compare_exchange(before, after, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        Some(kept.pages.part(start..start + want))
+    }
+
+    /// Keeps `pages`, which are the caller's and nobody else's; returns whether it did.
+    #[inline]
+    pub(super) fn give(&self, lane: u32, pages: Taken) -> bool {
+        let slot = self.slot(lane);
+        let before = slot.load(Ordering::Relaxed);
+        let Some(Kept { pages: kept, takes }) = unpack(before) else { return false };
+        let (mut all, behind) = if kept.run.len == 0 {
+            (pages, None)
+        } else if kept.run.end() == pages.run.start {
+            (kept, Some(pages))
+        } else if pages.run.end() == kept.run.start {
+            (pages, Some(kept))
         } else {
             return false;
         };
-        let len = kept.len + run.len;
-        if len > u32::from(self.most) || takes >= TICK {
+        if let Some(behind) = behind {
+            all.append(behind);
+        }
+        if all.run.len > u32::from(self.most) || takes >= TICK {
             return false;
         }
-        let after = pack(Kept { run: Run { start, len }, takes });
         // Who takes these pages has to see that everybody here was done with them.
+        let after = pack(Kept { pages: all, takes });
         slot.compare_exchange(before, after, Ordering::Release, Ordering::Relaxed).is_ok()
     }
 
@@ -102,7 +122,7 @@ impl Stash {
 
     /// Takes what is kept from page `at` on, whatever the lane.
     pub(super) fn collect_at(&self, at: u32) -> Option<Kept> {
-        let starts_there = |kept: Kept| kept.run.start == at && kept.run.len > 0;
+        let starts_there = |Kept { pages: Taken { run, .. }, .. }| run.start == at && run.len > 0;
         let lane = (0..LANES).find(|&lane| self.kept(lane).is_some_and(starts_there))?;
         self.collect(lane)
     }
@@ -120,15 +140,18 @@ impl Stash {
         }
     }
 
-    /// How many pages are kept, and how many takes were counted, while others go on with that.
-    pub(super) fn sum(&self) -> (u32, u32) {
+    /// How much is kept in all lanes, while others go on with that.
+    pub(super) fn sum(&self) -> Sum {
         let kept = (0..LANES).filter_map(|lane| self.kept(lane));
-        kept.fold((0, 0), |(pages, takes), kept| (pages + kept.run.len, takes + kept.takes))
+        kept.fold(Sum::default(), |sum, Kept { pages, takes }| Sum {
+            pages: sum.pages + pages.run.len,
+            takes: sum.takes + takes,
+        })
     }
 
     /// Whether `pages`, which are all that are taken, are kept here.
     pub(super) fn is_all(&self, pages: u32) -> bool {
-        pages > 0 && pages <= LANES * u32::from(self.most) && pages == self.sum().0
+        pages > 0 && pages <= LANES * u32::from(self.most) && pages == self.sum().pages
     }
 
     /// What is kept for a lane, unless it is closed.
@@ -143,17 +166,16 @@ impl Stash {
 }
 
 #[inline]
-fn pack(Kept { run: Run { start, len }, takes }: Kept) -> u64 {
-    u64::from(start) << 32 | u64::from(takes) << 16 | u64::from(len)
+fn pack(Kept { pages: Taken { run: Run { start, len }, mapped }, takes }: Kept) -> u64 {
+    u64::from(start) << 32 | u64::from(takes) << 16 | u64::from(mapped) << 8 | u64::from(len)
 }
 
 /// `None` if it is closed.
 #[inline]
 fn unpack(kept: u64) -> Option<Kept> {
-    let part =
-        |shift: u32, bits: u32| u32::try_from(kept << (64 - shift - bits) >> (64 - bits)).unwrap_or(u32::MAX);
-    let run = Run { start: part(32, 32), len: part(0, 16) };
-    (kept != CLOSED).then(|| Kept { run, takes: part(16, 16) })
+    let part = |from: u32, bits: u32| u32::try_from(kept << (64 - from - bits) >> (64 - bits)).unwrap_or(0);
+    let run = Run { start: part(32, 32), len: part(0, 8) };
+    (kept != CLOSED).then(|| Kept { pages: Taken { run, mapped: part(8, 8) }, takes: part(16, 16) })
 }
 
 #[cfg(all(test, not(loom), not(miri)))]
@@ -182,10 +204,12 @@ mod tests {
         rope
     }
 
+    fn mapped(start: u32, len: u32) -> Taken {
+        Taken::mapped(Run { start, len })
+    }
+
     /// Has another thread fill and drop a rope, whose pages it keeps at hand.
     fn elsewhere(pool: &Pool, bytes: usize) {
-        thread::scope(|scope| scope.spawn(|| drop(filled(pool, bytes))).join().unwrap());
-        // The first time they were not mapped before they were filled.
         thread::scope(|scope| scope.spawn(|| drop(filled(pool, bytes))).join().unwrap());
         assert_eq!(pool.0.leases.at_hand() as usize * 4096, bytes);
         pool.assert_invariants();
@@ -194,47 +218,60 @@ mod tests {
     #[test]
     fn pages_come_back_as_they_were_given() {
         let stash = Stash::new(8, 1);
-        let run = |start, len| Run { start, len };
-        assert_eq!(stash.take(0, 1, None), None);
-        assert!(stash.give(0, run(4, 2)));
-        assert!(!stash.give(0, run(7, 1)) && !stash.give(0, run(2, 1)), "not side by side");
-        assert!(stash.give(0, run(6, 2)) && stash.give(0, run(2, 2)));
-        assert!(!stash.give(0, run(8, 3)), "too many");
-        assert_eq!(stash.sum(), (6, 0));
-        assert_eq!(stash.take(0, 7, None), None);
-        assert_eq!(stash.take(1, 1, None), None);
-        assert_eq!((stash.take(0, 1, Some(3)), stash.take(0, 1, Some(2))), (None, Some(run(2, 1))));
-        assert_eq!(stash.take(0, 3, None), Some(run(3, 3)));
+        assert_eq!(stash.take(0, 1), None);
+        assert!(stash.give(0, mapped(4, 2)));
+        assert!(!stash.give(0, mapped(7, 1)) && !stash.give(0, mapped(2, 1)), "not side by side");
+        assert!(stash.give(0, mapped(6, 2)) && stash.give(0, mapped(2, 2)));
+        assert!(!stash.give(0, mapped(8, 3)), "too many");
+        assert_eq!((stash.take(0, 7), stash.take(1, 1)), (None, None));
+        assert_eq!((stash.take_at(0, 3, 1), stash.take_at(0, 2, 1)), (None, Some(mapped(2, 1))));
+        assert_eq!(stash.take(0, 3), Some(mapped(3, 3)));
         assert!(stash.collect_at(3).is_none());
-        assert_eq!(stash.collect_at(6).map(|kept| (kept.run, kept.takes)), Some((run(6, 2), 1)));
+        assert_eq!(stash.collect_at(6).map(|kept| (kept.pages, kept.takes)), Some((mapped(6, 2), 1)));
         assert!(stash.collect(0).is_none());
+    }
+
+    #[test]
+    fn pages_that_are_not_mapped_are_only_grown_into() {
+        let stash = Stash::new(8, 2);
+        let half = |start, len| Taken { mapped: len / 2, ..mapped(start, len) };
+        assert!(stash.give(0, half(4, 4)) && stash.give(0, mapped(2, 2)));
+        assert_eq!(stash.kept(0).map(|kept| kept.pages), Some(Taken { mapped: 4, ..mapped(2, 6) }));
+        assert_eq!(stash.take(0, 5), None);
+        assert_eq!(stash.take(0, 2), Some(mapped(2, 2)));
+        assert!(stash.give(0, mapped(3, 1)));
+        assert_eq!(stash.take(0, 1), None, "it begins elsewhere");
+        assert_eq!(stash.take_at(0, 3, 1), Some(mapped(3, 1)));
+        assert_eq!(stash.take_at(0, 4, 4), Some(half(4, 4)));
+        assert!(stash.give(0, half(8, 4)) && stash.give(0, mapped(12, 1)));
+        assert_eq!(stash.take_at(0, 8, 5), None, "most of it has no memory");
     }
 
     #[test]
     fn what_is_closed_keeps_nothing() {
         let stash = Stash::new(8, 1);
-        let run = Run { start: 1, len: 3 };
+        let run = mapped(1, 3);
         assert!(stash.give(2, run));
-        let closed: Vec<_> = (0..LANES).filter_map(|lane| stash.close(lane)).map(|kept| kept.run).collect();
+        let closed: Vec<_> = (0..LANES).filter_map(|lane| stash.close(lane)).map(|kept| kept.pages).collect();
         assert!(closed.contains(&run));
-        assert!(!stash.give(2, run) && stash.take(2, 1, None).is_none());
+        assert!(!stash.give(2, run) && stash.take(2, 1).is_none());
         assert!(stash.collect(2).is_none() && stash.kept(2).is_none());
         stash.open();
         assert!(stash.give(2, run));
         stash.open();
-        assert_eq!(stash.take(2, 3, None), Some(run));
+        assert_eq!(stash.take(2, 3), Some(run));
     }
 
     #[test]
     fn a_run_is_collected_now_and_then() {
         let stash = Stash::new(8, 1);
-        let run = Run { start: 1, len: 1 };
+        let run = mapped(1, 1);
         for _ in 0..TICK {
             assert!(stash.give(0, run));
-            assert_eq!(stash.take(0, 1, None), Some(run));
+            assert_eq!(stash.take(0, 1), Some(run));
         }
         assert!(!stash.give(0, run));
-        assert_eq!(stash.collect(0).map(|kept| (kept.run.len, kept.takes)), Some((0, TICK)));
+        assert_eq!(stash.collect(0).map(|kept| (kept.pages.run.len, kept.takes)), Some((0, TICK)));
         assert!(stash.give(0, run));
     }
 
@@ -243,14 +280,14 @@ mod tests {
         let pool = pool(|options| options);
         elsewhere(&pool, PAYLOAD);
         let stats = pool.stats();
-        assert_eq!((stats.in_use, stats.warm, stats.extents), (0, PAYLOAD as u64, 2));
+        assert_eq!((stats.in_use, stats.warm, stats.extents), (0, PAYLOAD as u64, 1));
         for _ in 0..3 * TICK {
             drop(filled(&pool, 4096));
         }
         let mut grown = filled(&pool, 4096);
         grown.extend_from_slice(&[7; 8 * 4096]);
         drop(grown);
-        assert_eq!(pool.stats().extents, 3 + 3 * u64::from(TICK));
+        assert_eq!(pool.stats().extents, 2 + 3 * u64::from(TICK));
         assert_eq!(pool.trim().unwrap(), pool.stats().peak);
         assert_eq!((pool.0.leases.at_hand(), pool.stats().warm), (0, 0));
         pool.assert_invariants();
