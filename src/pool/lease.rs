@@ -164,8 +164,7 @@ impl Leases {
         if at < free.pages.total() && free.pages.is_taken(at) {
             free.collect(self.stash.collect_at(at));
         }
-        let Free { pages, places, .. } = &mut *free;
-        let taken = if exactly { pages.take_exact_at(at, want) } else { places.take_at(pages, at, want) }?;
+        let taken = if exactly { free.pages.take_exact_at(at, want) } else { free.take_at(at, want) }?;
         free.note();
         Some(taken)
     }
@@ -292,11 +291,21 @@ impl Leases {
 }
 
 impl Free {
+    // Where memory is scarce, pages that have some come before a good place.
+
     fn take(&mut self, want: u32, held: u32) -> Option<Taken> {
-        if self.scarce {
-            return self.pages.take(want, 1);
-        }
-        self.places.take(&mut self.pages, want, held)
+        let Free { pages, places, scarce, .. } = self;
+        if *scarce { pages.take(want, 1) } else { places.take(pages, want, held) }
+    }
+
+    fn take_exact(&mut self, want: u32) -> Option<Taken> {
+        let Free { pages, places, scarce, .. } = self;
+        if *scarce { pages.take_exact(want) } else { places.take_exact(pages, want) }
+    }
+
+    fn take_at(&mut self, at: u32, want: u32) -> Option<Taken> {
+        let Free { pages, places, scarce, .. } = self;
+        if *scarce { pages.take_at(at, want, 1, 1) } else { places.take_at(pages, at, want) }
     }
 
     /// Returns whom to wake, once the lock is released.
@@ -370,7 +379,7 @@ impl Lease {
     ///
     /// `OutOfMemory` when no such run is free.
     pub(super) fn take_exact(pool: &Pool, want: u32) -> io::Result<Lease> {
-        Self::with(pool, want, |free| free.places.take_exact(&mut free.pages, want))
+        Self::with(pool, want, |free| free.take_exact(want))
     }
 
     #[inline(always)]
@@ -524,4 +533,43 @@ impl Error for AtCapacity {}
 /// Whether the pool was at its capacity when this happened, so that it is worth waiting.
 pub(crate) fn is_at_capacity(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<AtCapacity>())
+}
+
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use super::*;
+    use crate::Rope;
+
+    fn filled(pool: &Pool, pages: usize) -> Rope {
+        let mut rope = Rope::in_pool(pool);
+        rope.reserve(pages * 4096).unwrap();
+        rope.extend_from_slice(&vec![7; pages * 4096]);
+        rope
+    }
+
+    #[test]
+    fn where_memory_is_scarce_pages_that_have_some_come_first() {
+        let pool = Pool::options().capacity(1 << 20).create().unwrap();
+        let leases = &pool.0.leases;
+        // Of two warm pages in the next room the first one is taken again.
+        let (_before, two) = (filled(&pool, 1), filled(&pool, 2));
+        drop(two);
+        let _one = filled(&pool, 1);
+        leases.free().collect_all(&leases.stash);
+        let takes: [fn(&mut Free) -> Option<Taken>; 3] =
+            [|free| free.take(1, 0), |free| free.take_exact(1), |free| free.take_at(1, 1)];
+        let where_taken = |scarce| {
+            takes.map(|take| {
+                let mut free = leases.free();
+                free.scarce = scarce;
+                let run = take(&mut free)?.run;
+                assert!(free.give(run).is_none());
+                Some(run.start)
+            })
+        };
+        let two = where_taken(true)[0].unwrap();
+        assert_eq!(where_taken(true), [Some(two), Some(two), None]);
+        let [apart, exact, at] = where_taken(false);
+        assert!(apart == exact && apart != Some(two) && at == Some(1));
+    }
 }
