@@ -548,6 +548,21 @@ mod tests {
     }
 
     #[test]
+    fn where_memory_is_scarce_other_threads_have_none_at_hand() {
+        let pool = Pool::options().capacity(1 << 20).create().unwrap();
+        let _before = filled(&pool, 1);
+        std::thread::scope(|scope| scope.spawn(|| drop(filled(&pool, 4))).join().unwrap());
+        let leases = &pool.0.leases;
+        let kept = (0..LANES).filter_map(|lane| leases.stash.kept(lane)).find(|kept| kept.pages.run.len > 0);
+        let pages = kept.map(|kept| kept.pages);
+        assert!(pages.is_some_and(|pages| (pages.run.len, pages.mapped) == (4, 4)), "{pages:?}");
+        leases.free().scarce = true;
+        let taken = leases.take(|free| free.take(1, 0)).unwrap();
+        assert_eq!((taken.mapped, leases.at_hand()), (1, 0));
+        leases.give(taken);
+    }
+
+    #[test]
     fn where_memory_is_scarce_pages_that_have_some_come_first() {
         let pool = Pool::options().capacity(1 << 20).create().unwrap();
         let leases = &pool.0.leases;
