@@ -30,12 +30,18 @@ const LEAST_ROOM: usize = if cfg!(any(test, fuzzing)) { 16 << 10 } else { 512 <<
 /// Most bytes of room: a rope of this size gets along with several extents.
 const MOST_ROOM: usize = 32 << 20;
 
+/// How many searches for room are left out after one that found none: with so many ropes about, the next ones would
+/// look at as much in vain.
+const HOPELESS: u32 = 64;
+
 /// These sizes in pages.
 pub(super) struct Places {
     enough: u32,
     least_lane: u32,
     least_room: u32,
     most_room: u32,
+    /// How many searches for room to leave out.
+    hopeless: u32,
 }
 
 impl Places {
@@ -46,6 +52,7 @@ impl Places {
             least_lane: pages(LEAST_LANE),
             least_room: pages(LEAST_ROOM),
             most_room: pages(MOST_ROOM),
+            hopeless: 0,
         }
     }
 
@@ -56,7 +63,7 @@ impl Places {
 
     /// Takes up to `want` pages for a rope that holds `held` already: where it has room to double, if there is
     /// such a place.
-    pub(super) fn take(&self, pages: &mut Pages, want: u32, held: u32) -> Option<Taken> {
+    pub(super) fn take(&mut self, pages: &mut Pages, want: u32, held: u32) -> Option<Taken> {
         // A rope that is alone may need all pages from the first on to be side by side.
         if pages.in_use() == 0 {
             return pages.take(want, self.enough);
@@ -68,7 +75,7 @@ impl Places {
     }
 
     /// Takes exactly `want` pages, side by side.
-    pub(super) fn take_exact(&self, pages: &mut Pages, want: u32) -> Option<Taken> {
+    pub(super) fn take_exact(&mut self, pages: &mut Pages, want: u32) -> Option<Taken> {
         self.take_apart(pages, want, 0).or_else(|| pages.take_exact(want))
     }
 
@@ -77,10 +84,18 @@ impl Places {
         pages.take_at(at, want, self.enough, self.least_room)
     }
 
-    fn take_apart(&self, pages: &mut Pages, want: u32, held: u32) -> Option<Taken> {
+    fn take_apart(&mut self, pages: &mut Pages, want: u32, held: u32) -> Option<Taken> {
         let room = held.min(self.most_room).next_power_of_two().max(self.least_room);
-        let little = pages.in_use() > 0 && want <= room / 2;
-        little.then(|| pages.take_apart(self.lane(pages), room, want)).flatten()
+        if pages.in_use() == 0 || want > room / 2 {
+            return None;
+        }
+        if self.hopeless > 0 {
+            self.hopeless -= 1;
+            return None;
+        }
+        let apart = pages.take_apart(self.lane(pages), room, want);
+        self.hopeless = if apart.is_none() { HOPELESS } else { 0 };
+        apart
     }
 
     /// The first page of this thread's lane.

@@ -170,7 +170,8 @@ impl Pages {
         let starts = |range: Range<u32>| range.step_by(room as usize);
         let from = from.next_multiple_of(room);
         let all = starts(from..self.total).chain(starts(0..from.min(self.total)));
-        let is_free = |&start: &u32| self.run_at(Kind::Free, start, room).len == room;
+        let is_free =
+            |&start: &u32| !self.is_taken(start) && self.run_at(Kind::Free, start, room).len == room;
         let mut free = all.take(MOST_TRIES).filter(is_free).peekable();
         let first = *free.peek()?;
         let warm = free.find(|&start| self.run_at(Kind::WarmFree, start, 1).len > 0);
