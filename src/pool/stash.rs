@@ -248,6 +248,16 @@ mod tests {
     }
 
     #[test]
+    fn only_what_joins_on_is_known_to_be_mapped() {
+        let mut pages = Taken { mapped: 2, ..mapped(10, 8) };
+        pages.set_mapped(Run { start: 14, len: 2 });
+        assert_eq!(pages.mapped, 2);
+        pages.set_mapped(Run { start: 12, len: 2 });
+        pages.set_mapped(Run { start: 10, len: 1 });
+        assert_eq!(pages.mapped, 4);
+    }
+
+    #[test]
     fn what_is_closed_keeps_nothing() {
         let stash = Stash::new(8, 1);
         let run = mapped(1, 3);
