@@ -173,7 +173,7 @@ impl Extent {
             self.committed += mapped as usize * page;
         }
         self.capacity += run.len as usize * page;
-        run.len > 0
+        true
     }
 
     /// Keeps `more` of the spare bytes until they are filled.

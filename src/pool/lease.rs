@@ -72,7 +72,6 @@ impl Leases {
         }
         let arena = Arena::new(pages * page, size, options.huge_pages)?;
         let total = arena.pages();
-        let retain = u32::try_from(options.retain / page).unwrap_or(u32::MAX);
         // What is at hand is not looked at again.
         let looked_at = options.zero_on_release || options.retain < u64::MAX;
         let stash = if looked_at { 0 } else { to_page(STASH.div_ceil(size)) };
@@ -93,7 +92,7 @@ impl Leases {
                 gives: 0,
                 line: Line::default(),
             }),
-            retain,
+            retain: u32::try_from(options.retain / page).unwrap_or(u32::MAX),
             decay: options.decay,
             zero_on_release: options.zero_on_release,
             reduced: u64::from(total) < pages || arena.backing() != Backing::Memfd,
