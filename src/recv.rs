@@ -22,7 +22,7 @@ use zeroize::Zeroize;
 
 use crate::pool::{Extent, Pool, is_at_capacity};
 use crate::rope::{LITTLE, Rope, first_read};
-use crate::sys::iovec::Room;
+use crate::sys::iovec::UninitIovec;
 use crate::sys::{self, Received};
 
 impl Rope {
@@ -139,7 +139,7 @@ impl Rope {
         fd: BorrowedFd<'_>,
         flags: i32,
         max: usize,
-        call: impl FnOnce(&mut [Room<'_>]) -> io::Result<T>,
+        call: impl FnOnce(&mut [UninitIovec<'_>]) -> io::Result<T>,
         count: impl FnOnce(&T) -> usize,
     ) -> io::Result<Option<T>> {
         let allowed = self.limit().saturating_sub(self.len());
@@ -163,7 +163,7 @@ impl Rope {
         fd: BorrowedFd<'_>,
         flags: i32,
         want: usize,
-        call: impl FnOnce(&mut [Room<'_>]) -> io::Result<T>,
+        call: impl FnOnce(&mut [UninitIovec<'_>]) -> io::Result<T>,
         count: impl FnOnce(&T) -> usize,
     ) -> io::Result<Option<T>> {
         self.absorb_short();
@@ -185,13 +185,13 @@ impl Rope {
         &mut self,
         want: usize,
         all: bool,
-        call: impl FnOnce(&mut [Room<'_>]) -> io::Result<T>,
+        call: impl FnOnce(&mut [UninitIovec<'_>]) -> io::Result<T>,
         count: impl FnOnce(&T) -> usize,
     ) -> io::Result<T> {
         let mut stack = [MaybeUninit::uninit(); LITTLE];
         let mut heap = Box::new_uninit_slice(if all { want } else { 0 });
         let memory = if all { &mut heap[..] } else { &mut stack };
-        let result = call(&mut [Room::new(memory, want)])?;
+        let result = call(&mut [UninitIovec::new(memory, want)])?;
         let count = count(&result);
         self.learn(want, count);
         if all && count == want {
@@ -282,10 +282,10 @@ impl Rope {
     fn fill_tail<T>(
         &mut self,
         want: usize,
-        call: impl FnOnce(&mut [Room<'_>]) -> io::Result<T>,
+        call: impl FnOnce(&mut [UninitIovec<'_>]) -> io::Result<T>,
         count: impl FnOnce(&T) -> usize,
     ) -> io::Result<T> {
-        let room = Room::new(self.tail_mut().map_or(&mut [], Extent::spare_mut), want);
+        let room = UninitIovec::new(self.tail_mut().map_or(&mut [], Extent::spare_mut), want);
         let offered = room.len();
         some_room(offered)?;
         let result = call(&mut [room]);
@@ -305,13 +305,13 @@ impl Rope {
         &mut self,
         want: usize,
         mut ahead: Ahead,
-        call: impl FnOnce(&mut [Room<'_>]) -> io::Result<T>,
+        call: impl FnOnce(&mut [UninitIovec<'_>]) -> io::Result<T>,
         count: impl FnOnce(&T) -> usize,
     ) -> io::Result<T> {
         let beyond = ahead.room(self.tail_mut().map_or(0, |tail| tail.spare() - tail.ready()));
-        let first = Room::new(self.tail_mut().map_or(&mut [], Extent::spare_mut), want);
+        let first = UninitIovec::new(self.tail_mut().map_or(&mut [], Extent::spare_mut), want);
         let in_tail = first.len();
-        let second = Room::new(ahead.extent_mut().spare_mut(), beyond.min(want - in_tail));
+        let second = UninitIovec::new(ahead.extent_mut().spare_mut(), beyond.min(want - in_tail));
         let offered = in_tail + second.len();
         some_room(offered)?;
         let mut rooms = [first, second];

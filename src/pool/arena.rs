@@ -9,8 +9,8 @@ use std::sync::Arc;
 use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
 
 use super::pages::Run;
-use crate::sys::headroom;
 use crate::sys::memory::{self, TABLE};
+use crate::sys::pressure;
 
 /// What the pages of a pool are made of.
 ///
@@ -135,7 +135,7 @@ impl Arena {
     /// When there is no memory for them; touching such a page would have been SIGBUS or a kill.
     pub(crate) fn commit(&self, run: Run, warm: bool) -> io::Result<()> {
         let (offset, len) = self.mapped_at(run);
-        let _admission = headroom::admit(if warm { 0 } else { len as u64 })?;
+        let _admission = pressure::admit(if warm { 0 } else { len as u64 })?;
         // A read fault maps sixteen pages that have memory at once, and writable: the arena is shared.
         let populate = if warm { Advice::PopulateRead } else { Advice::PopulateWrite };
         match (self.map.advise_range(populate, offset, len), &self.file) {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::Extent;
-use crate::sys::headroom;
+use crate::sys::pressure;
 
 /// Bytes per buffer: it has to stay in the second-level cache together with what the kernel touches.
 const SIZE: usize = 512 << 10;
@@ -28,7 +28,7 @@ impl Bounces {
     /// A buffer, unless cold pages are to be committed instead; if `zero`, one that forgets what was in it.
     pub(super) fn take(&self, zero: bool) -> Option<Extent> {
         // What is read must find memory: by then it is out of the socket.
-        if self.refused.load(Ordering::Relaxed) || headroom::admit(SIZE as u64).is_err() {
+        if self.refused.load(Ordering::Relaxed) || pressure::admit(SIZE as u64).is_err() {
             return None;
         }
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();

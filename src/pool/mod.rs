@@ -292,7 +292,7 @@ pub struct PoolOptions {
 impl Default for PoolOptions {
     fn default() -> PoolOptions {
         PoolOptions {
-            capacity: crate::sys::headroom::most(),
+            capacity: crate::sys::pressure::memory_limit(),
             retain: u64::MAX,
             decay: Duration::from_secs(10),
             huge_pages: false,

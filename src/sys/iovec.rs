@@ -15,17 +15,17 @@ pub(crate) const MAX_BYTES: usize = 0x7fff_f000;
 
 /// Writable memory for one `readv`: an iovec whose bytes may be uninitialised.
 #[repr(transparent)]
-pub(crate) struct Room<'a> {
+pub(crate) struct UninitIovec<'a> {
     iovec: libc::iovec,
     memory: PhantomData<&'a mut [MaybeUninit<u8>]>,
 }
 
-impl<'a> Room<'a> {
+impl<'a> UninitIovec<'a> {
     /// The first `max` bytes of `memory`.
     #[inline]
-    pub(crate) fn new(memory: &'a mut [MaybeUninit<u8>], max: usize) -> Room<'a> {
+    pub(crate) fn new(memory: &'a mut [MaybeUninit<u8>], max: usize) -> UninitIovec<'a> {
         let iovec = libc::iovec { iov_base: memory.as_mut_ptr().cast(), iov_len: memory.len().min(max) };
-        Room { iovec, memory: PhantomData }
+        UninitIovec { iovec, memory: PhantomData }
     }
 
     #[inline]
@@ -40,10 +40,10 @@ impl<'a> Room<'a> {
     }
 }
 
-/// How many bytes these rooms offer, at most [`usize::MAX`].
+/// How many bytes these iovecs offer, at most [`usize::MAX`].
 #[inline]
-pub(crate) fn offered(rooms: &[Room<'_>]) -> usize {
-    rooms.iter().fold(0, |sum, room| sum.saturating_add(room.len()))
+pub(crate) fn offered(iovecs: &[UninitIovec<'_>]) -> usize {
+    iovecs.iter().fold(0, |sum, iovec| sum.saturating_add(iovec.len()))
 }
 
 /// The iovecs of one send, on the stack, and how many bytes they hold.

@@ -10,9 +10,9 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::sys::uio::pwrite;
 use nix::unistd::{SysconfVar, sysconf};
 
-use super::call::retry;
+use super::io::retry;
 #[cfg(test)]
-use super::script::{self, Call};
+use super::mock::{self, Call};
 
 /// Bytes whose entries in the page tables are one table, and of a huge page, where a page is 4 KiB.
 pub(crate) const TABLE: usize = 2 << 20;
@@ -23,14 +23,14 @@ pub(crate) const TABLE: usize = 2 << 20;
 pub(crate) fn memfd(len: u64) -> io::Result<(File, u64)> {
     let len = len.min(file_size_limit());
     #[cfg(test)]
-    script::refuse(Call::Memfd)?;
+    mock::refuse(Call::Memfd)?;
     let file = File::from(memfd_create(c"ropewalk", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
     #[cfg(test)]
-    script::refuse(Call::Resize)?;
+    mock::refuse(Call::Resize)?;
     file.set_len(len)?;
     let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
     #[cfg(test)]
-    script::refuse(Call::Seal)?;
+    mock::refuse(Call::Seal)?;
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
     Ok((file, len))
 }
@@ -40,7 +40,7 @@ pub(crate) fn allocate(file: &File, offset: u64, len: u64) -> io::Result<()> {
     let (offset, len) = (to_off(offset)?, to_off(len)?);
     retry(|| {
         #[cfg(test)]
-        script::refuse(Call::Allocate)?;
+        mock::refuse(Call::Allocate)?;
         fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, len)
     })
 }
@@ -51,7 +51,7 @@ pub(crate) fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
     let (offset, len) = (to_off(offset)?, to_off(len)?);
     retry(|| {
         #[cfg(test)]
-        script::refuse(Call::Punch)?;
+        mock::refuse(Call::Punch)?;
         fallocate(file, flags, offset, len)
     })
 }
@@ -64,7 +64,7 @@ pub(crate) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usi
     let offset = to_off(offset)?;
     retry(|| {
         #[cfg(test)]
-        let bytes = script::write_at(bytes)?;
+        let bytes = mock::write_at(bytes)?;
         pwrite(file, bytes, offset)
     })
 }
@@ -77,7 +77,7 @@ pub(crate) fn page_size() -> usize {
 /// Bytes of a huge page, where the system has any for shared memory that asks for them.
 pub(crate) fn huge_page_size() -> Option<usize> {
     #[cfg(test)]
-    if let Some(size) = script::huge_page_size() {
+    if let Some(size) = mock::huge_page_size() {
         return Some(size);
     }
     let setting = |name| fs::read_to_string(format!("/sys/kernel/mm/transparent_hugepage/{name}")).ok();

@@ -3,16 +3,16 @@
 //! Each function here is one system call, repeated on EINTR. It does *not* wait, loop until done,
 //! or hold state; that belongs to the floors above.
 
-mod call;
-pub(crate) mod headroom;
+mod io;
 pub(crate) mod iovec;
 pub(crate) mod memory;
 #[cfg(test)]
-pub(crate) mod script;
+pub(crate) mod mock;
+pub(crate) mod pressure;
 pub(crate) mod space;
 
-pub use call::Received;
-pub(crate) use call::{
+pub use io::Received;
+pub(crate) use io::{
     at_end_of_stream, check_recv_flags, check_send_flags, is_refused_as_no_socket, readv, recvmsg, sendmsg,
     writev,
 };

@@ -26,10 +26,10 @@ use nix::sys::mman::{
     munmap,
 };
 
-use super::headroom;
 use super::memory::{TABLE, to_off};
 #[cfg(test)]
-use super::script::{self, Call};
+use super::mock::{self, Call};
+use super::pressure;
 
 /// What the kernel may need to describe a map and for its page tables.
 const DESCRIBED: usize = 8 << 10;
@@ -85,7 +85,7 @@ impl Space {
     /// `AlreadyExists` if somebody else has mapped something here, and whatever the kernel reports.
     pub(crate) fn push_pages(&mut self, len: usize, offset: usize) -> io::Result<()> {
         #[cfg(test)]
-        script::refuse(Call::Map)?;
+        mock::refuse(Call::Map)?;
         let (at, fixed) = self.next(len);
         let (flags, offset) = (MapFlags::MAP_SHARED | fixed, to_off(offset as u64)?);
         // SAFETY: what is replaced, if anything, is zeros that this has reserved and nobody has seen yet.
@@ -130,7 +130,7 @@ impl Space {
     /// touch them there.
     pub(crate) fn give_back(&mut self) -> io::Result<()> {
         let moved = mem::take(&mut self.moved);
-        let admitted = headroom::admit((moved.len() * DESCRIBED) as u64).is_ok();
+        let admitted = pressure::admit((moved.len() * DESCRIBED) as u64).is_ok();
         let (mut lost, mut end) = (Ok(()), 0);
         for moved in moved.into_iter().filter(|_| admitted) {
             match self.go_home(&moved) {
@@ -160,7 +160,7 @@ impl Space {
             return Ok(false);
         }
         #[cfg(test)]
-        script::refuse(Call::MapBack)?;
+        mock::refuse(Call::MapBack)?;
         let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED_NOREPLACE;
         let (at, offset) = (Some(moved.home.addr()), to_off(moved.offset as u64)?);
@@ -237,7 +237,7 @@ unsafe fn remap(
     to: Option<NonNull<u8>>,
 ) -> nix::Result<NonNull<u8>> {
     #[cfg(test)]
-    script::refuse_move(how, to, len)?;
+    mock::refuse_move(how, to, len)?;
     let flags = MRemapFlags::MREMAP_MAYMOVE | how;
     // SAFETY: promised by the caller.
     Ok(unsafe { mremap(from.cast(), len, len, flags, to.map(NonNull::cast)) }?.cast())
@@ -245,7 +245,7 @@ unsafe fn remap(
 
 fn zeros(at: Option<NonZeroUsize>, len: usize, flags: MapFlags) -> io::Result<NonNull<u8>> {
     #[cfg(test)]
-    script::refuse(Call::Zeros)?;
+    mock::refuse(Call::Zeros)?;
     let flags = flags | MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
     let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     // SAFETY: without `MAP_FIXED` nothing is replaced.

@@ -13,7 +13,7 @@ use super::{ERRORS, pattern};
 use crate::pool::Pool;
 use crate::rope::Rope;
 use crate::sys::memory;
-use crate::sys::script::{self, Call};
+use crate::sys::mock::{self, Call};
 use crate::view::View;
 
 const MIB: usize = 1 << 20;
@@ -98,8 +98,8 @@ fn a_refused_map_is_a_copy() {
         for before in [vec![], vec![None]] {
             let (rope, _between) = in_two_places(&pool, &bytes);
             let moves = before.iter().copied().chain([Some(refused); 2]).collect();
-            let script = [(Call::Move, moves), (Call::Map, [Some(refused)].into())];
-            let view = script::refusing_some(script, || rope.finalize().unwrap());
+            let refusals = [(Call::Move, moves), (Call::Map, [Some(refused)].into())];
+            let view = mock::refusing_some(refusals, || rope.finalize().unwrap());
             assert_eq!((view.copied_bytes(), view.num_maps()), (2 * MIB, 0));
             assert!(*view == bytes);
         }
@@ -115,7 +115,7 @@ fn what_the_kernel_does_not_move_is_mapped() {
         for before in [vec![], vec![None]] {
             let (rope, _between) = in_two_places(&pool, &bytes);
             let answers = before.into_iter().chain([Some(refused)]);
-            let view = script::refusing(Call::Move, answers, || rope.finalize().unwrap());
+            let view = mock::refusing(Call::Move, answers, || rope.finalize().unwrap());
             assert_eq!((view.copied_bytes(), view.num_maps()), (0, 2));
             assert!(*view == bytes);
         }
@@ -211,12 +211,12 @@ fn segments_and_views_of_the_same_pages_do_not_disturb_each_other() {
 fn what_cannot_go_back_is_still_there() {
     let pool = Pool::new().unwrap();
     let bytes = pattern(2 * MIB);
-    // With ENOMEM the script's kernel unmaps what is there first.
+    // With ENOMEM the mock kernel unmaps what is there first.
     for refused in refusals() {
         let (rope, between) = in_two_places(&pool, &bytes);
         let kept = rope.clone();
         let view = rope.finalize().unwrap();
-        script::refusing(Call::MoveBack, [Some(refused), None], || drop(view));
+        mock::refusing(Call::MoveBack, [Some(refused), None], || drop(view));
         assert!(kept == bytes[..]);
         drop((kept, between));
         assert_eq!(pool.stats().in_use, 0);
@@ -237,8 +237,8 @@ fn pages_that_lost_their_map_are_not_used_again() {
         let view = rope.finalize().unwrap();
         let held = pool.stats().in_use;
         let no_memory: VecDeque<_> = [Some(Errno::ENOMEM)].into();
-        let script = [(Call::MoveBack, no_memory.clone()), (Call::MapBack, no_memory)];
-        script::refusing_some(script, || drop(view));
+        let refusals = [(Call::MoveBack, no_memory.clone()), (Call::MapBack, no_memory)];
+        mock::refusing_some(refusals, || drop(view));
         let lost = pool.stats().in_use;
         let (rope, _between) = in_two_places(&pool, &bytes);
         assert!(*rope.finalize().unwrap() == bytes);
@@ -257,7 +257,7 @@ fn without_room_for_a_view_it_is_a_copy() {
             let (mut rope, _between) = in_two_places(&pool, &bytes);
             rope.push_front("a header from elsewhere");
             let answers = before.into_iter().chain([Some(refused)]);
-            let view = script::refusing(Call::Zeros, answers, || rope.finalize().unwrap());
+            let view = mock::refusing(Call::Zeros, answers, || rope.finalize().unwrap());
             assert_eq!((view.copied_bytes(), view.num_maps()), (view.len(), 0));
             assert!(view[23..] == bytes);
         }
@@ -273,8 +273,8 @@ fn where_somebody_else_has_mapped_something_the_view_is_reserved_first() {
         let (mut rope, _between) = in_two_places(&pool, &bytes);
         rope.push_front("a header from elsewhere");
         let moves = before.into_iter().chain([Some(Errno::EEXIST)]).collect();
-        let script = [(Call::Move, moves), (Call::Map, [Some(Errno::EEXIST)].into())];
-        let view = script::refusing_some(script, || rope.finalize().unwrap());
+        let refusals = [(Call::Move, moves), (Call::Map, [Some(Errno::EEXIST)].into())];
+        let view = mock::refusing_some(refusals, || rope.finalize().unwrap());
         assert_eq!(view.num_maps(), 2);
         assert!(view[23..] == bytes);
     }

@@ -8,7 +8,7 @@ use super::{ERRORS, pattern};
 use crate::pool::{Backing, Pool};
 use crate::rope::Rope;
 use crate::sys::memory;
-use crate::sys::script::{self, Call};
+use crate::sys::mock::{self, Call};
 
 fn pool() -> io::Result<Pool> {
     Pool::options().capacity(1 << 20).create()
@@ -20,7 +20,7 @@ fn without_a_memfd_the_arena_is_anonymous() {
     let bytes = pattern(100_000);
     for call in [Call::Memfd, Call::Resize, Call::Seal] {
         for &error in ERRORS {
-            let pool = script::refusing(call, [Some(error)], pool).unwrap();
+            let pool = mock::refusing(call, [Some(error)], pool).unwrap();
             let stats = pool.stats();
             assert_eq!((stats.backing, stats.reduced), (Backing::Anonymous, true), "{call:?}: {error}");
             let mut rope = Rope::in_pool(&pool);
@@ -39,14 +39,14 @@ fn pages_that_are_not_taken_back_stay_warm() {
         used(&pool);
         let warm = pool.stats().warm;
         assert!(warm >= 100_000);
-        let refused = script::refusing(Call::Punch, [Some(error)], || pool.trim()).unwrap_err();
+        let refused = mock::refusing(Call::Punch, [Some(error)], || pool.trim()).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(error as i32));
         assert_eq!((pool.stats().warm, pool.stats().in_use), (warm, 0));
         pool.assert_invariants();
         used(&pool);
     }
     let interrupted = [Some(Errno::EINTR), Some(Errno::EINTR)];
-    assert!(script::refusing(Call::Punch, interrupted, || pool.trim()).unwrap() >= 100_000);
+    assert!(mock::refusing(Call::Punch, interrupted, || pool.trim()).unwrap() >= 100_000);
     assert_eq!(pool.stats().warm, 0);
 }
 
@@ -55,9 +55,9 @@ fn pages_that_are_not_taken_back_stay_warm() {
 fn a_signal_does_not_stop_an_allocation() {
     let (file, len) = memory::memfd(1 << 16).unwrap();
     let allocate = || memory::allocate(&file, 0, len);
-    script::refusing(Call::Allocate, [Some(Errno::EINTR), Some(Errno::EINTR)], allocate).unwrap();
+    mock::refusing(Call::Allocate, [Some(Errno::EINTR), Some(Errno::EINTR)], allocate).unwrap();
     for &error in ERRORS {
-        let refused = script::refusing(Call::Allocate, [Some(error)], allocate).unwrap_err();
+        let refused = mock::refusing(Call::Allocate, [Some(error)], allocate).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(error as i32));
     }
 }
@@ -77,7 +77,7 @@ fn the_arena_begins_where_a_table_of_entries_does() {
 fn a_pool_may_have_huge_pages() {
     const HUGE: usize = 2 << 20;
     let create = || Pool::options().capacity(100 << 20).huge_pages(true).create().unwrap();
-    let pool = script::with_huge_pages(HUGE, create);
+    let pool = mock::with_huge_pages(HUGE, create);
     assert_eq!(pool.stats().page_size, HUGE as u64);
     let bytes = pattern(3 * HUGE + 123_456);
     let mut ropes = [(); 3].map(|()| Rope::in_pool(&pool));
@@ -111,11 +111,11 @@ fn a_pool_may_have_huge_pages() {
 #[cfg_attr(miri, ignore = "needs memory maps")]
 fn what_is_received_into_huge_pages_is_not_written_to_them() {
     let create = || Pool::options().huge_pages(true).create().unwrap();
-    let pool = script::with_huge_pages(2 << 20, create);
+    let pool = mock::with_huge_pages(2 << 20, create);
     let bytes = pattern(5 << 20);
     let mut rope = Rope::in_pool(&pool);
     let refused = [Err(Errno::ENOSPC)];
-    script::cold_writes(refused, &bytes, || while rope.readv_from(io::stdin()).unwrap() > 0 {});
+    mock::cold_writes(refused, &bytes, || while rope.readv_from(io::stdin()).unwrap() > 0 {});
     assert!(rope == bytes[..]);
     assert_eq!((pool.stats().fallbacks, pool.stats().in_use), (0, 6 << 20));
 }

@@ -1,4 +1,4 @@
-//! Tests that need the inside: a kernel that follows a script, and a flat model of the rope.
+//! Tests that need the inside: a mock kernel, and a flat model of the rope.
 //!
 //! Constants are small here (two iovecs a call, pieces of four pages), so that every seam is met often.
 

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::{any_fd, pattern};
 use crate::pool::Pool;
 use crate::rope::Rope;
-use crate::sys::script::{self, Step};
+use crate::sys::mock::{self, Step};
 
 #[derive(Clone, Debug)]
 enum Action {
@@ -125,13 +125,13 @@ fn apply(action: &Action, one: &mut Pair, other: &mut Pair, fresh: &mut usize) {
         }
         Action::Receive(count) => {
             let new = bytes(count);
-            let (result, _) = script::run([Step::Move(count)], &new, || one.rope.readv_from(any_fd()));
+            let (result, _) = mock::run([Step::Move(count)], &new, || one.rope.readv_from(any_fd()));
             let got = result.unwrap_or(0);
             one.flat.extend(&new[..got]);
         }
         Action::Send(count) if len > 0 => {
             let (sent, delivered) =
-                script::run([Step::Move(count)], &[], || one.rope.writev_to(any_fd()).unwrap_or(0));
+                mock::run([Step::Move(count)], &[], || one.rope.writev_to(any_fd()).unwrap_or(0));
             assert_eq!(delivered, one.flat[..sent]);
             one.flat.drain(..sent);
         }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::{ERRORS, any_fd, pattern};
 use crate::pool::Pool;
 use crate::rope::Rope;
-use crate::sys::script::{self, Step};
+use crate::sys::mock::{self, Step};
 
 fn ropes() -> Vec<Rope> {
     let pool = (!cfg!(miri)).then(|| Rope::in_pool(&Pool::options().capacity(1 << 20).create().unwrap()));
@@ -75,7 +75,7 @@ fn one_split_and_error(
     receive: impl Fn(&mut Rope) -> std::io::Result<usize>,
 ) {
     let steps = [Step::Fail(Errno::EINTR), Step::Move(first), Step::Fail(error), Step::Lie(1)];
-    let (_, _) = script::run(steps, &bytes[before..], || {
+    let (_, _) = mock::run(steps, &bytes[before..], || {
         // Where little is expected, little is offered.
         let got = receive(&mut rope).unwrap();
         assert!(got >= first.min(16) && got <= first, "{got} of {first}");
@@ -99,7 +99,7 @@ fn one_split_and_error(
 fn never_more_than_asked_for() {
     let bytes = pattern(80);
     for mut rope in ropes() {
-        script::run([], &bytes, || {
+        mock::run([], &bytes, || {
             for max in 0..12 {
                 assert_eq!(rope.readv_up_to(any_fd(), max).unwrap(), max);
             }
@@ -114,7 +114,7 @@ fn a_payload_over_many_pieces_is_cut_at_pages() {
     let bytes = pattern(if cfg!(miri) { 5_000 } else { 300_000 });
     for mut rope in ropes() {
         let steps = [1, 4095, 1, 4096, 17, 70_000, 3].map(Step::Move);
-        script::run(steps, &bytes, || while rope.readv_from(any_fd()).unwrap() > 0 {});
+        mock::run(steps, &bytes, || while rope.readv_from(any_fd()).unwrap() > 0 {});
         rope.assert_invariants();
         assert_eq!(rope, bytes);
         assert!(rope.chunks().all(|chunk| chunk.len() <= crate::pool::PIECE));
@@ -158,9 +158,9 @@ fn fallbacks_of(before: usize, answers: impl IntoIterator<Item = nix::Result<usi
     let bytes = pattern(300_000);
     let pool = Pool::new().unwrap();
     let mut rope = Rope::in_pool(&pool);
-    script::cold_writes([], &bytes[..before], || rope.readv_from(any_fd()).unwrap());
+    mock::cold_writes([], &bytes[..before], || rope.readv_from(any_fd()).unwrap());
     let from = rope.len();
-    script::cold_writes(answers, &bytes[from..], || while rope.readv_from(any_fd()).unwrap() > 0 {});
+    mock::cold_writes(answers, &bytes[from..], || while rope.readv_from(any_fd()).unwrap() > 0 {});
     rope.assert_invariants();
     assert!(rope == bytes, "after {before}");
     assert!(*rope.finalize().unwrap() == bytes);
@@ -178,7 +178,7 @@ fn what_came_before_a_payload_lies_before_it() {
         if reserved {
             rope.reserve(bytes.len() - before).unwrap();
         }
-        let other = script::run([Step::Fail(Errno::EAGAIN), Step::Move(7000)], &bytes[before..], || {
+        let other = mock::run([Step::Fail(Errno::EAGAIN), Step::Move(7000)], &bytes[before..], || {
             rope.readv_from(any_fd()).unwrap_err();
             assert_eq!(rope, bytes[..before], "an error changes nothing");
             rope.readv_from(any_fd()).unwrap();
@@ -204,13 +204,13 @@ fn small_messages_take_no_page_once_they_are_expected() {
     let pool = Pool::new().unwrap();
     for round in 0..3 {
         let mut rope = Rope::in_pool(&pool);
-        script::run([], b"small", || rope.readv_from(any_fd()).unwrap());
+        mock::run([], b"small", || rope.readv_from(any_fd()).unwrap());
         assert_eq!(rope, b"small");
         assert_eq!(pool.stats().in_use > 0, round == 0);
     }
     let mut rope = Rope::in_pool(&pool);
     let bytes = pattern(100_000);
-    script::run([], &bytes, || while rope.readv_from(any_fd()).unwrap() > 0 {});
+    mock::run([], &bytes, || while rope.readv_from(any_fd()).unwrap() > 0 {});
     assert_eq!(rope.finalize().unwrap().copied_bytes(), 0, "a large one is side by side all the same");
 }
 
@@ -242,7 +242,7 @@ proptest! {
             rope.set_limit(limit);
             let (answers, ways): (Vec<_>, Vec<_>) = steps.iter().copied().unzip();
             let mut got = 0;
-            script::run(answers, &bytes, || {
+            mock::run(answers, &bytes, || {
                 for way in ways {
                     // At the limit the real descriptor would be asked whether the stream has ended.
                     if rope.len() < limit {

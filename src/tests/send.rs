@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::{ERRORS, any_fd, pattern, rope_of};
 use crate::rope::Rope;
-use crate::sys::script::{self, Step};
+use crate::sys::mock::{self, Step};
 
 /// The two ways to send, behind one face.
 trait Send {
@@ -97,7 +97,7 @@ fn one_split_and_error<S: Send>(
     send: fn(&mut S) -> std::io::Result<usize>,
 ) -> Vec<u8> {
     let steps = [Step::Fail(Errno::EINTR), Step::Move(first), Step::Fail(error)];
-    let (_, delivered) = script::run(steps, &[], || {
+    let (_, delivered) = mock::run(steps, &[], || {
         let sent = send(&mut sender).unwrap();
         assert!(sent >= 1 && sent <= first);
         assert_eq!(sender.left(), bytes[sent..]);
@@ -126,7 +126,7 @@ fn nothing_taken_and_too_much<S: Send>() {
     let bytes = pattern(7);
     for shape in shapes() {
         let mut sender = S::of(rope_of(&bytes, &shape));
-        let (_, delivered) = script::run([Step::Move(0), Step::Lie(1)], &[], || {
+        let (_, delivered) = mock::run([Step::Move(0), Step::Lie(1)], &[], || {
             assert_eq!(sender.send().unwrap_err().kind(), ErrorKind::WriteZero);
             assert_eq!(sender.left(), bytes);
             let lie = sender.send().unwrap_err().to_string();
@@ -149,7 +149,7 @@ fn nothing_taken_and_too_much_by_cursor() {
 
 #[test]
 fn an_empty_rope_makes_no_call() {
-    let (sent, _) = script::run([Step::Fail(Errno::EIO)], &[], || Rope::new().writev_to(any_fd()));
+    let (sent, _) = mock::run([Step::Fail(Errno::EIO)], &[], || Rope::new().writev_to(any_fd()));
     assert_eq!(sent.unwrap(), 0);
 }
 
@@ -167,7 +167,7 @@ fn until_it_is_through<S: Send>(lengths: &[usize], tail: usize, steps: &[Step]) 
     let bytes = pattern(lengths.iter().sum::<usize>() + tail);
     let mut sender = S::of(rope_of(&bytes, lengths));
     let mut sent = 0;
-    let (_, delivered) = script::run(steps.iter().copied(), &[], || {
+    let (_, delivered) = mock::run(steps.iter().copied(), &[], || {
         while sent < bytes.len() {
             sent += if sent % 2 == 0 { sender.send() } else { sender.send_message() }.unwrap_or(0);
             assert_eq!(sender.left(), bytes[sent..]);
@@ -198,9 +198,9 @@ fn three_hundred_thousand_segments_a_few_bytes_at_a_time() {
     assert_eq!(rope.num_segments(), 300_000);
     let few = (0..).map(|call| Step::Move(1 + call * 31 % 7)).take(bytes.len());
     let mut cursor = rope.clone().into_cursor();
-    let (_, delivered) = script::run(few.clone(), &[], || cursor.send_all().unwrap());
+    let (_, delivered) = mock::run(few.clone(), &[], || cursor.send_all().unwrap());
     assert!(delivered == bytes);
     let mut rope = rope;
-    let (_, delivered) = script::run(few, &[], || rope.send_all().unwrap());
+    let (_, delivered) = mock::run(few, &[], || rope.send_all().unwrap());
     assert!(delivered == bytes && rope.is_empty());
 }

@@ -51,7 +51,7 @@ pub(crate) fn admit(bytes: u64) -> io::Result<Admission> {
 }
 
 /// The most memory that this process may ever have.
-pub(crate) fn most() -> u64 {
+pub(crate) fn memory_limit() -> u64 {
     groups().iter().map(|group| group.limit).fold(super::memory::physical_memory(), u64::min)
 }
 

@@ -11,14 +11,14 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags};
 
-use super::iovec::{Iovecs, Room, offered};
+use super::iovec::{Iovecs, UninitIovec, offered};
 #[cfg(test)]
-use super::script;
+use super::mock;
 
 /// Most descriptors that the kernel passes in one message: `SCM_MAX_FD`, unix(7).
 const MAX_FDS: usize = 253;
 
-/// Room for the ancillary data of one message: a full load of descriptors and some to spare.
+/// Words of ancillary data in one message: a full load of descriptors and some to spare.
 const CONTROL_WORDS: usize = MAX_FDS.div_ceil(2) + 32;
 
 /// What one [`Rope::recvmsg_from`](crate::Rope::recvmsg_from) brought.
@@ -47,21 +47,25 @@ pub struct Received {
     pub truncated: bool,
 }
 
-/// readv(2). Into a single room recv(2), or read(2) from what turns out to be no `socket`: these are the same
+/// readv(2). Into a single iovec recv(2), or read(2) from what turns out to be no `socket`: these are the same
 /// and cost the kernel less.
 #[inline]
-pub(crate) fn readv(fd: BorrowedFd<'_>, rooms: &mut [Room<'_>], socket: &mut bool) -> io::Result<usize> {
-    let offer = offered(rooms);
+pub(crate) fn readv(
+    fd: BorrowedFd<'_>,
+    iovecs: &mut [UninitIovec<'_>],
+    socket: &mut bool,
+) -> io::Result<usize> {
+    let offer = offered(iovecs);
     let count = retry(|| {
         #[cfg(test)]
-        if let Some(answer) = script::read(rooms) {
+        if let Some(answer) = mock::read(iovecs) {
             return answer;
         }
-        if let [room] = rooms {
-            return read(fd, room, socket);
+        if let [iovec] = iovecs {
+            return read(fd, iovec, socket);
         }
-        let (base, len) = (rooms.as_mut_ptr().cast::<libc::iovec>(), count_of(rooms.len()));
-        // SAFETY: a `Room` is a transparent iovec over memory that it borrows mutably, so the kernel
+        let (base, len) = (iovecs.as_mut_ptr().cast::<libc::iovec>(), count_of(iovecs.len()));
+        // SAFETY: a `UninitIovec` is a transparent iovec over memory that it borrows mutably, so the kernel
         // may write all of it; uninitialised bytes are only written, never read.
         Errno::result(unsafe { libc::readv(fd.as_raw_fd(), base, len) }).map(isize::unsigned_abs)
     })?;
@@ -69,10 +73,10 @@ pub(crate) fn readv(fd: BorrowedFd<'_>, rooms: &mut [Room<'_>], socket: &mut boo
 }
 
 #[inline]
-fn read(fd: BorrowedFd<'_>, room: &mut Room<'_>, socket: &mut bool) -> nix::Result<usize> {
-    let (fd, to, len) = (fd.as_raw_fd(), room.as_mut_ptr().cast(), room.len());
+fn read(fd: BorrowedFd<'_>, iovec: &mut UninitIovec<'_>, socket: &mut bool) -> nix::Result<usize> {
+    let (fd, to, len) = (fd.as_raw_fd(), iovec.as_mut_ptr().cast(), iovec.len());
     if *socket {
-        // SAFETY: the room is memory that it borrows mutably, of this length.
+        // SAFETY: the iovec is memory that it borrows mutably, of this length.
         match Errno::result(unsafe { libc::recv(fd, to, len, 0) }) {
             Err(Errno::ENOTSOCK) => *socket = false,
             received => return received.map(isize::unsigned_abs),
@@ -83,22 +87,26 @@ fn read(fd: BorrowedFd<'_>, room: &mut Room<'_>, socket: &mut bool) -> nix::Resu
 }
 
 /// recvmsg(2), with `MSG_CMSG_CLOEXEC`.
-pub(crate) fn recvmsg(fd: BorrowedFd<'_>, rooms: &mut [Room<'_>], flags: i32) -> io::Result<Received> {
-    let offer = offered(rooms);
+pub(crate) fn recvmsg(
+    fd: BorrowedFd<'_>,
+    iovecs: &mut [UninitIovec<'_>],
+    flags: i32,
+) -> io::Result<Received> {
+    let offer = offered(iovecs);
     let mut control = [0u64; CONTROL_WORDS];
     let mut header = empty_header();
-    header.msg_iov = rooms.as_mut_ptr().cast();
-    header.msg_iovlen = rooms.len();
+    header.msg_iov = iovecs.as_mut_ptr().cast();
+    header.msg_iovlen = iovecs.len();
     header.msg_control = control.as_mut_ptr().cast();
     let flags = flags | libc::MSG_CMSG_CLOEXEC;
     let count = retry(|| {
         #[cfg(test)]
-        if let Some(answer) = script::read(rooms) {
+        if let Some(answer) = mock::read(iovecs) {
             header.msg_controllen = 0;
             return answer;
         }
         header.msg_controllen = size_of_val(&control);
-        // SAFETY: the header points to the rooms, which are borrowed mutably, and to `control`,
+        // SAFETY: the header points to the iovecs, which are borrowed mutably, and to `control`,
         // both alive until the end of this function; the lengths are theirs.
         Errno::result(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, flags) })
             .map(isize::unsigned_abs)
@@ -113,7 +121,7 @@ pub(crate) fn writev(fd: BorrowedFd<'_>, iovecs: &Iovecs<'_>) -> io::Result<usiz
     let slices = iovecs.slices();
     let count = retry(|| {
         #[cfg(test)]
-        if let Some(answer) = script::write(slices) {
+        if let Some(answer) = mock::write(slices) {
             return answer;
         }
         nix::sys::uio::writev(fd, slices)
@@ -135,7 +143,7 @@ pub(crate) fn sendmsg(
     let control = if raw.is_empty() { &[] } else { &rights[..] };
     let count = retry(|| {
         #[cfg(test)]
-        if let Some(answer) = script::write(slices) {
+        if let Some(answer) = mock::write(slices) {
             return answer;
         }
         if let ([slice], []) = (slices, control) {
@@ -259,6 +267,6 @@ fn beyond_offer(count: usize, offer: usize, call: &str) -> io::Error {
     io::Error::other(format!("{call} reported {count} bytes, but only {offer} were offered"))
 }
 
-fn count_of(rooms: usize) -> i32 {
-    i32::try_from(rooms).unwrap_or(i32::MAX)
+fn count_of(iovecs: usize) -> i32 {
+    i32::try_from(iovecs).unwrap_or(i32::MAX)
 }

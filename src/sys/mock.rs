@@ -1,7 +1,7 @@
-//! A kernel that follows a script, for the tests of this crate. It exists under `cfg(test)` only.
+//! Mock kernel: answers payload calls, and refuses other calls, as a test says. Exists under `cfg(test)` only.
 //!
-//! Each thread has its own. While a script is set, no payload call of that thread reaches the real kernel.
-#![allow(unsafe_code)] // writes into the rooms, as the kernel would
+//! Each thread has its own. While one is set, no payload call of that thread reaches the real kernel.
+#![allow(unsafe_code)] // writes into the iovecs, as the kernel would
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -11,7 +11,7 @@ use std::ptr::{self, NonNull};
 use nix::errno::Errno;
 use nix::sys::mman::{MRemapFlags, munmap};
 
-use super::iovec::{Room, offered};
+use super::iovec::{UninitIovec, offered};
 
 /// The answer to one call.
 #[derive(Clone, Copy, Debug)]
@@ -45,12 +45,12 @@ pub(crate) enum Call {
     MoveBack,
     /// mmap(2) of what they did not get back to
     MapBack,
-    /// mmap(2) of the room for a view, and of what is between its pages
+    /// mmap(2) of the iovec for a view, and of what is between its pages
     Zeros,
 }
 
 #[derive(Default)]
-struct Script {
+struct MockKernel {
     steps: VecDeque<Step>,
     /// What a read delivers, from the front.
     incoming: VecDeque<u8>,
@@ -64,7 +64,7 @@ struct Script {
 }
 
 thread_local! {
-    static SCRIPT: RefCell<Option<Script>> = const { RefCell::new(None) };
+    static KERNEL: RefCell<Option<MockKernel>> = const { RefCell::new(None) };
 }
 
 /// Runs `body` with a kernel that gives these answers, then moves everything offered;
@@ -74,15 +74,15 @@ pub(crate) fn run<T>(
     incoming: &[u8],
     body: impl FnOnce() -> T,
 ) -> (T, Vec<u8>) {
-    let script = Script {
+    let kernel = MockKernel {
         steps: steps.into_iter().collect(),
         incoming: incoming.iter().copied().collect(),
-        ..Script::default()
+        ..MockKernel::default()
     };
-    SCRIPT.set(Some(script));
+    KERNEL.set(Some(kernel));
     let result = body();
-    let script = SCRIPT.take().expect("set above");
-    (result, script.delivered)
+    let kernel = KERNEL.take().expect("set above");
+    (result, kernel.delivered)
 }
 
 /// Lets the coming `call`s of this thread fail with these errors, or succeed, while `body` runs.
@@ -100,40 +100,40 @@ pub(crate) fn refusing_some<T, const N: usize>(
     body: impl FnOnce() -> T,
 ) -> T {
     let refusals = refusals.into();
-    SCRIPT.set(Some(Script { refusals, ..Script::default() }));
+    KERNEL.set(Some(MockKernel { refusals, ..MockKernel::default() }));
     let result = body();
-    SCRIPT.set(None);
+    KERNEL.set(None);
     result
 }
 
-fn step(answer: impl FnOnce(&mut Script, Step) -> nix::Result<usize>) -> Option<nix::Result<usize>> {
-    SCRIPT.with_borrow_mut(|script| {
-        let script = script.as_mut()?;
-        let step = script.steps.pop_front().unwrap_or(Step::Move(usize::MAX));
+fn step(answer: impl FnOnce(&mut MockKernel, Step) -> nix::Result<usize>) -> Option<nix::Result<usize>> {
+    KERNEL.with_borrow_mut(|kernel| {
+        let kernel = kernel.as_mut()?;
+        let step = kernel.steps.pop_front().unwrap_or(Step::Move(usize::MAX));
         Some(match step {
             Step::Fail(error) => Err(error),
-            Step::Lie(beyond) => answer(script, Step::Lie(beyond)),
-            Step::Move(_) => answer(script, step),
+            Step::Lie(beyond) => answer(kernel, Step::Lie(beyond)),
+            Step::Move(_) => answer(kernel, step),
         })
     })
 }
 
-pub(crate) fn read(rooms: &mut [Room<'_>]) -> Option<nix::Result<usize>> {
-    step(|script, step| {
+pub(crate) fn read(iovecs: &mut [UninitIovec<'_>]) -> Option<nix::Result<usize>> {
+    step(|kernel, step| {
         let most = match step {
             Step::Move(most) => most,
-            Step::Lie(beyond) => return Ok(offered(rooms) + beyond),
+            Step::Lie(beyond) => return Ok(offered(iovecs) + beyond),
             Step::Fail(error) => return Err(error),
         };
         let mut count = 0;
-        for room in rooms {
-            for at in 0..room.len() {
-                let Some(byte) = (count < most).then(|| script.incoming.pop_front()).flatten() else {
+        for iovec in iovecs {
+            for at in 0..iovec.len() {
+                let Some(byte) = (count < most).then(|| kernel.incoming.pop_front()).flatten() else {
                     return Ok(count);
                 };
-                // SAFETY: `at` is below the room's length.
-                let to = unsafe { room.as_mut_ptr().add(at) };
-                // SAFETY: the room is memory to be written.
+                // SAFETY: `at` is below the iovec's length.
+                let to = unsafe { iovec.as_mut_ptr().add(at) };
+                // SAFETY: the iovec is memory to be written.
                 unsafe { ptr::write(to, byte) };
                 count += 1;
             }
@@ -143,15 +143,15 @@ pub(crate) fn read(rooms: &mut [Room<'_>]) -> Option<nix::Result<usize>> {
 }
 
 pub(crate) fn write(slices: &[IoSlice<'_>]) -> Option<nix::Result<usize>> {
-    step(|script, step| {
+    step(|kernel, step| {
         let most = match step {
             Step::Move(most) => most,
             Step::Lie(beyond) => return Ok(slices.iter().map(|slice| slice.len()).sum::<usize>() + beyond),
             Step::Fail(error) => return Err(error),
         };
-        let before = script.delivered.len();
-        script.delivered.extend(slices.iter().flat_map(|slice| slice.iter()).take(most));
-        Ok(script.delivered.len() - before)
+        let before = kernel.delivered.len();
+        kernel.delivered.extend(slices.iter().flat_map(|slice| slice.iter()).take(most));
+        Ok(kernel.delivered.len() - before)
     })
 }
 
@@ -161,45 +161,45 @@ pub(crate) fn cold_writes<T>(
     incoming: &[u8],
     body: impl FnOnce() -> T,
 ) -> T {
-    let script = Script {
+    let kernel = MockKernel {
         cold_writes: answers.into_iter().collect(),
         incoming: incoming.iter().copied().collect(),
-        ..Script::default()
+        ..MockKernel::default()
     };
-    SCRIPT.set(Some(script));
+    KERNEL.set(Some(kernel));
     let result = body();
-    SCRIPT.set(None);
+    KERNEL.set(None);
     result
 }
 
 /// As much of `bytes` as a write to cold pages is to take.
 pub(crate) fn write_at(bytes: &[u8]) -> nix::Result<&[u8]> {
-    let answer = SCRIPT.with_borrow_mut(|script| script.as_mut()?.cold_writes.pop_front());
+    let answer = KERNEL.with_borrow_mut(|kernel| kernel.as_mut()?.cold_writes.pop_front());
     answer.map_or(Ok(bytes), |most| Ok(&bytes[..most?.min(bytes.len())]))
 }
 
 /// Lets shared memory have huge pages while `body` runs; what they are made of is the kernel's affair.
 pub(crate) fn with_huge_pages<T>(size: usize, body: impl FnOnce() -> T) -> T {
-    SCRIPT.set(Some(Script { huge_page_size: Some(size), ..Script::default() }));
+    KERNEL.set(Some(MockKernel { huge_page_size: Some(size), ..MockKernel::default() }));
     let result = body();
-    SCRIPT.set(None);
+    KERNEL.set(None);
     result
 }
 
 pub(crate) fn huge_page_size() -> Option<usize> {
-    SCRIPT.with_borrow(|script| script.as_ref()?.huge_page_size)
+    KERNEL.with_borrow(|kernel| kernel.as_ref()?.huge_page_size)
 }
 
-/// The error that the script has for this call, if it has one.
+/// The error that the kernel has for this call, if it has one.
 pub(crate) fn refuse(call: Call) -> nix::Result<()> {
-    let error = SCRIPT.with_borrow_mut(|script| {
-        let refusals = &mut script.as_mut()?.refusals;
+    let error = KERNEL.with_borrow_mut(|kernel| {
+        let refusals = &mut kernel.as_mut()?.refusals;
         refusals.iter_mut().find(|(refused, _)| *refused == call)?.1.pop_front()?
     });
     error.map_or(Ok(()), Err)
 }
 
-/// The error that the script has for mremap(2). To go back it fails with ENOMEM after it has unmapped what was there.
+/// The error that the kernel has for mremap(2). To go back it fails with ENOMEM after it has unmapped what was there.
 pub(crate) fn refuse_move(how: MRemapFlags, to: Option<NonNull<u8>>, len: usize) -> nix::Result<()> {
     if how == MRemapFlags::MREMAP_DONTUNMAP {
         return refuse(Call::Move);
