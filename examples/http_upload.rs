@@ -106,19 +106,12 @@ impl Server {
         rope.set_limit(self.limit);
         let len = len.and_then(|len| usize::try_from(len).ok()).filter(|&len| len <= self.limit);
         let Some(len) = len else { return Ok(rope) };
-        let mut turn = self.pool.wait_for_room(len);
-        let reserved = async {
-            loop {
-                (&mut turn).await;
-                if rope.reserve(len).is_ok() {
-                    return;
-                }
-            }
-        };
-        match tokio::time::timeout(self.patience, reserved).await {
-            Ok(()) => Ok(rope),
-            Err(_) => Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, format!("no room for {len} bytes"))),
+        match tokio::time::timeout(self.patience, self.pool.wait_for_room(len)).await {
+            Ok(Ok(room)) => rope = Rope::in_room(room),
+            _ => return Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, format!("no room for {len} bytes"))),
         }
+        rope.set_limit(self.limit);
+        Ok(rope)
     }
 
     fn get(&self, request: &Request<Incoming>) -> Answer {

@@ -59,10 +59,9 @@
 
 mod event;
 mod interop;
+mod limits;
 mod pool;
-mod recv;
 mod rope;
-mod send;
 mod sys;
 #[cfg(test)]
 mod tests;
@@ -74,7 +73,7 @@ pub use interop::Lent;
 pub use interop::{BodyError, RopeBody};
 #[cfg(feature = "tokio")]
 pub use interop::{Outgoing, ReadRope, RopeCodec, WhenRoom, WriteRope};
-pub use pool::{Backing, Pool, PoolOptions, PoolStats, Waiting};
+pub use pool::{Backing, Commit, Pool, PoolOptions, PoolStats, Room, RoomFuture};
 pub use rope::{Cursor, IntoIter, Rope};
 pub use sys::Received;
 pub use view::{FinalizeError, View};

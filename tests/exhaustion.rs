@@ -1,6 +1,8 @@
 //! What happens when something runs out. Each test sets the real limit, in a process of its own.
 #![allow(unsafe_code)] // the limits are set by raw calls
 
+#[path = "support/seccomp.rs"]
+mod seccomp;
 mod support;
 
 use std::fs;
@@ -18,6 +20,7 @@ use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use ropewalk::{Backing, Pool, Rope};
+use seccomp::forbid;
 use support::{in_child, pair, pattern, receive, received};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -83,7 +86,7 @@ fn address_space_makes_the_arena_smaller() {
         let stats = pool.stats();
         assert!(stats.reduced && stats.capacity >= 64 << 20 && stats.capacity <= 200 << 20, "{stats:?}");
         assert_eq!(stats.backing, Backing::Memfd);
-        refuses_and_goes_on(&pool, "at its capacity");
+        refuses_and_goes_on(&pool, "at capacity");
     });
 }
 
@@ -175,7 +178,7 @@ fn a_file_size_limit_makes_the_arena_smaller() {
         let pool = pool(64 * MIB);
         let stats = pool.stats();
         assert_eq!((stats.capacity, stats.backing, stats.reduced), (8 << 20, Backing::Memfd, true));
-        refuses_and_goes_on(&pool, "at its capacity");
+        refuses_and_goes_on(&pool, "at capacity");
     });
 }
 
@@ -187,7 +190,7 @@ fn a_file_size_limit_of_nothing_makes_the_arena_anonymous() {
         let stats = pool(16 * MIB).stats();
         assert_eq!((stats.capacity, stats.backing, stats.reduced), (16 << 20, Backing::Anonymous, true));
         // A limit that comes after the arena does not touch it.
-        refuses_and_goes_on(&before, "at its capacity");
+        refuses_and_goes_on(&before, "at capacity");
     });
 }
 
@@ -205,6 +208,41 @@ fn a_memory_cgroup_refuses_before_it_kills() {
     });
 }
 
+/// The limit that a pool was made under is not the one that counts.
+#[test]
+fn a_limit_that_comes_down_is_noticed() {
+    in_child("a_limit_that_comes_down_is_noticed", || {
+        let Some(group) = Group::enter(1024 * MIB) else {
+            return println!("skipped: no memory cgroup may be made here");
+        };
+        let pool = pool(512 * MIB);
+        let other = self::pool(32 * MIB);
+        let held = received(&other, &pattern(6, 16 * MIB));
+        group.limit(64 * MIB).unwrap();
+        refuses_and_goes_on(&pool, &group.0.display().to_string());
+        assert!(held == pattern(6, 16 * MIB));
+        // More is allowed again.
+        group.limit(1024 * MIB).unwrap();
+        let more = received(&pool, &pattern(7, 80 * MIB));
+        assert!(pool.stats().in_use >= 80 << 20);
+        drop((held, more));
+    });
+}
+
+#[test]
+fn a_limit_that_comes_later_is_noticed() {
+    in_child("a_limit_that_comes_later_is_noticed", || {
+        let pool = pool(512 * MIB);
+        drop(received(&pool, &pattern(6, MIB)));
+        pool.trim().unwrap();
+        // What was charged elsewhere stays there.
+        let Some(group) = Group::enter(64 * MIB) else {
+            return println!("skipped: no memory cgroup may be made here");
+        };
+        refuses_and_goes_on(&pool, &group.0.display().to_string());
+    });
+}
+
 /// A control group of this process's own.
 struct Group(PathBuf);
 
@@ -212,17 +250,18 @@ impl Group {
     /// With a limit of so many bytes; `None` where that is not allowed.
     fn enter(bytes: usize) -> Option<Group> {
         let id = process::id();
-        let (v1, v2) = ("/sys/fs/cgroup/memory", "/sys/fs/cgroup");
-        let (root, file) = if Path::new(v1).join("memory.limit_in_bytes").exists() {
-            (v1, "memory.limit_in_bytes")
-        } else {
-            (v2, "memory.max")
-        };
-        let group = Group(Path::new(root).join(format!("ropewalk-test-{id}")));
+        let (v1, v2) = (Path::new("/sys/fs/cgroup/memory"), Path::new("/sys/fs/cgroup"));
+        let root = if v1.join("memory.limit_in_bytes").exists() { v1 } else { v2 };
+        let group = Group(root.join(format!("ropewalk-test-{id}")));
         fs::create_dir(&group.0).ok()?;
-        fs::write(group.0.join(file), bytes.to_string()).ok()?;
+        group.limit(bytes).ok()?;
         fs::write(group.0.join("cgroup.procs"), id.to_string()).ok()?;
         Some(group)
+    }
+
+    fn limit(&self, bytes: usize) -> io::Result<()> {
+        let (v1, v2) = (self.0.join("memory.limit_in_bytes"), self.0.join("memory.max"));
+        fs::write(if v1.exists() { v1 } else { v2 }, bytes.to_string())
     }
 }
 
@@ -286,7 +325,7 @@ fn without_mremap_views_are_mapped_and_their_pages_come_back() {
         assert!(rope == payload[..]);
         drop(rope);
         assert_eq!(pool.stats().in_use, 0);
-        refuses_and_goes_on(&pool, "at its capacity");
+        refuses_and_goes_on(&pool, "at capacity");
     });
 }
 
@@ -357,7 +396,7 @@ fn a_forbidden_memfd_makes_the_arena_anonymous() {
             assert!(*view == payload[..]);
             assert_eq!((view.num_maps(), view.copied_bytes()), (0, payload.len()));
         }
-        refuses_and_goes_on(&pool, "at its capacity");
+        refuses_and_goes_on(&pool, "at capacity");
     });
 }
 
@@ -379,7 +418,7 @@ fn a_kernel_without_populate_commits_by_fallocate() {
     in_child("a_kernel_without_populate_commits_by_fallocate", || {
         // As before Linux 5.14.
         forbid(libc::SYS_madvise, Some((2, libc::MADV_POPULATE_WRITE as u32)), libc::EINVAL);
-        refuses_and_goes_on(&pool(16 * MIB), "at its capacity");
+        refuses_and_goes_on(&pool(16 * MIB), "at capacity");
     });
 }
 
@@ -389,7 +428,7 @@ fn an_arena_that_may_not_be_shared_is_anonymous() {
         forbid(libc::SYS_mmap, Some((3, libc::MAP_SHARED as u32)), libc::ENOMEM);
         let pool = pool(16 * MIB);
         assert_eq!((pool.stats().backing, pool.stats().reduced), (Backing::Anonymous, true));
-        refuses_and_goes_on(&pool, "at its capacity");
+        refuses_and_goes_on(&pool, "at capacity");
         let private = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         forbid(libc::SYS_mmap, Some((3, private as u32)), libc::EPERM);
         assert_eq!(Pool::new().unwrap_err().kind(), ErrorKind::PermissionDenied);
@@ -400,7 +439,7 @@ fn an_arena_that_may_not_be_shared_is_anonymous() {
 #[test]
 fn cold_pages_that_get_no_memory_lose_nothing() {
     in_child("cold_pages_that_get_no_memory_lose_nothing", || {
-        for errno in [libc::ENOMEM, libc::EFAULT, libc::ENOSPC, libc::EPERM, libc::EIO] {
+        for errno in [libc::ENOMEM, libc::EFAULT, libc::ENOSPC, libc::EIO] {
             // What is forbidden is forbidden to one thread.
             thread::spawn(move || without_memory_for_cold_pages(errno)).join().unwrap();
         }
@@ -427,29 +466,6 @@ fn without_memory_for_cold_pages(errno: i32) {
     assert!(error.is_none(), "of {:?} {got} came, then {more}, then {error:?}", pool.stats());
     assert!(*rope.finalize().unwrap() == payload[..]);
     assert_eq!(pool.stats().in_use, 0);
-}
-
-/// Makes a system call fail for this thread, for good; if an `argument` is named, only where its low half has this value.
-fn forbid(call: libc::c_long, argument: Option<(u32, u32)>, errno: i32) {
-    let load = |at: u32| statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at, 0);
-    // Whatever does not equal is allowed, by the last instruction.
-    let unequal = |value: u32, skip: u8| statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, value, skip);
-    let give = |what: u32| statement(libc::BPF_RET | libc::BPF_K, what, 0);
-    // `seccomp_data`: the call's number at 0, its arguments from 16 on.
-    let mut filter = vec![load(0), unequal(call as u32, if argument.is_some() { 3 } else { 1 })];
-    if let Some((at, value)) = argument {
-        filter.extend([load(16 + 8 * at), unequal(value, 1)]);
-    }
-    filter.extend([give(libc::SECCOMP_RET_ERRNO | errno as u32), give(libc::SECCOMP_RET_ALLOW)]);
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    let set =
-        |option, a: libc::c_ulong, b: *const libc::sock_fprog| unsafe { libc::prctl(option, a, b, 0, 0) };
-    assert_eq!(set(libc::PR_SET_NO_NEW_PRIVS, 1, ptr::null()), 0);
-    assert_eq!(set(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER as libc::c_ulong, &program), 0);
-}
-
-fn statement(code: u32, k: u32, skip_unless: u8) -> libc::sock_filter {
-    libc::sock_filter { code: code as u16, jt: 0, jf: skip_unless, k }
 }
 
 /// Ropes of `pool` and sockets in which more waits for them than the pool can hold.
@@ -498,19 +514,16 @@ fn many_ropes_wait_for_a_pool_at_its_capacity() {
     assert_eq!((pool.stats().in_use, pool.stats().peak), (0, 1 << 20));
 }
 
-/// The same ropes, none of which is refused: each waits for its turn, and then for all it needs.
+/// The same ropes, none of which is refused: each waits until all it needs is reserved.
 #[tokio::test]
 async fn all_ropes_that_wait_for_their_turn_get_it() {
     let pool = pool(MIB);
     let before = received(&pool, &pattern(99, MIB / 2));
     let mut work = JoinSet::new();
-    for (mut rope, socket, payload) in more_than_fits(&pool) {
+    for (_, socket, payload) in more_than_fits(&pool) {
         let pool = pool.clone();
         work.spawn(async move {
-            let mut turn = pool.wait_for_room(payload.len());
-            while rope.reserve(payload.len()).is_err() {
-                (&mut turn).await;
-            }
+            let mut rope = Rope::in_room(pool.wait_for_room(payload.len()).await.unwrap());
             while rope.readv_up_to(&socket, 10 << 10).unwrap() > 0 {
                 tokio::task::yield_now().await;
             }

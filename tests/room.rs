@@ -1,4 +1,4 @@
-//! A pool at its capacity: who waits, in which order, and that nobody is forgotten.
+//! A pool at capacity: who waits, in which order, and that nobody is forgotten.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)] // a test fails by panicking
 
 use std::future::Future;
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 
-use ropewalk::{Pool, Rope, Waiting};
+use ropewalk::{Pool, Room, RoomFuture, Rope};
 
 const PAGE: usize = 4096;
 
@@ -23,20 +23,23 @@ impl Wake for Count {
     }
 }
 
-/// Somebody who waits, and how often they were woken.
-struct Someone {
-    waiting: Waiting,
+/// A waiter, and how often it was woken.
+struct Waiter {
+    future: RoomFuture,
     woken: Arc<Count>,
 }
 
-impl Someone {
-    fn new(pool: &Pool, bytes: usize) -> Someone {
-        Someone { waiting: pool.wait_for_room(bytes), woken: Arc::default() }
+impl Waiter {
+    fn new(pool: &Pool, pages: usize) -> Waiter {
+        Waiter { future: pool.wait_for_room(pages * PAGE), woken: Arc::default() }
     }
 
-    fn has_turn(&mut self) -> bool {
+    fn poll(&mut self) -> Option<Room> {
         let waker = Waker::from(Arc::clone(&self.woken));
-        Pin::new(&mut self.waiting).poll(&mut Context::from_waker(&waker)).is_ready()
+        match Pin::new(&mut self.future).poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(room) => Some(room.unwrap()),
+            Poll::Pending => None,
+        }
     }
 
     fn woken(&self) -> usize {
@@ -55,76 +58,141 @@ fn rope_of(pool: &Pool, pages: usize) -> Rope {
 }
 
 #[test]
-fn room_that_is_there_is_not_waited_for() {
+fn room_that_is_there_is_reserved_at_once() {
     let pool = pool_of(4);
-    assert!(Someone::new(&pool, 4 * PAGE).has_turn());
-    assert!(Someone::new(&pool, usize::MAX).has_turn(), "more than there is means all of it");
+    let room = Waiter::new(&pool, 4).poll().unwrap();
+    assert_eq!(
+        (room.len(), pool.stats().reserved, pool.stats().in_use),
+        (4 * PAGE as u64, 4 * PAGE as u64, 0)
+    );
+    assert_eq!(Rope::in_pool(&pool).reserve(1).unwrap_err().kind(), ErrorKind::OutOfMemory);
+    assert!(pool.try_room(1).is_err());
+    drop(room);
+    assert_eq!(pool.stats().reserved, 0);
+    rope_of(&pool, 4);
 }
 
 #[test]
-fn turns_come_in_order_one_at_a_time() {
+fn more_than_the_capacity_is_an_error_at_once() {
+    let pool = pool_of(4);
+    for bytes in [4 * PAGE + 1, usize::MAX / 2, usize::MAX] {
+        let error = block_on(pool.wait_for_room(bytes)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+        assert!(error.to_string().contains("capacity of 16.0 KiB"), "{error}");
+        assert_eq!(pool.try_room(bytes).unwrap_err().kind(), ErrorKind::OutOfMemory);
+    }
+    assert!(block_on(pool.wait_for_room(0)).unwrap().is_empty());
+    assert_eq!((pool.stats().waiting, pool.stats().reserved), (0, 0));
+}
+
+#[test]
+fn a_rope_is_filled_from_its_room_though_the_pool_is_full() {
+    let pool = pool_of(64);
+    let room = pool.try_room(16 * PAGE).unwrap();
+    let _others = rope_of(&pool, 48);
+    assert!(Rope::in_pool(&pool).reserve(1).is_err());
+    let (mut peer, socket) = UnixStream::pair().unwrap();
+    let payload: Vec<u8> = (0..16 * PAGE).map(|at| (at % 251) as u8).collect();
+    let mut rope = Rope::in_room(room);
+    // Little at a time: spare pages are freed after each read, and stay reserved.
+    for piece in payload.chunks(5000) {
+        peer.write_all(piece).unwrap();
+        let end = rope.len() + piece.len();
+        while rope.len() < end {
+            rope.readv_from(&socket).unwrap();
+        }
+        let stats = pool.stats();
+        assert_eq!(stats.in_use + stats.reserved, stats.capacity);
+    }
+    peer.write_all(b"!").unwrap();
+    assert_eq!(rope.readv_from(&socket).unwrap_err().kind(), ErrorKind::OutOfMemory);
+    assert!(rope == payload && pool.stats().fallbacks == 0);
+    drop(rope);
+    assert_eq!((pool.stats().in_use, pool.stats().reserved), (48 * PAGE as u64, 0));
+}
+
+#[test]
+fn waiters_are_served_in_order() {
+    let pool = pool_of(16);
+    let mut held: Vec<Rope> = (0..16).map(|_| rope_of(&pool, 1)).collect();
+    let mut waiters: Vec<Waiter> = (0..3).map(|_| Waiter::new(&pool, 2)).collect();
+    assert!(waiters.iter_mut().all(|waiter| waiter.poll().is_none()));
+    assert_eq!(pool.stats().waiting, 3);
+    let mut rooms = Vec::new();
+    for _ in 0..3 {
+        held.pop();
+        assert!(waiters.iter().all(|waiter| waiter.woken() == 0));
+        held.pop();
+        assert_eq!(waiters[0].woken(), 1);
+        assert!(waiters[1..].iter_mut().all(|waiter| waiter.woken() == 0 && waiter.poll().is_none()));
+        rooms.push(waiters.remove(0).poll().unwrap());
+    }
+    assert_eq!((pool.stats().waiting, pool.stats().reserved), (0, 6 * PAGE as u64));
+}
+
+#[test]
+fn what_was_granted_is_held_until_it_is_polled_or_dropped() {
     let pool = pool_of(4);
     let held = rope_of(&pool, 4);
-    let mut line: Vec<Someone> = (0..3).map(|_| Someone::new(&pool, PAGE)).collect();
-    assert!(line.iter_mut().all(|someone| !someone.has_turn()));
-    assert_eq!(pool.stats().waiting, 3);
+    let (mut first, mut second) = (Waiter::new(&pool, 4), Waiter::new(&pool, 4));
+    assert!(first.poll().is_none() && second.poll().is_none());
     drop(held);
-    for at in 0..3 {
-        assert_eq!(line[0].woken(), 1, "number {at} is woken");
-        assert!(line[1..].iter().all(|someone| someone.woken() == 0));
-        assert!(line[1..].iter_mut().all(|someone| !someone.has_turn()), "nobody overtakes");
-        assert!(line[0].has_turn());
-        line.remove(0);
+    assert_eq!((first.woken(), second.woken()), (1, 0));
+    assert!(Rope::in_pool(&pool).reserve(1).is_err(), "it is reserved already");
+    drop(first);
+    assert_eq!(second.woken(), 1);
+    drop(second.poll().unwrap());
+    assert_eq!((pool.stats().waiting, pool.stats().reserved), (0, 0));
+}
+
+#[test]
+fn a_waiter_that_leaves_lets_the_next_one_pass() {
+    let pool = pool_of(64);
+    let held = rope_of(&pool, 60);
+    let (mut large, mut small) = (Waiter::new(&pool, 64), Waiter::new(&pool, 9));
+    assert!(large.poll().is_none() && small.poll().is_none());
+    drop(large);
+    assert_eq!(small.woken(), 0);
+    drop(held);
+    assert!(small.poll().is_some());
+}
+
+#[test]
+fn a_large_request_does_not_stop_small_ones_and_is_served() {
+    let pool = pool_of(64);
+    let mut held: Vec<Rope> = (0..64).map(|_| rope_of(&pool, 1)).collect();
+    let mut large = Waiter::new(&pool, 48);
+    assert!(large.poll().is_none());
+    let mut served = 0;
+    while held.pop().is_some() {
+        let mut small = Waiter::new(&pool, 1);
+        served += usize::from(small.poll().is_some());
+        if large.woken() > 0 {
+            break;
+        }
     }
-    assert_eq!(pool.stats().waiting, 0);
+    assert!(served > 40, "{served}");
+    assert_eq!(large.poll().unwrap().len(), 48 * PAGE as u64);
 }
 
 #[test]
-fn a_turn_that_did_not_help_comes_again_after_pages_were_given_back() {
-    let pool = pool_of(4);
-    let (one, other) = (rope_of(&pool, 2), rope_of(&pool, 2));
-    let mut first = Someone::new(&pool, PAGE);
-    assert!(!first.has_turn());
-    drop(one);
-    assert!(first.has_turn());
-    assert!(!first.has_turn(), "nothing has changed since");
-    let mut second = Someone::new(&pool, PAGE);
-    assert!(!second.has_turn(), "the place is kept");
-    drop(other);
-    assert!(first.has_turn());
-    assert!(!second.has_turn());
+fn fragmentation_starves_nobody() {
+    let pool = pool_of(16);
+    let mut held: Vec<Rope> = (0..16).map(|_| rope_of(&pool, 1)).collect();
+    let mut waiter = Waiter::new(&pool, 2);
+    assert!(waiter.poll().is_none());
+    // No two that are adjacent.
+    for at in (0..8).rev() {
+        held.remove(2 * at);
+    }
+    let mut rope = Rope::in_room(waiter.poll().unwrap());
+    rope.extend_from_slice(&[7; 2 * PAGE]);
+    assert_eq!(pool.stats().fallbacks, 0);
 }
 
+/// Trimming takes idle pages away for a moment, which must neither refuse nor forget anybody.
 #[test]
-fn too_little_is_waited_on() {
-    let pool = pool_of(4);
-    let (one, other) = (rope_of(&pool, 2), rope_of(&pool, 2));
-    let mut greedy = Someone::new(&pool, 3 * PAGE);
-    assert!(!greedy.has_turn());
-    drop(one);
-    assert!(!greedy.has_turn());
-    drop(other);
-    assert_eq!(greedy.woken(), 2);
-    assert!(greedy.has_turn());
-}
-
-#[test]
-fn who_gives_up_wakes_the_next() {
-    let pool = pool_of(2);
-    let held = rope_of(&pool, 2);
-    let mut line: Vec<Someone> = (0..4).map(|_| Someone::new(&pool, PAGE)).collect();
-    assert!(line.iter_mut().all(|someone| !someone.has_turn()));
-    drop(held);
-    drop(line.remove(1)); // not the first: nobody's turn has come by that
-    assert!(line[1..].iter().all(|someone| someone.woken() == 0));
-    drop(line.remove(0)); // woken, but gone before it looked
-    assert_eq!(line[0].woken(), 1);
-    assert!(line[0].has_turn());
-}
-
-/// Trimming takes warm pages away for a moment. Whoever looks in that moment must be woken after it.
-#[test]
-fn trimming_forgets_nobody() {
+fn trimming_refuses_and_forgets_nobody() {
     let pool = pool_of(1024);
     let trims = AtomicUsize::new(0);
     let done = || trims.load(Ordering::Relaxed) >= 50;
@@ -136,39 +204,56 @@ fn trimming_forgets_nobody() {
             }
         });
         while !done() {
-            block_on(pool.wait_for_room(1024 * PAGE));
+            drop(block_on(pool.wait_for_room(1024 * PAGE)).unwrap());
+            drop(pool.try_room(1024 * PAGE).unwrap());
             Rope::in_pool(&pool).extend_from_slice(&[1; 4 * PAGE]);
+            assert_eq!(pool.stats().fallbacks, 0);
         }
     });
 }
 
 #[test]
-fn many_threads_on_one_page_all_get_their_turn() {
+fn many_threads_on_one_page_are_all_served() {
     let pool = pool_of(1);
-    let turns = AtomicUsize::new(0);
+    let served = AtomicUsize::new(0);
     thread::scope(|scope| {
         for _ in 0..16 {
             scope.spawn(|| {
                 for _ in 0..200 {
-                    block_on(rope_with_room(&pool, PAGE)).extend_from_slice(b"mine");
-                    turns.fetch_add(1, Ordering::Relaxed);
+                    Rope::in_room(block_on(pool.wait_for_room(PAGE)).unwrap()).extend_from_slice(b"mine");
+                    served.fetch_add(1, Ordering::Relaxed);
                 }
             });
         }
     });
-    assert_eq!(turns.into_inner(), 16 * 200);
-    assert_eq!((pool.stats().waiting, pool.stats().fallbacks), (0, 0));
+    assert_eq!(served.into_inner(), 16 * 200);
+    assert_eq!((pool.stats().waiting, pool.stats().fallbacks, pool.stats().reserved), (0, 0, 0));
 }
 
-async fn rope_with_room(pool: &Pool, bytes: usize) -> Rope {
-    let mut rope = Rope::in_pool(pool);
-    let mut turn = pool.wait_for_room(bytes);
-    loop {
-        (&mut turn).await;
-        if rope.reserve(bytes).is_ok() {
-            return rope;
+/// Threads that want anything up to everything, some of which change their minds.
+#[test]
+fn requests_of_all_sizes_are_all_served() {
+    let pool = pool_of(64);
+    thread::scope(|scope| {
+        for thread in 0..8 {
+            let pool = &pool;
+            scope.spawn(move || {
+                for round in 0..300 {
+                    let pages = 1 + (thread * 31 + round * 7) % 64;
+                    if round % 5 == 0 {
+                        let mut waiter = Waiter::new(pool, pages);
+                        drop(waiter.poll());
+                        continue;
+                    }
+                    let mut rope = Rope::in_room(block_on(pool.wait_for_room(pages * PAGE)).unwrap());
+                    rope.extend_from_slice(&vec![1; (pages - round % 2) * PAGE]);
+                    assert_eq!(pool.stats().fallbacks, 0);
+                }
+            });
         }
-    }
+    });
+    let stats = pool.stats();
+    assert_eq!((stats.waiting, stats.reserved, stats.in_use), (0, 0, 0));
 }
 
 #[test]

@@ -6,11 +6,7 @@ use std::mem::MaybeUninit;
 use bytes::BufMut;
 use bytes::buf::UninitSlice;
 
-use crate::pool::Extent;
-use crate::rope::Rope;
-
-/// Bytes that a writer is offered at least, where the rope is that far from its limit.
-const CHUNK: usize = if cfg!(any(test, fuzzing)) { 8 } else { 4096 };
+use crate::rope::{Extent, Rope};
 
 /// Behind the rope's end, into its pool. A trait of this kind reports nothing: beyond the
 /// [limit](Rope::set_limit) it panics, and where the pool has no room the heap is used.
@@ -46,14 +42,14 @@ unsafe impl BufMut for Rope {
             // SAFETY: the caller has written them, which is what it promises to this function.
             unsafe { tail.fill(count) };
         }
-        self.cut_pieces();
+        self.cut_segments();
     }
 
     /// Pool memory. When the pool has none it is the heap's, and [`PoolStats`](crate::PoolStats) counts
     /// a fallback.
     fn chunk_mut(&mut self) -> &mut UninitSlice {
         let most = self.remaining_mut();
-        let spare = if most == 0 { &mut [] } else { self.writable(CHUNK.min(most)) };
+        let spare = if most == 0 { &mut [] } else { self.writable(self.limits().min_chunk.min(most)) };
         let most = most.min(spare.len());
         UninitSlice::uninit(&mut spare[..most])
     }

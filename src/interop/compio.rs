@@ -9,13 +9,11 @@ use std::mem::MaybeUninit;
 
 use compio_buf::{IoBuf, IoBufMut, IoVectoredBuf, IoVectoredBufMut, SetLen};
 
-use crate::pool::Extent;
-use crate::recv::LimitReached;
-use crate::rope::{Cursor, Rope};
+use crate::rope::{Cursor, Extent, Rope};
 use crate::view::View;
 
 /// Fewest bytes that are lent where more are wanted, unless memory is short.
-const LEAST: usize = 4096;
+const MIN_LENT: usize = 4096;
 
 /// For gather writes. What was sent does not leave the rope by itself: [`Rope::advance`] by the count.
 ///
@@ -89,12 +87,12 @@ impl Rope {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn lend(&mut self, want: usize) -> io::Result<Lent> {
-        let allowed = self.limit().saturating_sub(self.len());
+        let allowed = self.allowed();
         if allowed == 0 {
-            return Err(LimitReached(self.limit()).into());
+            return Err(self.limit_reached());
         }
         let want = want.clamp(1, allowed);
-        let mut room = self.take_tail(want, LEAST)?;
+        let mut room = self.take_tail(want, MIN_LENT)?;
         let lent = room.spare_mut().len().min(want);
         Ok(Lent { room, filled: 0, lent })
     }
@@ -120,8 +118,8 @@ impl Rope {
         // SAFETY: whoever called `set_len` has promised that so many bytes were written.
         unsafe { lent.room.fill(lent.filled) };
         self.replace_tail(lent.room);
-        self.cut_pieces();
-        self.give_back_spare();
+        self.cut_segments();
+        self.release_spare();
     }
 }
 

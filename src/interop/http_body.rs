@@ -13,7 +13,6 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
 use super::keep_or_copy;
-use crate::recv::LimitReached;
 use crate::rope::Rope;
 
 type NextFrame = Poll<Option<Result<Frame<Bytes>, Infallible>>>;
@@ -162,8 +161,8 @@ impl Rope {
     /// ```
     pub async fn receive_body<B: Body>(&mut self, body: B) -> Result<Option<HeaderMap>, BodyError<B::Error>> {
         let mut body = pin!(body);
-        if body.size_hint().lower() > self.room() as u64 {
-            return Err(self.full());
+        if body.size_hint().lower() > self.allowed() as u64 {
+            return Err(BodyError::Rope(self.limit_reached()));
         }
         let mut trailers = None;
         while let Some(frame) = poll_fn(|context| body.as_mut().poll_frame(context)).await {
@@ -177,9 +176,9 @@ impl Rope {
 
     fn take_data(&mut self, mut data: impl Buf) -> io::Result<()> {
         while data.has_remaining() {
-            let len = data.remaining().min(self.room());
+            let len = data.remaining().min(self.allowed());
             if len == 0 {
-                return Err(LimitReached(self.limit()).into());
+                return Err(self.limit_reached());
             }
             if self.pool().is_none() {
                 keep_or_copy(self, data.copy_to_bytes(len));
@@ -189,15 +188,6 @@ impl Rope {
             }
         }
         Ok(())
-    }
-
-    /// How much more may be received.
-    fn room(&self) -> usize {
-        self.limit().saturating_sub(self.len())
-    }
-
-    fn full<E>(&self) -> BodyError<E> {
-        BodyError::Rope(LimitReached(self.limit()).into())
     }
 }
 

@@ -28,15 +28,15 @@ pub use self::http_body::{BodyError, RopeBody};
 #[cfg(feature = "tokio")]
 pub use self::tokio::{Outgoing, ReadRope, WhenRoom, WriteRope};
 
-/// Pieces from this length on are kept rather than copied. To keep a segment and to send it costs as
-/// much as to copy between 1 and 2 KiB.
+/// Shorter pieces are copied rather than kept as segments. Making, sending and dropping a segment costs as much as
+/// copying 1 to 2 KiB.
 #[cfg(any(feature = "http-body", feature = "tokio"))]
-const KEEP: usize = 1024;
+const COPY_MAX: usize = 1024;
 
 /// Appends a piece of somebody else's memory, copied if it is so short that a segment costs more.
 #[cfg(any(feature = "http-body", feature = "tokio"))]
 fn keep_or_copy(rope: &mut crate::rope::Rope, piece: bytes::Bytes) {
-    if piece.len() < KEEP {
+    if piece.len() < COPY_MAX {
         rope.extend_from_slice(&piece);
     } else {
         rope.push(piece);

@@ -5,7 +5,6 @@ use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
 
 use bytes::Buf;
 
-use crate::recv::LimitReached;
 use crate::rope::{Cursor, Rope};
 
 /// What is read leaves the rope.
@@ -72,12 +71,16 @@ impl BufRead for Rope {
 /// # Ok::<(), io::Error>(())
 /// ```
 impl Write for Rope {
+    #[inline]
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let room = self.limit().saturating_sub(self.len());
-        if room == 0 && !bytes.is_empty() {
-            return Err(LimitReached(self.limit()).into());
+        let allowed = self.allowed();
+        if bytes.len() <= allowed && self.copy_in_place(bytes) {
+            return Ok(bytes.len());
         }
-        let bytes = &bytes[..bytes.len().min(room)];
+        if allowed == 0 && !bytes.is_empty() {
+            return Err(self.limit_reached());
+        }
+        let bytes = &bytes[..bytes.len().min(allowed)];
         match self.copy_in(bytes) {
             Err(not_copied) if not_copied.bytes == bytes.len() => Err(not_copied.error),
             Err(not_copied) => Ok(bytes.len() - not_copied.bytes),

@@ -12,7 +12,6 @@ use tokio::net::{TcpStream, UnixStream, tcp, unix};
 use super::codec::RopeCodec;
 use crate::pool::is_at_capacity;
 use crate::rope::{Cursor, Rope};
-use crate::sys;
 use sealed::Watched;
 
 /// Receives into ropes, by readv(2) on the descriptor itself: for tokio's TCP and Unix streams, the
@@ -263,44 +262,20 @@ pub struct WhenRoom<'a, S: ?Sized>(&'a S);
 
 impl<S: Watched> ReadRope for WhenRoom<'_, S> {
     async fn read_rope_up_to(&self, rope: &mut Rope, max: usize) -> io::Result<usize> {
-        let mut turn = None;
+        if max == 0 {
+            return Ok(0);
+        }
         loop {
             self.0.ready(Interest::READABLE).await?;
-            if let Some(turn) = &mut turn {
-                turn.await;
+            match self.0.try_io(Interest::READABLE, |fd| rope.readv_up_to(fd, max)) {
+                // Another reader was first: what is reserved is of use to others.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => rope.release_room(),
+                Err(error) if is_at_capacity(&error) => rope.wait_for_room().await?,
+                done => {
+                    rope.release_room();
+                    return done;
+                }
             }
-            match try_in_turn(self.0, rope, max, turn.is_some()) {
-                // There was nothing to read after all: let the others pass.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => turn = None,
-                Err(error) if !is_at_capacity(&error) => return Err(error),
-                Ok(Some(count)) => return Ok(count),
-                _no_room if turn.is_some() => {}
-                _no_room => turn = rope.pool().map(|pool| pool.wait_for_room(1)),
-            }
-        }
-    }
-}
-
-/// `None`: others were there first.
-fn try_in_turn(
-    from: &impl Watched,
-    rope: &mut Rope,
-    max: usize,
-    has_turn: bool,
-) -> io::Result<Option<usize>> {
-    let most = if has_turn { max } else { max.min(rope.room_before_others()) };
-    from.try_io(Interest::READABLE, |fd| match most {
-        0 if max > 0 => Ok(sys::at_end_of_stream(fd, 0)?.then_some(0)),
-        _ => rope.readv_up_to(fd, most).map(Some),
-    })
-}
-
-impl Rope {
-    /// How much may be received without taking pages that others wait for.
-    fn room_before_others(&self) -> usize {
-        match self.pool() {
-            Some(pool) if pool.has_line() => self.spare(),
-            _ => usize::MAX,
         }
     }
 }
@@ -446,6 +421,9 @@ impl<R: Borrow<Rope> + Send> sealed::Outgoing for Cursor<R> {
 }
 
 async fn read(from: &impl Watched, rope: &mut Rope, max: usize) -> io::Result<usize> {
+    if max == 0 {
+        return Ok(0);
+    }
     loop {
         from.ready(Interest::READABLE).await?;
         match from.try_io(Interest::READABLE, |fd| rope.readv_up_to(fd, max)) {

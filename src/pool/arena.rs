@@ -1,16 +1,15 @@
-//! The memory itself: one sparse memfd, mapped once, or anonymous memory where no memfd can be had.
+//! The backing of a pool's pages: one sparse memfd, mapped once, or anonymous memory where no memfd can be had.
 #![allow(unsafe_code)] // raw access to the mapping
 
 use std::fs::File;
 use std::io;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
-
-use super::pages::Run;
-use crate::sys::memory::{self, TABLE};
-use crate::sys::pressure;
+use super::runs::PageRun;
+use crate::sys::memory::{self, Mapping, TABLE};
+use crate::sys::{self, is_unsupported, pressure};
 
 /// What the pages of a pool are made of.
 ///
@@ -27,71 +26,106 @@ use crate::sys::pressure;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Backing {
-    /// One memfd: pages can be given a second address, so views are mapped.
+    /// One memfd: pages can be mapped a second time, so views are mapped.
     #[default]
     Memfd,
-    /// Anonymous memory, because memfd_create(2) was refused: views over pages that are not side by
-    /// side are copied.
+    /// Anonymous memory, because memfd_create(2) was refused: views over pages that are not adjacent are copied.
     Anonymous,
 }
 
-/// Smallest arena worth having; below it the pool reports the kernel's refusal.
-const SMALLEST: u64 = 1 << 20;
+/// How a pool's pages are given memory: the best way that the kernel supports.
+///
+/// # Examples
+///
+/// ```
+/// use ropewalk::{Commit, Pool};
+///
+/// let pool = Pool::new()?;
+/// if pool.stats().commit != Commit::Populate {
+///     eprintln!("an old kernel: first use of a page takes a page fault");
+/// }
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Commit {
+    /// madvise(2) with `MADV_POPULATE_WRITE`, since Linux 5.14: memory and page table entries in one call.
+    #[default]
+    Populate,
+    /// fallocate(2): memory; each page takes a page fault when it is first touched.
+    Allocate,
+    /// pwrite(2) of one byte to each page, where neither is supported, as in gVisor.
+    Write,
+    /// A page fault when a page is first touched: anonymous memory before Linux 5.14.
+    Fault,
+}
+
+/// The ways in the order in which they are tried.
+const WAYS: [Commit; 4] = [Commit::Populate, Commit::Allocate, Commit::Write, Commit::Fault];
 
 pub(crate) struct Arena {
-    map: MmapRaw,
+    map: Mapping,
     /// The memfd that is mapped; `None` for anonymous memory.
     file: Option<Arc<File>>,
-    /// Bytes of both before the first page, which is aligned like a huge page.
+    /// Bytes of both before the first page, which is aligned to [`TABLE`].
     skip: usize,
     /// Bytes of pages.
     len: usize,
-    /// Of a page's size, which is a power of two: to divide by one that is not known to be takes long.
+    /// log2 of the bytes per page.
     page_shift: u32,
+    /// An index into [`WAYS`].
+    way: AtomicU8,
+    /// The kernel refuses to punch holes.
+    keeps_memory: AtomicBool,
 }
 
 impl Arena {
-    /// Maps `len` bytes, or as much of it as the limits of this process admit.
-    /// In pages of `page` bytes; if those are `huge`, the kernel is asked for such.
+    /// memfd_create(2) and mmap(2): `len` bytes in pages of `page` bytes.
+    ///
+    /// # Errors
+    ///
+    /// When the address space has no room, or `RLIMIT_FSIZE` is less than a memfd of that size.
     pub(crate) fn new(len: u64, page: usize, huge: bool) -> io::Result<Arena> {
         let arena = Self::on_memfd(len, page).or_else(|_| Self::anonymous(len, page))?;
-        // A child that wrote into shared memory would write into this process's payloads. Failure is
-        // a kernel older than 2.6.16.
-        arena.map.advise(Advice::DontFork)?;
         if huge {
-            // Advice only: where the kernel has none, the pages are small.
-            let _ = arena.map.advise(Advice::HugePage);
+            arena.map.prefer_huge_pages();
         }
         Ok(arena)
     }
 
     fn on_memfd(len: u64, page: usize) -> io::Result<Arena> {
-        let (file, granted) = memory::memfd(len + TABLE as u64)?;
-        if granted < len.min(SMALLEST) {
+        let (file, granted) = memory::memfd(len.saturating_add(TABLE as u64))?;
+        if granted < len {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        let map = halving(granted, page, |len| MmapOptions::new().len(len).map_raw(&file))?;
-        let (file, len) = (Some(Arc::new(file)), usize::try_from(len).unwrap_or(usize::MAX));
-        // Where a limit has cut it short, nothing of it is given away.
-        let skip = if map.len() >= len + TABLE { map.as_ptr().align_offset(TABLE) } else { 0 };
-        let len = len.min(map.len());
-        Ok(Arena { map, file, skip, len, page_shift: page.trailing_zeros() })
+        let map =
+            Mapping::new(Some(&file), usize::try_from(granted).map_err(|_| io::ErrorKind::OutOfMemory)?)?;
+        Ok(Self::over(map, Some(Arc::new(file)), len, page))
     }
 
     fn anonymous(len: u64, page: usize) -> io::Result<Arena> {
-        let map = halving(len, page, |len| MmapOptions::new().len(len).no_reserve_swap().map_anon())?;
-        let len = map.len();
-        Ok(Arena { map: map.into(), file: None, skip: 0, len, page_shift: page.trailing_zeros() })
+        let map = Mapping::new(None, usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?)?;
+        Ok(Self::over(map, None, len, page))
     }
 
+    fn over(map: Mapping, file: Option<Arc<File>>, len: u64, page: usize) -> Arena {
+        let len = usize::try_from(len).unwrap_or(usize::MAX).min(map.len());
+        let skip = map.start().as_ptr().align_offset(TABLE);
+        let skip = if skip <= map.len() - len { skip } else { 0 };
+        let (way, keeps_memory) = (AtomicU8::new(0), AtomicBool::new(false));
+        Arena { map, file, skip, len, page_shift: page.trailing_zeros(), way, keeps_memory }
+    }
+
+    /// Bytes per page.
     #[inline]
     pub(crate) fn page_size(&self) -> usize {
         1 << self.page_shift
     }
 
-    /// Whole pages in the arena.
-    pub(crate) fn pages(&self) -> u32 {
-        u32::try_from(self.len / self.page_size()).unwrap_or(u32::MAX)
+    /// Returns whether a child of the process that made the arena runs: nothing is mapped there.
+    #[inline]
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.map.is_inherited()
     }
 
     pub(crate) fn file(&self) -> Option<&Arc<File>> {
@@ -102,6 +136,15 @@ impl Arena {
         if self.file.is_some() { Backing::Memfd } else { Backing::Anonymous }
     }
 
+    pub(crate) fn way_to_commit(&self) -> Commit {
+        WAYS[usize::from(self.way.load(Ordering::Relaxed))]
+    }
+
+    /// Returns whether the kernel has refused to take memory back.
+    pub(crate) fn keeps_memory(&self) -> bool {
+        self.keeps_memory.load(Ordering::Relaxed)
+    }
+
     /// The address of the byte `offset` bytes into the arena, with provenance for all of it.
     ///
     /// # Panics
@@ -110,10 +153,14 @@ impl Arena {
     #[inline]
     pub(crate) fn at(&self, offset: usize) -> NonNull<u8> {
         assert!(offset <= self.len, "offset {offset} is beyond the arena's {} bytes", self.len);
-        // SAFETY: just checked to be within the mapping, or one past its end.
-        let address = unsafe { self.map.as_mut_ptr().add(self.skip + offset) };
-        // SAFETY: a mapping never starts at address zero.
-        unsafe { NonNull::new_unchecked(address) }
+        // SAFETY: within the mapping, or one past its end: `over` has made sure that `skip + len` is.
+        unsafe { self.map.start().add(self.skip + offset) }
+    }
+
+    /// The address of a page.
+    #[inline]
+    pub(crate) fn page(&self, page: u32) -> NonNull<u8> {
+        self.at((page as usize) << self.page_shift)
     }
 
     /// Where in the arena these bytes lie, if they do.
@@ -127,80 +174,62 @@ impl Arena {
         self.skip + offset
     }
 
-    /// Puts pages into the page tables, so that neither this process nor the kernel faults on them later.
-    /// If they are not `warm` they get memory first.
+    /// Gives pages memory and, where the kernel can, page table entries, so that touching them cannot fail.
+    ///
+    /// Remembers what the kernel does not support.
     ///
     /// # Errors
     ///
-    /// When there is no memory for them; touching such a page would have been SIGBUS or a kill.
-    pub(crate) fn commit(&self, run: Run, warm: bool) -> io::Result<()> {
-        let (offset, len) = self.mapped_at(run);
-        let _admission = pressure::admit(if warm { 0 } else { len as u64 })?;
-        // A read fault maps sixteen pages that have memory at once, and writable: the arena is shared.
-        let populate = if warm { Advice::PopulateRead } else { Advice::PopulateWrite };
-        match (self.map.advise_range(populate, offset, len), &self.file) {
-            // Before Linux 5.14: the memory can still be had beforehand, the page faults cannot.
-            (Err(error), Some(file)) if error.kind() == io::ErrorKind::InvalidInput => {
-                memory::allocate(file, offset as u64, len as u64)
+    /// When there is no memory; touching such a page would be SIGBUS or a kill.
+    pub(crate) fn commit(&self, run: PageRun) -> io::Result<()> {
+        let (offset, len) = self.bytes_of(run);
+        let _admission = pressure::admit(len as u64)?;
+        loop {
+            let way = self.way.load(Ordering::Relaxed);
+            match self.commit_by(WAYS[usize::from(way)], self.in_file(offset), len) {
+                Err(error) if is_unsupported(error) && usize::from(way) + 1 < WAYS.len() => {
+                    self.way.fetch_max(way + 1, Ordering::Relaxed);
+                }
+                done => return Ok(done?),
             }
-            (Err(error), None) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
-            (result, _) => result,
         }
     }
 
-    /// pwrite(2): fills cold pages, from the start of page `first` on, without a fault and without zeroing
-    /// them first. Returns how many bytes the kernel took: all of them, unless it has no memory.
-    pub(crate) fn write(&self, first: u32, bytes: &[u8]) -> usize {
-        let Some(file) = &self.file else { return 0 };
-        let start = self.in_file(first as usize * self.page_size());
-        let mut done = 0;
-        while done < bytes.len() {
-            match memory::write_at(file, &bytes[done..], (start + done) as u64) {
-                Ok(count) if count > 0 => done += count,
-                _ => break,
-            }
+    fn commit_by(&self, way: Commit, offset: usize, len: usize) -> sys::Result {
+        match (way, &self.file) {
+            (Commit::Populate, _) => self.map.populate(offset, len),
+            (Commit::Allocate, Some(file)) => memory::allocate(file, offset as u64, len as u64),
+            (Commit::Write, Some(file)) => (offset..offset + len)
+                .step_by(memory::page_size())
+                .try_for_each(|page| memory::write_zero(file, page as u64)),
+            (Commit::Fault, None) => Ok(()),
+            _ => Err(sys::UNSUPPORTED),
         }
-        done
     }
 
-    /// Gives the memory of these pages back to the system.
-    pub(crate) fn decommit(&self, run: Run) -> io::Result<()> {
-        let (offset, len) = self.mapped_at(run);
-        match &self.file {
-            Some(file) => memory::punch_hole(file, offset as u64, len as u64),
-            // SAFETY: the pages are private to this arena and, as the caller took them, nobody's.
-            None => unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, len) },
-        }
+    /// Gives the memory of these pages, which nothing refers to, back to the system.
+    pub(crate) fn decommit(&self, run: PageRun) -> io::Result<()> {
+        let (offset, len) = self.bytes_of(run);
+        let done = match &self.file {
+            Some(file) => memory::punch_hole(file, self.in_file(offset) as u64, len as u64),
+            // SAFETY: as the caller says, nothing refers to the pages.
+            None => unsafe { self.map.discard(self.in_file(offset), len) },
+        };
+        self.keeps_memory.store(done.is_err_and(is_unsupported), Ordering::Relaxed);
+        Ok(done?)
     }
 
     /// Overwrites pages that nobody owns any more.
-    pub(crate) fn zero(&self, run: Run) {
+    pub(crate) fn zero(&self, run: PageRun) {
         let (offset, len) = self.bytes_of(run);
-        // SAFETY: within the mapping, see `bytes_of`; the caller is the last owner of the pages.
+        // SAFETY: within the mapping, see `bytes_of`; the caller is the last owner of the pages, which have memory.
         unsafe { ptr::write_bytes(self.at(offset).as_ptr(), 0, len) };
     }
 
-    /// Where in the map, and in the file, these pages are, in bytes.
-    fn mapped_at(&self, run: Run) -> (usize, usize) {
-        let (offset, len) = self.bytes_of(run);
-        (self.in_file(offset), len)
-    }
-
     /// Where in the arena these pages are, in bytes.
-    fn bytes_of(&self, run: Run) -> (usize, usize) {
-        debug_assert!(run.end() <= self.pages());
-        (run.start as usize * self.page_size(), run.len as usize * self.page_size())
-    }
-}
-
-/// Tries `map` with `len` bytes and, as long as the kernel refuses, with half as many.
-fn halving<M>(len: u64, page: usize, map: impl Fn(usize) -> io::Result<M>) -> io::Result<M> {
-    let mut len = len;
-    loop {
-        let whole_pages = usize::try_from(len).unwrap_or(usize::MAX) / page * page;
-        match map(whole_pages) {
-            Err(_) if len / 2 >= SMALLEST => len /= 2,
-            done => return done,
-        }
+    fn bytes_of(&self, run: PageRun) -> (usize, usize) {
+        let (offset, len) = ((run.start as usize) << self.page_shift, (run.len as usize) << self.page_shift);
+        debug_assert!(offset + len <= self.len);
+        (offset, len)
     }
 }

@@ -1,56 +1,62 @@
-//! Floor 1: memory. One arena of recycled pages, handed out as extents.
+//! Floor 1: memory. One arena of recycled pages, handed out in runs.
 //!
 //! ```text
-//! arena.rs    one memfd, mapped once            (or anonymous memory)
-//! pages.rs    which pages are taken, which warm (pure)
-//! lane.rs     where new extents begin
-//! stash.rs    what a lane has at hand
-//! counts.rs   how many leases each page belongs to
-//! lease.rs    who owns which pages, and what becomes of those that nobody owns
-//! handle.rs   the pool itself, shared by threads
-//! bounce.rs   the way into pages that have no memory yet
-//! line.rs     who waits for pages
-//! extent.rs   a run of pages being filled, and the pieces cut off it
+//! arena.rs       backing and mapping of pages: memfd, or anonymous
+//! runs.rs        which pages are free, which are resident   (pure)
+//! refs.rs        reference counts
+//! cache.rs       page cache of a shard
+//! decay.rs       when idle pages are given back             (pure)
+//! background.rs  by whom, if the program makes no calls
+//! capacity.rs    limits, reservations, waiters              (pure)
+//! core.rs        the layers put together: allocate, grow, share, free
+//! room.rs        reserved room, and the future that yields it
+//! mod.rs         the pool, its options and its statistics: no logic
 //! ```
 
 mod arena;
-mod bounce;
+mod background;
+mod cache;
+mod capacity;
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation)] // a few pages
 mod check;
-mod counts;
-mod extent;
-mod handle;
-mod lane;
-mod lease;
-mod line;
-mod pages;
-mod stash;
+mod core;
+mod decay;
+mod refs;
+mod room;
+mod runs;
 
 use std::fs::File;
 use std::io;
+use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use self::core::{Core, SHARDS, Shard, shard_of_thread};
+pub(crate) use self::core::{PageRef, is_at_capacity};
 use crate::event::event;
-use crate::sys::memory;
-pub use arena::Backing;
-use bounce::Bounces;
-pub(crate) use extent::{Extent, PIECE};
-use handle::Handle;
-use lease::Leases;
-pub(crate) use lease::is_at_capacity;
-pub use line::Waiting;
+use crate::limits::Limits;
+pub use arena::{Backing, Commit};
+pub use room::{Room, RoomFuture};
 
 /// Recycled memory that ropes receive into.
 ///
-/// A pool is one sparse memfd, mapped once. Pages that a rope gives back stay resident, so the next
-/// payload costs neither page faults nor zeroing; after a while without use, or above a limit, they
-/// go back to the system. A `Pool` is a handle: clones share the memory, and ropes, views and
-/// [`Bytes`](bytes::Bytes) keep it alive after the last handle is gone.
+/// A pool is one sparse memfd, mapped once. Pages that a rope frees stay resident, so the next payload costs neither
+/// page faults nor zeroing; after a while without use, or above a limit, they are given back to the system. A `Pool` is
+/// a handle: clones share the memory, and ropes, views and [`Bytes`](bytes::Bytes) keep it alive after the last handle
+/// is dropped.
 ///
-/// Nothing runs in the background: idle memory is given back during the calls that use the pool, and
-/// by [`stats`](Pool::stats) and [`trim`](Pool::trim).
+/// Idle pages are given back in slices of at most 2 MiB, by the calls that free pages. A program that may fall silent
+/// calls [`decay`](Pool::decay) when [`decay_timeout`](Pool::decay_timeout) says so, or asks for a
+/// [thread](PoolOptions::background).
+///
+/// # Fork
+///
+/// A child process inherits no memory of a pool: its pages, and views of them, are not mapped there, so reading or
+/// writing bytes that the parent received is a segmentation fault. Every call that needs the pool is an error of kind
+/// [`Unsupported`](io::ErrorKind::Unsupported), and dropping ropes, views and pools does nothing. Make pools after the
+/// last fork, for one after a daemon has detached itself.
 ///
 /// # Examples
 ///
@@ -66,24 +72,14 @@ pub use line::Waiting;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone)]
-pub struct Pool(Handle<Shared>);
-
-/// What all handles, extents and pieces of one pool share.
-struct Shared {
-    leases: Leases,
-    bounces: Bounces,
-    /// What the next payload's first read had better ask for.
-    first_read: AtomicU32,
-    /// `zero_on_release`, once more: a small message looks at this and at `first_read`, and at nothing else here.
-    zeroes: bool,
-    fallbacks: AtomicU64,
-    bytes_copied: AtomicU64,
-    bytes_mapped: AtomicU64,
-    maps: AtomicU64,
+pub struct Pool {
+    shard: Arc<Shard>,
+    /// Of handles that the program holds: keeps the shards of all threads, so that ropes can be counted in theirs.
+    shards: Option<Arc<[Arc<Shard>; SHARDS]>>,
 }
 
 impl Pool {
-    /// A pool with the [default options](PoolOptions).
+    /// Makes a pool with the [default options](PoolOptions).
     ///
     /// # Errors
     ///
@@ -100,7 +96,7 @@ impl Pool {
         Self::options().create()
     }
 
-    /// Options for a pool of your own measure.
+    /// Returns the default options, to be changed.
     ///
     /// # Examples
     ///
@@ -113,7 +109,9 @@ impl Pool {
         PoolOptions::default()
     }
 
-    /// What the pool holds and has done so far. Gives back pages that have been idle for too long first.
+    /// Gives back a [slice](Pool::decay) of idle pages, then returns what the pool holds and has done so far.
+    ///
+    /// All zero in a child of the process that made the pool.
     ///
     /// # Examples
     ///
@@ -130,19 +128,13 @@ impl Pool {
     /// ```
     #[must_use]
     pub fn stats(&self) -> PoolStats {
-        let leases = &self.0.leases;
-        leases.give_back_idle();
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let mut stats = leases.stats();
-        stats.fallbacks = load(&self.0.fallbacks);
-        stats.bytes_copied = load(&self.0.bytes_copied);
-        stats.bytes_mapped = load(&self.0.bytes_mapped);
-        stats.maps = load(&self.0.maps);
-        stats
+        // What the kernel does not take back is counted as warm.
+        let _ = self.core().decay();
+        self.core().stats()
     }
 
-    /// Gives all memory that no rope, view or `Bytes` uses back to the system; returns how many bytes
-    /// that were.
+    /// fallocate(2) with `FALLOC_FL_PUNCH_HOLE`: gives all memory that no rope, view or `Bytes` uses back to the system;
+    /// returns how many bytes. Linear in the arena's pages and in the runs that go.
     ///
     /// # Errors
     ///
@@ -160,110 +152,199 @@ impl Pool {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn trim(&self) -> io::Result<u64> {
-        self.0.bounces.drop_idle();
-        let trimmed = self.0.leases.trim()?;
+        let trimmed = self.core().trim()?;
         event!(debug, bytes = trimmed, "pool trimmed");
         Ok(trimmed)
     }
 
-    /// Panics where the parts do not fit each other; for tests and fuzzers, while nobody else uses the pool.
-    #[cfg(any(test, fuzzing))]
-    pub fn assert_invariants(&self) {
-        self.0.leases.assert_invariants();
+    /// Gives back a slice, at most 2 MiB, of the pages that were idle for [that long](PoolOptions::decay); returns how
+    /// many bytes. Well below a millisecond.
+    ///
+    /// # Errors
+    ///
+    /// As for [`trim`](Pool::trim).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Pool, Rope};
+    /// use std::time::Duration;
+    ///
+    /// let pool = Pool::options().decay(Duration::from_millis(10)).create()?;
+    /// Rope::in_pool(&pool).extend_from_slice(&[7; 100_000]);
+    /// // An event loop that has nothing else to do until then:
+    /// while let Some(timeout) = pool.decay_timeout() {
+    ///     std::thread::sleep(timeout);
+    ///     pool.decay()?;
+    /// }
+    /// assert_eq!(pool.stats().warm, 0);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn decay(&self) -> io::Result<u64> {
+        self.core().decay()
     }
 
-    /// A handle for a rope or a lease: as long as there are others, threads do not get in each other's way with these.
+    /// Returns how long until [`decay`](Pool::decay) should be called next: a timeout for poll(2) or epoll_wait(2).
+    /// `None` while no page is idle.
+    ///
+    /// It is at most a sixteenth of [`PoolOptions::decay`], and zero while a slice is due.
+    #[must_use]
+    pub fn decay_timeout(&self) -> Option<Duration> {
+        self.core().decay_timeout()
+    }
+
+    /// Reserves room for `bytes`, which only a rope [made with it](crate::Rope::in_room) can use. O(1).
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`](io::ErrorKind::OutOfMemory) when so much is not available now, or others wait.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Pool, Rope};
+    ///
+    /// let pool = Pool::options().capacity(1 << 20).create()?;
+    /// let all = pool.try_room(1 << 20)?;
+    /// assert!(pool.try_room(1).is_err());
+    /// drop(all);
+    /// assert!(pool.try_room(1).is_ok());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn try_room(&self, bytes: usize) -> io::Result<Room> {
+        let pages = self.core().pages_to_reserve(bytes as u64)?;
+        self.core().try_reserve(pages)?;
+        Ok(Room::new(self.clone(), pages))
+    }
+
+    /// Waits until room for `bytes` is reserved. Needs no particular runtime.
+    ///
+    /// Waiters are served first come, first served. One that needs more than is available collects what others free; an
+    /// eighth of the capacity is left out of that, with which smaller requests pass it. Queueing and leaving are
+    /// O(log n) with n waiters.
+    ///
+    /// Ropes that hold pages while they wait for more can wait for each other for ever. Wait for all that is needed
+    /// before receiving, as here, or set a deadline.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`](io::ErrorKind::OutOfMemory), at once, when it is more than the capacity.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Pool, Rope};
+    ///
+    /// /// An empty rope with room for `bytes`, as soon as there is some.
+    /// async fn rope_with_room(pool: &Pool, bytes: usize) -> std::io::Result<Rope> {
+    ///     Ok(Rope::in_room(pool.wait_for_room(bytes).await?))
+    /// }
+    /// ```
+    pub fn wait_for_room(&self, bytes: usize) -> RoomFuture {
+        RoomFuture::new(self.clone(), bytes as u64)
+    }
+
+    /// Panics if the pool's layers do not fit each other; for tests and fuzzers, while nobody else uses the pool.
+    #[cfg(any(test, fuzzing))]
+    pub fn assert_invariants(&self) {
+        self.core().assert_invariants();
+    }
+
+    #[inline]
+    fn core(&self) -> &Core {
+        &self.shard.core
+    }
+
+    #[inline]
+    fn shard(&self) -> &Arc<Shard> {
+        &self.shard
+    }
+
+    /// A handle for a rope, counted in this thread's shard.
     #[inline]
     pub(crate) fn share(&self) -> Pool {
-        Pool(self.0.share(lane::number()))
+        let shard = self.shards.as_ref().map_or(&self.shard, |shards| &shards[shard_of_thread()]);
+        Pool { shard: Arc::clone(shard), shards: None }
+    }
+
+    pub(crate) fn limits(&self) -> &'static Limits {
+        self.core().limits()
     }
 
     /// Bytes per page: the machine's, or a huge one's.
     #[inline]
     pub(crate) fn page_size(&self) -> usize {
-        self.0.leases.arena().page_size()
+        self.core().arena().page_size()
+    }
+
+    /// Returns an error in a child of the process that made the pool.
+    pub(crate) fn check_process(&self) -> io::Result<()> {
+        self.core().check_process()
     }
 
     /// Where in the arena these bytes lie, if they lie there.
     pub(crate) fn offset_of(&self, bytes: &[u8]) -> Option<usize> {
-        self.0.leases.arena().offset_of(bytes)
+        self.core().arena().offset_of(bytes)
     }
 
     /// The address of a byte of the arena, with provenance for all of it.
-    #[inline]
-    pub(crate) fn address_of(&self, offset: usize) -> std::ptr::NonNull<u8> {
-        self.0.leases.arena().at(offset)
+    pub(crate) fn address_of(&self, offset: usize) -> NonNull<u8> {
+        self.core().arena().at(offset)
     }
 
     /// Where in the memfd a byte of the arena lies.
     pub(crate) fn in_file(&self, offset: usize) -> usize {
-        self.0.leases.arena().in_file(offset)
+        self.core().arena().in_file(offset)
     }
 
-    /// The memfd, unless the arena had to be anonymous.
+    /// The memfd, unless the arena is anonymous.
     pub(crate) fn file(&self) -> Option<&Arc<File>> {
-        self.0.leases.arena().file()
+        self.core().arena().file()
     }
 
-    /// How many bytes the first read of a payload had better ask for; 0 before any has come.
+    /// Bytes that the first read of a payload should ask for; 0 before any has come.
     #[inline]
     pub(crate) fn first_read(&self) -> u32 {
-        self.0.first_read.load(Ordering::Relaxed)
+        self.core().counters.first_read.load(Ordering::Relaxed)
     }
 
     #[inline]
     pub(crate) fn set_first_read(&self, bytes: u32) {
-        // Most payloads are like the one before, and a store would take the line from other processors.
+        // Most payloads are like the one before; a store would take the cache line from other cores.
         if self.first_read() != bytes {
-            self.0.first_read.store(bytes, Ordering::Relaxed);
+            self.core().counters.first_read.store(bytes, Ordering::Relaxed);
         }
     }
 
-    /// Whether nothing that was received may stay in memory.
+    /// Returns whether what was received must be overwritten when it is freed.
     #[inline]
     pub(crate) fn zeroes(&self) -> bool {
-        self.0.zeroes
+        self.core().zero_on_release()
     }
 
-    /// A buffer to read into when the pages to be filled are cold; `None` if those are to be committed.
-    pub(crate) fn take_bounce(&self) -> Option<Extent> {
-        // A page that is written to without a map is never a huge one.
-        let small = self.page_size() == memory::page_size();
-        self.file().filter(|_memfd| small).and_then(|_memfd| self.0.bounces.take(self.zeroes()))
-    }
-
-    pub(crate) fn give_bounce(&self, bounce: Extent) {
-        self.0.bounces.give(bounce);
-    }
-
-    /// Notes that cold pages could not be written, so that they are committed from now on.
-    pub(crate) fn refuse_bounce(&self) {
-        self.count_fallback();
-        self.0.bounces.refuse();
-    }
-
-    /// Notes that memory came from elsewhere because the pool had none.
+    /// Counts that memory came from the heap because the pool had none.
     pub(crate) fn count_fallback(&self) {
-        self.0.fallbacks.fetch_add(1, Ordering::Relaxed);
+        self.core().counters.fallbacks.fetch_add(1, Ordering::Relaxed);
         event!(debug, "no room in the pool, memory taken from the heap");
     }
 
-    /// Notes what a view cost.
+    /// Counts what a view cost.
     pub(crate) fn count_view(&self, copied: usize, mapped: usize, maps: usize) {
-        self.0.bytes_copied.fetch_add(copied as u64, Ordering::Relaxed);
-        self.0.bytes_mapped.fetch_add(mapped as u64, Ordering::Relaxed);
-        self.0.maps.fetch_add(maps as u64, Ordering::Relaxed);
+        let add = |counter: &AtomicU64, count: usize| counter.fetch_add(count as u64, Ordering::Relaxed);
+        add(&self.core().counters.bytes_copied, copied);
+        add(&self.core().counters.bytes_mapped, mapped);
+        add(&self.core().counters.maps, maps);
         event!(trace, copied, mapped, maps, "rope finalised");
     }
 }
 
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Pool").field(&self.0.leases.stats()).finish()
+        f.debug_tuple("Pool").field(&self.stats()).finish()
     }
 }
 
-/// How a [`Pool`] is to be made, in the manner of [`std::fs::OpenOptions`].
+/// Options of a [`Pool`], in the manner of [`std::fs::OpenOptions`].
 ///
 /// # Examples
 ///
@@ -287,6 +368,8 @@ pub struct PoolOptions {
     decay: Duration,
     huge_pages: bool,
     zero_on_release: bool,
+    background: bool,
+    limits: &'static Limits,
 }
 
 impl Default for PoolOptions {
@@ -297,15 +380,18 @@ impl Default for PoolOptions {
             decay: Duration::from_secs(10),
             huge_pages: false,
             zero_on_release: false,
+            background: false,
+            limits: Limits::SHIPPED,
         }
     }
 }
 
 impl PoolOptions {
-    /// Most bytes that all ropes together may hold, rounded up to whole pages. A receive beyond it is
-    /// an error of kind [`OutOfMemory`](io::ErrorKind::OutOfMemory) and loses nothing.
+    /// Most bytes that all ropes together may hold, in whole pages; at least 1, at most 2^31 - 1 pages. A receive beyond
+    /// it is an error of kind [`OutOfMemory`](io::ErrorKind::OutOfMemory) and loses nothing.
     ///
-    /// Default: the machine's physical memory, or less where a control group allows less. Only address space is set aside, not memory.
+    /// Default: the machine's physical memory, or less where a control group allows less. Address space of twice that
+    /// is reserved, no memory.
     ///
     /// # Examples
     ///
@@ -323,8 +409,8 @@ impl PoolOptions {
         self
     }
 
-    /// Most bytes kept resident though nobody uses them; what is given back beyond that goes to the
-    /// system at once. Default: no limit but [`decay`](PoolOptions::decay).
+    /// Most idle bytes that stay resident; what is freed beyond that is given back to the system at once. Default: no
+    /// limit but [`decay`](PoolOptions::decay).
     ///
     /// # Examples
     ///
@@ -333,7 +419,7 @@ impl PoolOptions {
     ///
     /// let pool = Pool::options().retain(0).create()?;
     /// Rope::in_pool(&pool).extend_from_slice(&[7; 100_000]);
-    /// assert_eq!(pool.stats().warm, 0); // the system has it back already
+    /// assert_eq!(pool.stats().warm, 0); // already given back
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn retain(mut self, bytes: u64) -> PoolOptions {
@@ -341,7 +427,10 @@ impl PoolOptions {
         self
     }
 
-    /// How long memory stays resident without being used. Default: 10 seconds.
+    /// How long pages stay resident while they are idle, to within a sixteenth. Default: 10 seconds.
+    ///
+    /// Pages that were idle for so long are given back in slices of at most 2 MiB by the calls that free pages, by
+    /// [`Pool::decay`] and [`Pool::stats`], or by a [thread](PoolOptions::background).
     ///
     /// # Examples
     ///
@@ -349,7 +438,7 @@ impl PoolOptions {
     /// use ropewalk::Pool;
     /// use std::time::Duration;
     ///
-    /// // A burst a minute finds its memory where it was.
+    /// // A burst every minute reuses the pages of the one before.
     /// let pool = Pool::options().decay(Duration::from_secs(90)).create()?;
     /// # drop(pool);
     /// # Ok::<(), std::io::Error>(())
@@ -359,13 +448,40 @@ impl PoolOptions {
         self
     }
 
-    /// Asks for transparent huge pages (`MADV_HUGEPAGE`) and makes them the pool's pages: 2 MiB on x86-64.
-    /// Default: no. The first payloads of a process, whose pages are cold, cost less then. But a rope holds
-    /// whole pages: this is for payloads of many MiB.
+    /// Runs a thread while pages are idle, which gives them back although the program makes no calls: after
+    /// [`decay`](PoolOptions::decay), and at once under memory pressure. Default: no.
     ///
-    /// Whether shared memory gets any is the system's choice, and *never* by default: where
+    /// Memory pressure is what the file named by `MEMORY_PRESSURE_WATCH` reports, else the control group's
+    /// `memory.pressure` or `/proc/pressure/memory`, as for
+    /// [systemd services](https://systemd.io/MEMORY_PRESSURE/). The thread ends when no page is idle.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let pool = ropewalk::Pool::options().background(true).create()?;
+    /// # drop(pool);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn background(mut self, run: bool) -> PoolOptions {
+        self.background = run;
+        self
+    }
+
+    /// Uses small sizes, so that a test meets every seam within a few pages.
+    #[cfg(any(test, fuzzing))]
+    pub fn small_limits(mut self) -> PoolOptions {
+        self.limits = Limits::SMALL;
+        self
+    }
+
+    /// Asks for transparent huge pages (`MADV_HUGEPAGE`) and makes them the pool's pages: 2 MiB on x86-64. Default: no.
+    ///
+    /// The first payloads of a process, whose pages are not resident, cost less then. But a rope holds whole pages: this
+    /// is for payloads of many MiB.
+    ///
+    /// Whether shared memory gets any is the system's setting, *never* by default: where
     /// `/sys/kernel/mm/transparent_hugepage/shmem_enabled` says so, this does nothing
-    /// ([`PoolStats::page_size`] tells). The administrator can say `advise`.
+    /// ([`PoolStats::page_size`] tells). The administrator can set it to `advise`.
     ///
     /// # Examples
     ///
@@ -381,10 +497,11 @@ impl PoolOptions {
         self
     }
 
-    /// Overwrites with zeros what ropes of this pool held, pages and heap, when it is given back. Default:
-    /// no. Recycled pages are never readable through this crate before they are filled again; this is for
-    /// those who also want old bytes gone from memory. What the program itself [pushes](crate::Rope::push)
-    /// or copies is its own affair. Costs one pass over all that was received.
+    /// Overwrites with zeros what ropes of this pool received, in pages and on the heap, when it is freed. Default: no.
+    ///
+    /// Recycled pages are never readable through this crate before they are filled again; this is for programs that
+    /// also want old bytes gone from memory. Bytes that the program [pushes](crate::Rope::push) are not overwritten.
+    /// Costs one pass over all that was received.
     ///
     /// # Examples
     ///
@@ -398,16 +515,16 @@ impl PoolOptions {
         self
     }
 
-    /// memfd_create(2) and mmap(2): makes the pool.
+    /// memfd_create(2) and mmap(2): makes the pool. Microseconds; no heap memory to speak of.
     ///
-    /// Where a memfd is forbidden or too many files are open the pool is made of anonymous memory;
-    /// where so large a reservation is refused (`RLIMIT_AS`, `RLIMIT_FSIZE`) it is smaller.
-    /// [`Pool::stats`] tells.
+    /// Where a memfd is refused (seccomp, `RLIMIT_NOFILE`) the pool is made of anonymous memory; where so large a
+    /// mapping is refused (`RLIMIT_AS`, `RLIMIT_DATA`, `RLIMIT_FSIZE`) it is smaller, and takes at most half of what the
+    /// limit leaves. [`Pool::stats`] tells.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for a capacity of 0 or of more than 2³² pages; else the kernel's refusal of even
-    /// the smallest arena, 1 MiB.
+    /// `InvalidInput` for a capacity of 0 or of 2^31 pages or more; else the kernel's refusal of even the smallest
+    /// arena, 1 MiB.
     ///
     /// # Examples
     ///
@@ -419,19 +536,15 @@ impl PoolOptions {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn create(self) -> io::Result<Pool> {
-        let leases = Leases::new(&self)?;
-        let zeroes = self.zero_on_release;
-        leases.announce();
-        Ok(Pool(Handle::new(Shared {
-            leases,
-            bounces: Bounces::default(),
-            first_read: AtomicU32::new(0),
-            zeroes,
-            fallbacks: AtomicU64::new(0),
-            bytes_copied: AtomicU64::new(0),
-            bytes_mapped: AtomicU64::new(0),
-            maps: AtomicU64::new(0),
-        })))
+        let core = Arc::new(Core::new(&self)?);
+        let shards = Arc::new(std::array::from_fn(|index| Shard::new(&core, index)));
+        let pool = Pool { shard: Arc::clone(&shards[shard_of_thread()]), shards: Some(shards) };
+        let _stats = pool.core().stats();
+        event!(debug, capacity = _stats.capacity, backing = ?_stats.backing, "pool created");
+        if _stats.reduced {
+            event!(warn, "the kernel refused a memfd, or a mapping of the size asked for");
+        }
+        Ok(pool)
     }
 }
 
@@ -447,24 +560,33 @@ impl PoolOptions {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolStats {
-    /// Most bytes that ropes may hold; smaller than asked for where the kernel refused the reservation.
+    /// Most bytes that ropes may hold; less than asked for where the kernel refused the mapping.
     pub capacity: u64,
     /// Held by ropes, views and `Bytes`, in whole pages.
     pub in_use: u64,
-    /// Resident, held by nobody, and handed out first. Of it, each thread keeps up to 256 KiB at hand for
-    /// its next payloads of that size, until somebody else has need of it.
+    /// Reserved by [`Room`], and not in use yet.
+    pub reserved: u64,
+    /// Idle: resident and free, reused first. Of it each thread caches up to 256 KiB.
     pub warm: u64,
-    /// The most that was ever in use, what threads had [at hand](PoolStats::warm) included.
+    /// Resident: in use or idle.
+    pub resident: u64,
+    /// Highest value of [`in_use`](PoolStats::in_use), pages that threads had cached included.
     pub peak: u64,
-    /// Of a page; ropes hold whole pages.
+    /// Highest value of [`resident`](PoolStats::resident).
+    pub peak_resident: u64,
+    /// Bytes per page; ropes hold whole pages.
     pub page_size: u64,
     /// What the pages are made of.
     pub backing: Backing,
-    /// Whether the kernel refused a memfd or a reservation of the size asked for.
+    /// How pages are given memory.
+    pub commit: Commit,
+    /// Whether the kernel refused to take memory back, so that idle pages stay resident.
+    pub keeps_memory: bool,
+    /// Whether the kernel refused a memfd or a mapping of the size asked for.
     pub reduced: bool,
-    /// Runs of pages handed out so far.
+    /// Extents allocated so far.
     pub extents: u64,
-    /// How often memory came from the heap because the pool had none to give.
+    /// How often memory came from the heap because the pool had none.
     pub fallbacks: u64,
     /// Bytes that views copied.
     pub bytes_copied: u64,
@@ -472,6 +594,6 @@ pub struct PoolStats {
     pub bytes_mapped: u64,
     /// Maps that views made.
     pub maps: u64,
-    /// How many [wait for room](Pool::wait_for_room) now.
+    /// Requests that [wait for room](Pool::wait_for_room).
     pub waiting: u64,
 }

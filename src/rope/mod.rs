@@ -2,18 +2,24 @@
 //!
 //! ```text
 //! segments.rs  the owned pieces and where each starts
-//! tail.rs      the extent behind them that is being filled
-//! pace.rs      how many bytes to ask for, or to offer, next
+//! extent.rs    memory that is being filled, and the segments cut off it
+//! tail.rs      the extent behind the segments
+//! recv.rs      one call of the kernel into the tail
 //! gather.rs    the iovecs of one send
+//! send.rs      one call of the kernel from segments
+//! pace.rs      adaptive read and send sizes           (pure)
 //! cursor.rs    a position outside the rope
 //! search.rs    finding bytes across segments
 //! ```
 
 mod cursor;
+mod extent;
 mod gather;
 mod pace;
+mod recv;
 mod search;
 mod segments;
+mod send;
 mod tail;
 
 use std::fmt;
@@ -22,11 +28,14 @@ use std::ops::{Bound, RangeBounds};
 
 use bytes::Bytes;
 
-use crate::pool::{Extent, Pool};
+use crate::limits::Limits;
+use crate::pool::{Pool, Room};
+use crate::sys::KnownFd;
 pub use cursor::Cursor;
+pub(crate) use extent::Extent;
+use extent::Memory;
 pub(crate) use pace::{Pace, first_read};
 use segments::{IntoSegments, Segments};
-pub(crate) use tail::LITTLE;
 
 /// Bytes in the order in which they arrived, in as many pieces as they came in.
 ///
@@ -58,15 +67,15 @@ pub struct Rope {
     segments: Segments,
     /// What is being filled, behind the segments. `None`, or with filled or spare bytes.
     tail: Option<Extent>,
-    /// Where the tail comes from; the heap, if nowhere.
-    pool: Option<Pool>,
+    /// Where the tail is allocated.
+    memory: Memory,
     /// Most bytes that it receives.
     limit: usize,
     /// How much to ask for; nothing was received yet, if `None`.
     reads: Option<Pace>,
     sends: Pace,
-    /// Whether what it reads from may be a socket.
-    socket: bool,
+    /// What it was received from last.
+    source: KnownFd,
 }
 
 impl Default for Rope {
@@ -89,7 +98,7 @@ impl Rope {
     #[must_use]
     #[inline]
     pub fn new() -> Rope {
-        Rope::empty(None)
+        Rope::empty(Memory::Heap(Limits::SHIPPED))
     }
 
     /// An empty rope that receives into `pool`. It holds no memory of it until bytes arrive.
@@ -108,19 +117,48 @@ impl Rope {
     #[inline]
     #[must_use]
     pub fn in_pool(pool: &Pool) -> Rope {
-        Rope::empty(Some(pool.share()))
+        Rope::empty(Memory::Pool(Room::empty(pool)))
+    }
+
+    /// Returns an empty rope that receives into the pool of `room`, and uses up that room first: so many bytes are never
+    /// refused for want of capacity. What is not used is returned when the rope is dropped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Pool, Rope};
+    ///
+    /// let pool = Pool::options().capacity(1 << 20).create()?;
+    /// let mut rope = Rope::in_room(pool.try_room(64 << 10)?);
+    /// assert_eq!(pool.stats().reserved, 64 << 10);
+    /// rope.extend_from_slice(&[7; 4096]);
+    /// assert!(pool.stats().reserved < 64 << 10);
+    /// drop(rope);
+    /// assert_eq!(pool.stats().reserved, 0);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn in_room(room: Room) -> Rope {
+        Rope::empty(Memory::Pool(room))
+    }
+
+    /// Returns an empty rope on the heap that uses small sizes, so that a test meets every seam within a few bytes.
+    #[cfg(any(test, fuzzing))]
+    #[must_use]
+    pub fn with_small_limits() -> Rope {
+        Rope::empty(Memory::Heap(Limits::SMALL))
     }
 
     #[inline]
-    fn empty(pool: Option<Pool>) -> Rope {
+    fn empty(memory: Memory) -> Rope {
         Rope {
             segments: Segments::default(),
             tail: None,
-            pool,
+            memory,
             limit: usize::MAX,
             reads: None,
             sends: Pace::SENDS,
-            socket: true,
+            source: KnownFd::NONE,
         }
     }
 
@@ -140,7 +178,7 @@ impl Rope {
     #[inline]
     #[must_use]
     pub fn pool(&self) -> Option<&Pool> {
-        self.pool.as_ref()
+        self.memory.pool()
     }
 
     /// Bytes in the rope. O(1).
@@ -442,7 +480,7 @@ impl Rope {
         let mut segments = self.segments.slice(from, to.min(self.segments.len()));
         let before = self.segments.len();
         if let Some(tail) = self.tail.as_ref().filter(|_| to > before && to > from) {
-            segments.push(tail.share().slice(from.saturating_sub(before)..to - before));
+            segments.push(tail.share(from.saturating_sub(before)..to - before));
         }
         self.beside(segments)
     }
@@ -477,7 +515,7 @@ impl Rope {
     /// ```
     #[must_use]
     pub fn segments(&self) -> impl DoubleEndedIterator<Item = Bytes> {
-        let tail = self.tail.as_ref().filter(|tail| tail.len() > 0).map(Extent::share);
+        let tail = self.tail.as_ref().filter(|tail| tail.len() > 0).map(|tail| tail.share(0..tail.len()));
         self.segments.iter().cloned().chain(tail)
     }
 
@@ -595,16 +633,38 @@ impl Rope {
     /// is little.
     #[inline]
     pub(crate) fn reads(&mut self) -> &mut Pace {
-        self.reads.get_or_insert_with(|| match &self.pool {
+        self.reads.get_or_insert_with(|| match self.memory.pool() {
             Some(pool) => Pace::reads(pool.first_read()),
-            None => Pace::CAREFUL,
+            None => Pace::careful(self.memory.limits().inline_max),
         })
     }
 
-    /// Whether what this rope reads from may be a socket.
+    /// What this rope was received from last.
     #[inline]
-    pub(crate) fn socket(&mut self) -> &mut bool {
-        &mut self.socket
+    pub(crate) fn source(&mut self) -> &mut KnownFd {
+        &mut self.source
+    }
+
+    /// Returns whether what was received must be overwritten when it is freed.
+    #[inline]
+    pub(crate) fn zeroes(&self) -> bool {
+        self.memory.zeroes()
+    }
+
+    /// Bytes of the heap as a segment of this rope.
+    #[inline]
+    pub(crate) fn own(&self, bytes: Box<[u8]>) -> Bytes {
+        self.memory.own(bytes)
+    }
+
+    /// Longest run of bytes that is copied rather than given a page or an iovec of its own.
+    #[inline]
+    pub(crate) fn inline_max(&self) -> usize {
+        self.memory.limits().inline_max
+    }
+
+    pub(crate) fn limits(&self) -> &'static Limits {
+        self.memory.limits()
     }
 
     pub(crate) fn sends(&mut self) -> &mut Pace {
@@ -616,11 +676,11 @@ impl Rope {
         Rope {
             segments,
             tail: None,
-            pool: self.pool.as_ref().map(Pool::share),
+            memory: self.memory.share(),
             limit: self.limit,
             reads: self.reads,
             sends: self.sends,
-            socket: self.socket,
+            source: self.source,
         }
     }
 
@@ -682,7 +742,8 @@ impl Clone for Rope {
     /// Shares the memory. O(segments).
     fn clone(&self) -> Rope {
         let mut segments = self.segments.clone();
-        segments.extend(self.tail.as_ref().filter(|tail| tail.len() > 0).map(Extent::share));
+        segments
+            .extend(self.tail.as_ref().filter(|tail| tail.len() > 0).map(|tail| tail.share(0..tail.len())));
         self.beside(segments)
     }
 }
@@ -692,7 +753,7 @@ impl fmt::Debug for Rope {
         f.debug_struct("Rope")
             .field("len", &self.len())
             .field("segments", &self.num_segments())
-            .field("pooled", &self.pool.is_some())
+            .field("pooled", &self.pool().is_some())
             .finish_non_exhaustive()
     }
 }

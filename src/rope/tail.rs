@@ -1,45 +1,64 @@
 //! The tail: one extent behind the segments that is being filled.
 //!
 //! ```text
-//!  … [segment][segment] [filled | spare]      copies and reads fill the spare bytes;
-//!                        └── tail ──┘         `freeze` turns the filled ones into segments
+//!  … [segment][segment] [filled | spare]   [next: fresh]
+//!                        └── tail ──┘       only while a call is under way, if the spare bytes are too few
 //! ```
+//!
+//! Whatever fills a rope does it in two steps: [`offer`](Rope::offer) makes memory for `want` bytes ready, of which
+//! [`iovecs`](Rope::iovecs) tells the place, and [`commit`](Rope::commit) counts `n` of them as filled. Copies that need
+//! one place only use [`make_room`](Rope::make_room) for the first step.
 
 use std::io;
 
-use bytes::Bytes;
-use zeroize::Zeroizing;
-
 use super::Rope;
-use crate::pool::{Extent, PIECE, Pool};
+use super::extent::{Extent, Memory};
+use super::segments::Segments;
+use crate::pool::Pool;
+use crate::sys::iovec::UninitIovec;
 
-/// A rope keeps empty pages for this part of what it holds, so that ropes growing beside each other
-/// in one pool do not interleave page by page. A rope that holds little keeps none.
-const KEEP_PART: usize = 16;
+/// A rope keeps spare pages for this part of what it holds, so that ropes growing beside each other in one pool do not
+/// interleave page by page. A rope that holds little keeps none.
+const SPARE_PART: usize = 16;
 
-/// Most empty bytes a rope keeps.
-const KEEP_MOST: usize = 256 << 10;
+/// Most spare bytes a rope keeps.
+const MAX_SPARE: usize = 256 << 10;
 
 /// Smallest tail on the heap.
-const HEAP_LEAST: usize = 64;
+const MIN_HEAP: usize = 64;
 
-/// Bytes that are copied rather than kept in a segment of their own, where that makes them part of the
-/// tail: about what a segment costs to make, name in an iovec and drop.
-pub(crate) const LITTLE: usize = if cfg!(test) { 16 } else { 4096 };
+/// Memory that is ready to be filled: in the tail first, then in a fresh extent.
+pub(crate) struct Offer {
+    in_tail: usize,
+    next: Option<Extent>,
+    /// Bytes of the last segment, a short one, that `next` begins with a copy of.
+    copied: usize,
+    in_next: usize,
+}
+
+impl Offer {
+    /// Bytes that are ready, at least 1.
+    pub(crate) fn len(&self) -> usize {
+        self.in_tail + self.in_next
+    }
+}
 
 impl Rope {
-    /// Makes room for at least `more` bytes behind those that are there, side by side.
+    /// Makes room for at least `more` bytes behind those that are there, in one run.
     ///
-    /// In a pool this takes one run of pages, so a payload of known length that is received into an
-    /// empty rope is contiguous from the start and [finalised](Rope::finalize) at no cost. The pages
-    /// count as in use at once and stay this rope's until they are filled or the rope is
-    /// [cleared](Rope::clear); memory is committed as bytes arrive.
+    /// In a pool this allocates one run of pages: a payload of known length that is received into an empty rope is
+    /// contiguous from the start and [finalised](Rope::finalize) at no cost. The pages count as in use at once and stay
+    /// this rope's until they are filled or the rope is [cleared](Rope::clear); they are given memory as bytes arrive.
+    /// O(log n) in the pages of the pool.
     ///
     /// # Errors
     ///
-    /// [`OutOfMemory`](io::ErrorKind::OutOfMemory) when the pool has no such run, or the heap no such
-    /// memory. The rope is as it was. Where many ropes share a pool that is nearly full, there may be as many
-    /// bytes in shorter runs: then receive without a reservation, and keep count of what was promised to whom.
+    /// The rope is as it was.
+    ///
+    /// * [`QuotaExceeded`](io::ErrorKind::QuotaExceeded): the rope's [limit](Rope::set_limit) does not allow so many.
+    /// * [`OutOfMemory`](io::ErrorKind::OutOfMemory): the pool has no such run, or the heap no such memory. A pool that
+    ///   is nearly full may have as many bytes in shorter runs: receive without a reservation then, and reserve
+    ///   capacity by [`Pool::wait_for_room`].
     ///
     /// # Examples
     ///
@@ -54,38 +73,41 @@ impl Rope {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn reserve(&mut self, more: usize) -> io::Result<()> {
+        if more > self.allowed() {
+            return Err(self.limit_reached());
+        }
         if more == 0 {
             return Ok(());
         }
         self.absorb_short();
+        let held = self.len();
         if let Some(tail) = &mut self.tail {
-            if tail.spare() >= more || tail.grow_exact(more - tail.spare()) {
+            let missing = more.saturating_sub(tail.spare());
+            if missing == 0 || tail.grow(&mut self.memory, missing, held, true) {
                 tail.reserve(more);
                 return Ok(());
             }
         }
         // Pages can be mapped behind each other only if the bytes go on where in a page they left off.
         let lead = self.tail.as_ref().map_or(0, Extent::end_in_page);
-        let short = if self.has_tail() { None } else { self.short_segment().cloned() }.unwrap_or_default();
-        let want = lead + short.len() + more;
-        let mut fresh = match &self.pool {
-            Some(pool) => Extent::in_pool_exact(pool, want)?,
-            None => Extent::on_heap(want, false)?,
-        };
-        fresh.skip(lead)?;
-        fresh.begin_with(&short)?;
+        let short =
+            if self.has_tail() { &[] } else { short_segment(&self.segments, &self.tail, self.inline_max()) };
+        let mut fresh = self.memory.allocate_exact(more.saturating_add(lead + short.len()))?;
+        if let Err(error) = fresh.skip(lead).and_then(|()| fresh.begin_with(short)) {
+            fresh.discard(&mut self.memory);
+            return Err(error);
+        }
         fresh.reserve(more);
         if !short.is_empty() {
-            self.drop_short();
+            self.segments.pop();
         }
         self.replace_tail(fresh);
         Ok(())
     }
 
-    /// Appends a copy of `bytes` to the tail. Consecutive small ones are one segment.
+    /// Appends a copy of `bytes` to the tail. Consecutive small ones are one segment. O(bytes).
     ///
-    /// When the pool has no memory the copy lies on the heap, and [`PoolStats`](crate::PoolStats)
-    /// counts a fallback.
+    /// When the pool has no memory the copy lies on the heap, and [`PoolStats`](crate::PoolStats) counts a fallback.
     ///
     /// # Panics
     ///
@@ -107,12 +129,13 @@ impl Rope {
         }
     }
 
-    /// Copies to where there is room ready, if that is all it takes.
+    /// Copies into ready memory, if nothing else has to be done; returns whether it did.
     #[inline]
-    fn copy_in_place(&mut self, bytes: &[u8]) -> bool {
+    pub(crate) fn copy_in_place(&mut self, bytes: &[u8]) -> bool {
+        let max_segment = self.memory.limits().max_segment;
         let Some(tail) = &mut self.tail else { return false };
-        // An empty tail may have to begin with something else, and a full piece has to be cut off.
-        let simple = tail.len() > 0 && bytes.len() <= tail.ready() && tail.len() + bytes.len() <= PIECE;
+        // An empty tail may have to begin with a short segment, and a full one has to be cut.
+        let simple = tail.len() > 0 && bytes.len() <= tail.ready() && tail.len() + bytes.len() <= max_segment;
         simple && tail.copy_from(bytes) == bytes.len()
     }
 
@@ -132,22 +155,105 @@ impl Rope {
             let room = self.make_room(left.len());
             let copied = room.map_err(|error| NotCopied { bytes: left.len(), error })?.copy_from(left);
             left = &left[copied..];
-            self.cut_pieces();
+            self.cut_segments();
         }
         Ok(())
     }
 
-    /// A tail with committed room for `want` bytes, or for fewer but at least one.
+    /// Makes up to `want` bytes ready, at least one: in the tail, grown in place if it can, and beyond it in a fresh
+    /// extent.
+    ///
+    /// # Errors
+    ///
+    /// When the pool is at capacity, or there is no memory. The rope is as it was.
+    pub(crate) fn offer(&mut self, want: usize) -> io::Result<Offer> {
+        self.absorb_short();
+        let held = self.len();
+        let mut offer = Offer { in_tail: 0, next: None, copied: 0, in_next: 0 };
+        if let Some(tail) = &mut self.tail {
+            if tail.spare() < want {
+                tail.grow(&mut self.memory, want - tail.spare(), held, false);
+            }
+            // What is ready already is enough if there is no memory for more.
+            let _ = tail.commit(want);
+            offer.in_tail = tail.ready().min(want);
+        }
+        if offer.in_tail < want {
+            match self.next_extent(want - offer.in_tail) {
+                Ok((next, copied)) => {
+                    offer.in_next = next.ready().min(want - offer.in_tail);
+                    (offer.next, offer.copied) = (Some(next), copied);
+                }
+                Err(_) if offer.in_tail > 0 => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if offer.len() > 0 { Ok(offer) } else { Err(no_room()) }
+    }
+
+    /// The places of an offer, in order; the second one is empty as a rule.
+    #[inline]
+    pub(crate) fn iovecs<'a>(&'a mut self, offer: &'a mut Offer) -> [UninitIovec<'a>; 2] {
+        let tail = self.tail.as_mut().map_or(&mut [][..], Extent::spare_mut);
+        let next = offer.next.as_mut().map_or(&mut [][..], Extent::spare_mut);
+        [UninitIovec::new(tail, offer.in_tail), UninitIovec::new(next, offer.in_next)]
+    }
+
+    /// Counts the first `count` bytes of an offer as filled.
+    ///
+    /// # Safety
+    ///
+    /// They were written, to the places that [`iovecs`](Rope::iovecs) named, in order.
+    #[allow(unsafe_code)] // that the bytes are there is known to the caller only
+    pub(crate) unsafe fn commit(&mut self, offer: Offer, count: usize) {
+        let in_tail = count.min(offer.in_tail);
+        if let Some(tail) = &mut self.tail {
+            // SAFETY: promised by the caller.
+            unsafe { tail.fill(in_tail) };
+        }
+        if let (Some(mut next), true) = (offer.next, count > in_tail) {
+            // SAFETY: promised by the caller; the rest went to the second place, which is this extent's.
+            unsafe { next.fill(count - in_tail) };
+            if offer.copied > 0 {
+                self.segments.pop();
+            }
+            self.replace_tail(next);
+        }
+        self.cut_segments();
+    }
+
+    /// A fresh extent with up to `want` bytes ready, and how many bytes of a short last segment it begins with.
+    #[inline(never)]
+    fn next_extent(&mut self, want: usize) -> io::Result<(Extent, usize)> {
+        let held = self.len();
+        let short =
+            if self.has_tail() { &[] } else { short_segment(&self.segments, &self.tail, self.inline_max()) };
+        let want = want.saturating_add(short.len());
+        let fresh = self.memory.allocate(want, held)?;
+        let mut fresh = self.memory.commit(fresh, want)?;
+        // The copy must leave room: this is about what follows it.
+        let copied = if short.len() < fresh.ready() { short.len() } else { 0 };
+        if copied > 0 && fresh.begin_with(&short[..copied]).is_ok() {
+            return Ok((fresh, copied));
+        }
+        Ok((fresh, 0))
+    }
+
+    /// Returns the tail with ready memory for `want` bytes, or for fewer but at least one.
     pub(crate) fn make_room(&mut self, want: usize) -> io::Result<&mut Extent> {
-        let spare = self.tail.as_ref().map_or(0, Extent::spare);
-        let grown = spare < want.min(HEAP_LEAST) && self.grow_tail(want);
-        if spare == 0 && !grown {
-            let fresh = self.new_extent(self.generous(want))?;
+        let (held, generous) = (self.len(), self.generous(want));
+        if let Some(tail) = &mut self.tail {
+            if tail.spare() < want.min(MIN_HEAP) {
+                tail.grow(&mut self.memory, generous, held, false);
+            }
+        }
+        let usable = |tail: &mut Extent| tail.commit(want.min(MAX_COMMIT)).is_ok() || tail.ready() > 0;
+        if !self.tail.as_mut().is_some_and(|tail| tail.spare() > 0 && usable(tail)) {
+            let fresh = self.memory.allocate(generous, held)?;
+            let fresh = self.memory.commit(fresh, want.min(MAX_COMMIT))?;
             self.replace_tail(fresh);
         }
-        let tail = self.tail.as_mut().expect("it was there with spare room, or was made just now");
-        tail.commit(want.min(PIECE))?;
-        Ok(tail)
+        self.tail.as_mut().filter(|tail| tail.ready() > 0).ok_or_else(no_room)
     }
 
     /// For callers that cannot be told of an error: a tail on the heap.
@@ -155,72 +261,60 @@ impl Rope {
     /// # Panics
     ///
     /// When the heap has no memory either.
-    pub(crate) fn make_room_on_heap(&mut self, want: usize) -> &mut Extent {
-        let fresh = Extent::on_heap(self.generous(want).min(PIECE), self.zeroes());
-        if let Some(pool) = &self.pool {
-            pool.count_fallback();
-        }
+    pub(crate) fn make_room_on_heap(&mut self, want: usize) {
+        let most = self.memory.limits().max_segment;
+        let fresh = Extent::on_heap(self.generous(want).min(most), self.memory.zeroes());
+        self.memory.pool().into_iter().for_each(Pool::count_fallback);
         self.replace_tail(fresh.unwrap_or_else(|error| panic!("{error}")));
-        self.tail.as_mut().expect("made just now")
-    }
-
-    /// Whether nothing that this rope held may stay in memory.
-    #[inline]
-    pub(crate) fn zeroes(&self) -> bool {
-        self.pool.as_ref().is_some_and(Pool::zeroes)
-    }
-
-    /// Memory of the heap as a segment of this rope.
-    #[inline]
-    pub(crate) fn own(&self, memory: Box<[u8]>) -> Bytes {
-        if self.zeroes() { Bytes::from_owner(Zeroizing::new(memory)) } else { memory.into() }
-    }
-
-    fn grow_tail(&mut self, want: usize) -> bool {
-        let generous = self.generous(want);
-        self.tail.as_mut().is_some_and(|tail| tail.grow(generous))
     }
 
     /// Copied pieces come one by one and tell nothing of the whole, so the tail grows with the rope.
     fn generous(&self, want: usize) -> usize {
-        want.max(self.len().clamp(HEAP_LEAST, KEEP_MOST))
+        want.max(self.len().clamp(MIN_HEAP, MAX_SPARE))
     }
 
-    /// A fresh extent of this rope's kind of memory.
-    #[inline]
-    pub(crate) fn new_extent(&self, want: usize) -> io::Result<Extent> {
-        match &self.pool {
-            Some(pool) => Extent::in_pool(pool, want, self.len()),
-            None => Extent::on_heap(want.min(PIECE), false),
-        }
-    }
-
-    /// The tail as it is, for reading into.
+    /// The tail as it is.
     #[inline]
     pub(crate) fn tail_mut(&mut self) -> Option<&mut Extent> {
         self.tail.as_mut()
     }
 
-    /// Bytes that can be received without taking more memory.
+    /// Waits until the pool has reserved room for the next read, at least a page, at most an eighth of its capacity.
     #[cfg(feature = "tokio")]
-    pub(crate) fn spare(&self) -> usize {
-        self.tail.as_ref().map_or(0, Extent::spare)
+    pub(crate) async fn wait_for_room(&mut self) -> io::Result<()> {
+        let want = self.reads().bytes();
+        let Memory::Pool(held) = &mut self.memory else { return Ok(()) };
+        let page = held.pool().page_size();
+        let eighth = usize::try_from(held.pool().stats().capacity / 8).unwrap_or(usize::MAX);
+        let room = held.pool().wait_for_room(want.min(eighth).max(page)).await?;
+        held.absorb(room);
+        Ok(())
     }
 
-    /// Takes the room behind the bytes away, committed for `want` bytes or for fewer, but for
-    /// fewer than `least` only where memory is short: a tail that cannot grow that far is replaced.
+    /// Returns reserved room that was not used.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn release_room(&mut self) {
+        if let Memory::Pool(room) = &mut self.memory {
+            room.release();
+        }
+    }
+
+    /// Takes the memory behind the bytes away, ready for `want` bytes or for fewer, but for fewer than `least` only
+    /// where memory is short: a tail that cannot grow that far is replaced.
     #[cfg(feature = "compio")]
     pub(crate) fn take_tail(&mut self, want: usize, least: usize) -> io::Result<Extent> {
-        let least = want.min(least);
-        let enough = |tail: &mut Extent| tail.spare() >= least || (tail.grow(want) && tail.spare() >= least);
-        if self.tail.as_mut().is_some_and(|tail| !enough(tail)) {
-            if let Ok(fresh) = self.new_extent(self.generous(want)) {
-                self.replace_tail(fresh);
+        let (held, least) = (self.len(), want.min(least));
+        if let Some(tail) = self.tail.as_mut().filter(|tail| tail.spare() < least) {
+            tail.grow(&mut self.memory, want, held, false);
+            if tail.spare() < least {
+                if let Ok(fresh) = self.memory.allocate(self.generous(want), held) {
+                    self.replace_tail(fresh);
+                }
             }
         }
         self.make_room(want)?;
         self.freeze();
-        Ok(self.tail.take().expect("room was made in it"))
+        self.tail.take().ok_or_else(no_room)
     }
 
     #[inline]
@@ -234,63 +328,45 @@ impl Rope {
         self.tail.as_ref().map(Extent::filled).filter(|tail| !tail.is_empty())
     }
 
-    /// Lets `fresh` be filled next. What the tail held becomes segments; its spare pages go back.
+    /// Lets `fresh` be filled next. What the tail held becomes segments; its spare pages are freed.
     #[inline]
     pub(crate) fn replace_tail(&mut self, fresh: Extent) {
         if self.tail.is_some() {
-            return self.finish_and_begin(fresh);
+            self.finish();
         }
         self.tail = Some(fresh);
     }
 
-    #[inline(never)]
-    fn finish_and_begin(&mut self, fresh: Extent) {
-        self.finish();
-        self.tail = Some(fresh);
-    }
-
-    /// Whether there is memory to be filled next.
+    /// Returns whether there is memory to be filled next.
     #[inline]
     pub(crate) fn has_tail(&self) -> bool {
         self.tail.is_some()
     }
 
-    /// The last segment, if it is short and the next tail had better begin with a copy of it, so that
-    /// they are side by side: a small first read, or a header that was pushed in front of a body.
+    /// Copies a short last segment into the tail, if that is empty and has room for more: a tail that this would fill
+    /// has to be followed by another, and the segment would be last again.
     #[inline]
-    pub(crate) fn short_segment(&self) -> Option<&Bytes> {
-        let last = self.segments.last().filter(|last| last.len() <= LITTLE)?;
-        match &self.tail {
-            None => Some(last),
-            Some(tail) => Some(last).filter(|last| tail.len() == 0 && !tail.follows(last)),
-        }
-    }
-
-    /// Copies a short last segment into the tail, if that has nothing in it yet and room for more: a tail
-    /// that this would fill has to be followed by another, and the segment would be last again.
-    #[inline]
-    pub(crate) fn absorb_short(&mut self) {
+    fn absorb_short(&mut self) {
         if self.tail.as_ref().is_some_and(|tail| tail.len() == 0) {
             self.absorb_short_into_tail();
         }
     }
 
+    #[inline(never)]
     fn absorb_short_into_tail(&mut self) {
-        let Some(short) = self.short_segment().cloned() else { return };
-        if let Some(tail) = self.tail.as_mut().filter(|tail| tail.ready() > short.len()) {
-            tail.copy_from(&short);
-            self.drop_short();
-        }
-    }
-
-    /// Drops the last segment, whose bytes the tail begins with.
-    pub(crate) fn drop_short(&mut self) {
+        let inline_max = self.inline_max();
+        let short = short_segment(&self.segments, &self.tail, inline_max);
+        let Some(tail) = self.tail.as_mut().filter(|tail| !short.is_empty() && tail.ready() > short.len())
+        else {
+            return;
+        };
+        tail.copy_from(short);
         self.segments.pop();
     }
 
-    /// Turns the tail's bytes into segments. The room behind them stays the tail.
+    /// Turns the tail's bytes into segments. The spare bytes behind them stay the tail.
     pub(crate) fn freeze(&mut self) {
-        self.cut_pieces();
+        self.cut_segments();
         let Some(tail) = &mut self.tail else { return };
         if tail.len() > 0 {
             self.segments.push(tail.split_to(tail.len()));
@@ -300,45 +376,65 @@ impl Rope {
         }
     }
 
-    /// Turns the tail's bytes into segments. The room behind them goes back.
+    /// Turns the tail's bytes into segments. The spare bytes behind them are freed.
     #[inline]
     pub(crate) fn finish(&mut self) {
         if self.tail.is_some() {
-            self.cut_pieces();
-        }
-        if let Some(tail) = self.tail.take().filter(|tail| tail.len() > 0) {
-            self.segments.push(tail.into_bytes());
+            self.cut_segments();
+            self.finish_last();
         }
     }
 
-    /// Turns full pieces of the tail into segments, so that none pins more than `PIECE` bytes.
     #[inline]
-    pub(crate) fn cut_pieces(&mut self) {
-        let Some(tail) = &mut self.tail else { return };
-        // A tail that is full can still grow, so the last piece stays in it.
-        while tail.len() > PIECE {
-            self.segments.push(tail.split_to(PIECE));
+    fn finish_last(&mut self) {
+        if let Some(tail) = self.tail.take() {
+            if tail.len() > 0 {
+                self.segments.push(tail.into_bytes(&mut self.memory));
+            } else {
+                tail.discard(&mut self.memory);
+            }
         }
     }
 
-    /// Gives the tail's pages that have no memory back, unless they are reserved; returns whether it did.
-    pub(crate) fn give_back_cold(&mut self) -> bool {
-        let given = self.tail.as_mut().is_some_and(Extent::give_back_cold);
-        self.cut_pieces();
-        given
+    /// Cuts full segments off the tail, so that none pins more than `max_segment` bytes.
+    #[inline]
+    pub(crate) fn cut_segments(&mut self) {
+        let most = self.memory.limits().max_segment;
+        let Some(tail) = &mut self.tail else { return };
+        // A tail that is full can still grow, so the last segment stays in it.
+        while tail.len() > most {
+            self.segments.push(tail.split_to(most));
+        }
     }
 
-    /// Gives empty pages back, all of them if the rope is empty, but none that are reserved.
+    /// Frees spare pages, all of them if the rope is empty, but none that are reserved.
     #[inline]
-    pub(crate) fn give_back_spare(&mut self) {
-        let keep = (self.len() / KEEP_PART).min(KEEP_MOST);
+    pub(crate) fn release_spare(&mut self) {
+        let keep = (self.len() / SPARE_PART).min(MAX_SPARE);
         let Some(tail) = &mut self.tail else { return };
+        tail.release_spare(&mut self.memory, keep);
         if tail.len() == 0 && keep.max(tail.reserved()) == 0 {
-            self.tail = None;
-        } else {
-            tail.give_back(keep);
+            self.finish_last();
         }
     }
+}
+
+/// Most bytes that a copy has committed at a time.
+const MAX_COMMIT: usize = 2 << 20;
+
+/// The last segment, if it is short and the next tail should begin with a copy of it, so that they are contiguous: a
+/// small first read, or a header that was pushed in front of a body. Else nothing.
+#[inline]
+fn short_segment<'a>(segments: &'a Segments, tail: &Option<Extent>, inline_max: usize) -> &'a [u8] {
+    let apart = |last: &[u8]| tail.as_ref().is_none_or(|tail| tail.len() == 0 && !tail.follows(last));
+    segments.last().map_or(&[], |last| if last.len() <= inline_max && apart(last) { last } else { &[] })
+}
+
+fn no_room() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::OutOfMemory,
+        "no room for even one byte; drop ropes or raise PoolOptions::capacity",
+    )
 }
 
 /// Why the last bytes of a copy are not in the rope.

@@ -7,8 +7,8 @@ use std::mem::MaybeUninit;
 use nix::libc;
 use smallvec::SmallVec;
 
-/// Most iovecs in one call: `IOV_MAX`, readv(2). Tiny under test, so that the seam is met all the time.
-pub(crate) const MAX_IOVECS: usize = if cfg!(any(test, fuzzing)) { 2 } else { 1024 };
+/// Most iovecs in one call: `IOV_MAX`, readv(2).
+pub(crate) const MAX_IOVECS: usize = 1024;
 
 /// Most bytes that one call moves: `MAX_RW_COUNT`, write(2) under NOTES.
 pub(crate) const MAX_BYTES: usize = 0x7fff_f000;
@@ -67,6 +67,11 @@ impl<'a> Iovecs<'a> {
         if let (true, Some(first)) = (count > 0, self.slices.first_mut()) {
             first.advance(count);
         }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.slices.clear();
+        self.held = 0;
     }
 
     #[inline]

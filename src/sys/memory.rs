@@ -1,20 +1,33 @@
-//! The calls behind the arena: a memfd and its holes.
+//! The calls behind an arena: a memfd, its mapping, its holes, and tables beside it.
+#![allow(unsafe_code)] // mappings, and slices over them
 
 use std::fs::{self, File};
 use std::io;
+use std::marker::PhantomData;
+use std::num::NonZeroUsize;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::slice;
+use std::sync::atomic::AtomicU32;
 
+use memmap2::{MmapMut, MmapOptions};
+use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::libc::off_t;
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{
+    MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munlock, munmap,
+};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::sys::uio::pwrite;
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, sysconf};
 
-use super::io::retry;
 #[cfg(test)]
 use super::mock::{self, Call};
+use super::process::Process;
 
-/// Bytes whose entries in the page tables are one table, and of a huge page, where a page is 4 KiB.
+/// Bytes that one page table maps, and of a huge page, where a page is 4 KiB.
 pub(crate) const TABLE: usize = 2 << 20;
 
 /// memfd_create(2): close-on-exec, `len` bytes of hole, sealed against shrinking and growing.
@@ -35,37 +48,210 @@ pub(crate) fn memfd(len: u64) -> io::Result<(File, u64)> {
     Ok((file, len))
 }
 
+/// Writable memory that a child of this process does not inherit, and that is left out of core dumps.
+pub(crate) struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+    owner: Process,
+}
+
+// SAFETY: a mapping is a range of addresses; its owner decides who may read and write there.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// mmap(2): all of `file`, or anonymous memory.
+    ///
+    /// Under `mlockall(MCL_FUTURE)` the kernel would populate a new mapping; so it is made inaccessible and unlocked
+    /// first. Pages that are committed later are not locked either.
+    pub(crate) fn new(file: Option<&File>, len: usize) -> io::Result<Mapping> {
+        let bytes = NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput)?;
+        let none = ProtFlags::PROT_NONE;
+        let start = match file {
+            // SAFETY: a new mapping, which replaces nothing.
+            Some(file) => unsafe { mmap(None, bytes, none, MapFlags::MAP_SHARED, file, 0) },
+            // SAFETY: as above.
+            None => unsafe {
+                mmap_anonymous(None, bytes, none, MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE)
+            },
+        }?;
+        let mapping = Mapping { start: start.cast(), len, owner: Process::current() };
+        // SAFETY: this only undoes what mlockall(2) did to the new mapping.
+        let _ = unsafe { munlock(start, len) };
+        // SAFETY: nothing refers to the mapping yet.
+        unsafe { mprotect(start, len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE) }?;
+        mapping.advise(0, len, MmapAdvise::MADV_DONTFORK)?;
+        // Failure only makes core dumps larger.
+        let _ = mapping.advise(0, len, MmapAdvise::MADV_DONTDUMP);
+        Ok(mapping)
+    }
+
+    #[inline]
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Returns whether a child inherited this value; the addresses are not mapped there, or to something else.
+    #[inline]
+    pub(crate) fn is_inherited(&self) -> bool {
+        !self.owner.is_current()
+    }
+
+    /// madvise(2) with `MADV_POPULATE_WRITE`: gives a range memory and page table entries.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` before Linux 5.14 and in gVisor.
+    pub(crate) fn populate(&self, offset: usize, len: usize) -> nix::Result<()> {
+        retry_errno(|| {
+            #[cfg(test)]
+            mock::refuse(Call::Populate)?;
+            self.advise(offset, len, MmapAdvise::MADV_POPULATE_WRITE)
+        })
+    }
+
+    /// madvise(2) with `MADV_HUGEPAGE`: advice only.
+    pub(crate) fn prefer_huge_pages(&self) {
+        let _ = self.advise(0, self.len, MmapAdvise::MADV_HUGEPAGE);
+    }
+
+    /// madvise(2) with `MADV_DONTNEED`: gives the memory of an anonymous range back.
+    ///
+    /// # Safety
+    ///
+    /// Nothing refers to the range.
+    pub(crate) unsafe fn discard(&self, offset: usize, len: usize) -> nix::Result<()> {
+        self.advise(offset, len, MmapAdvise::MADV_DONTNEED)
+    }
+
+    fn advise(&self, offset: usize, len: usize, advice: MmapAdvise) -> nix::Result<()> {
+        assert!(offset <= self.len && len <= self.len - offset, "{offset} + {len} of {}", self.len);
+        // SAFETY: in the mapping, as just checked.
+        let start = unsafe { self.start.add(offset) };
+        // SAFETY: of the advice given here only `MADV_DONTNEED` changes bytes, and `discard` is unsafe.
+        unsafe { madvise(start.cast(), len, advice) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // In a child the addresses may belong to something else by now.
+        if !self.is_inherited() {
+            // SAFETY: mapped by `new`; whoever refers to it keeps this value.
+            let _unmapped = unsafe { munmap(self.start.cast(), self.len) };
+            debug_assert_eq!(_unmapped, Ok(()));
+        }
+    }
+}
+
 /// fallocate(2): backs a range of the file with memory, or says that there is none.
-pub(crate) fn allocate(file: &File, offset: u64, len: u64) -> io::Result<()> {
+///
+/// Without a mode, since gVisor supports none; the range is within the file.
+pub(crate) fn allocate(file: &File, offset: u64, len: u64) -> nix::Result<()> {
     let (offset, len) = (to_off(offset)?, to_off(len)?);
-    retry(|| {
+    retry_errno(|| {
         #[cfg(test)]
         mock::refuse(Call::Allocate)?;
-        fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, len)
+        fallocate(file, FallocateFlags::empty(), offset, len)
     })
 }
 
 /// fallocate(2) with `FALLOC_FL_PUNCH_HOLE`: gives the memory of a range back to the system.
-pub(crate) fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
+pub(crate) fn punch_hole(file: &File, offset: u64, len: u64) -> nix::Result<()> {
     let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
     let (offset, len) = (to_off(offset)?, to_off(len)?);
-    retry(|| {
+    retry_errno(|| {
         #[cfg(test)]
         mock::refuse(Call::Punch)?;
         fallocate(file, flags, offset, len)
     })
 }
 
-/// pwrite(2). Beyond `RLIMIT_FSIZE`, where the kernel would raise SIGXFSZ, it is an error instead.
-pub(crate) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
-    if offset + bytes.len() as u64 > file_size_limit() {
-        return Err(io::ErrorKind::FileTooLarge.into());
+/// pwrite(2) of a zero: gives one page memory, where neither of the ways above exists.
+pub(crate) fn write_zero(file: &File, offset: u64) -> nix::Result<()> {
+    // Beyond `RLIMIT_FSIZE` the kernel would raise SIGXFSZ.
+    if offset >= file_size_limit() {
+        return Err(Errno::EFBIG);
     }
     let offset = to_off(offset)?;
-    retry(|| {
+    retry_errno(|| {
         #[cfg(test)]
-        let bytes = mock::write_at(bytes)?;
-        pwrite(file, bytes, offset)
+        mock::refuse(Call::WriteZero)?;
+        pwrite(file, &[0], offset)
+    })
+    .map(drop)
+}
+
+/// Entries that are zero and take memory where they are written: anonymous memory of its own.
+///
+/// Unlike a zeroed vector it costs no time to make, whatever the allocator, and its failure is an error.
+pub(crate) struct Table<T> {
+    map: MmapMut,
+    len: usize,
+    entries: PhantomData<T>,
+}
+
+/// Types of which zero bytes are a value.
+///
+/// # Safety
+///
+/// They are, and the type has no padding and no drop glue.
+pub(crate) unsafe trait Zeroable {}
+// SAFETY: an integer.
+unsafe impl Zeroable for u8 {}
+// SAFETY: an integer.
+unsafe impl Zeroable for u64 {}
+// SAFETY: an integer.
+unsafe impl Zeroable for AtomicU32 {}
+
+impl<T: Zeroable> Table<T> {
+    /// # Errors
+    ///
+    /// When the address space, or its limit, has no room.
+    pub(crate) fn new(len: usize) -> io::Result<Table<T>> {
+        let bytes = len.checked_mul(size_of::<T>()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let map = MmapOptions::new().len(bytes.max(1)).no_reserve_swap().map_anon()?;
+        Ok(Table { map, len, entries: PhantomData })
+    }
+}
+
+impl<T: Zeroable> Deref for Table<T> {
+    type Target = [T];
+
+    #[inline]
+    fn deref(&self) -> &[T] {
+        // SAFETY: `new` mapped so many entries, which were zero and have only been written as such since.
+        unsafe { slice::from_raw_parts(self.map.as_ptr().cast(), self.len) }
+    }
+}
+
+impl<T: Zeroable> DerefMut for Table<T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as above; the table is borrowed mutably.
+        unsafe { slice::from_raw_parts_mut(self.map.as_mut_ptr().cast(), self.len) }
+    }
+}
+
+/// clock_gettime(2), `CLOCK_MONOTONIC`, in nanoseconds.
+pub(crate) fn now() -> u64 {
+    clock(ClockId::CLOCK_MONOTONIC)
+}
+
+/// clock_gettime(2), `CLOCK_MONOTONIC_COARSE`, in nanoseconds: up to 10 ms behind [`now`], and a quarter of its cost.
+pub(crate) fn now_coarse() -> u64 {
+    clock(ClockId::CLOCK_MONOTONIC_COARSE)
+}
+
+fn clock(id: ClockId) -> u64 {
+    clock_gettime(id).map_or(0, |time| {
+        let (seconds, nanos) = (time.tv_sec().unsigned_abs(), time.tv_nsec().unsigned_abs());
+        seconds * 1_000_000_000 + nanos
     })
 }
 
@@ -93,20 +279,43 @@ pub(crate) fn physical_memory() -> u64 {
     pages as u64 * page_size() as u64
 }
 
+/// Bytes that may still be mapped under `RLIMIT_AS` and, if `private`, `RLIMIT_DATA`: proc_pid_statm(5).
+pub(crate) fn mappable(private: bool) -> u64 {
+    let sizes = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let used = |field: usize| {
+        let pages: u64 = sizes.split(' ').nth(field).and_then(|pages| pages.trim().parse().ok()).unwrap_or(0);
+        pages * page_size() as u64
+    };
+    let left = |resource, field| limit(resource).saturating_sub(used(field));
+    left(Resource::RLIMIT_AS, 0).min(if private { left(Resource::RLIMIT_DATA, 5) } else { u64::MAX })
+}
+
 fn system_value(name: SysconfVar) -> Option<usize> {
     sysconf(name).ok().flatten().and_then(|value| usize::try_from(value).ok())
 }
 
 /// getrlimit(2), `RLIMIT_FSIZE`.
-fn file_size_limit() -> u64 {
-    match getrlimit(Resource::RLIMIT_FSIZE) {
+pub(crate) fn file_size_limit() -> u64 {
+    limit(Resource::RLIMIT_FSIZE)
+}
+
+/// getrlimit(2): the soft limit, [`u64::MAX`] if there is none.
+fn limit(resource: Resource) -> u64 {
+    match getrlimit(resource) {
         Ok((RLIM_INFINITY, _)) | Err(_) => u64::MAX,
         Ok((soft, _)) => soft,
     }
 }
 
-pub(super) fn to_off(value: u64) -> io::Result<off_t> {
-    off_t::try_from(value).map_err(|_| {
-        io::Error::new(io::ErrorKind::FileTooLarge, format!("offset {value} does not fit off_t"))
-    })
+fn retry_errno<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            done => return done,
+        }
+    }
+}
+
+pub(super) fn to_off(value: u64) -> nix::Result<off_t> {
+    off_t::try_from(value).map_err(|_| Errno::EFBIG)
 }

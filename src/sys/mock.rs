@@ -33,8 +33,12 @@ pub(crate) enum Call {
     Resize,
     /// fcntl(2), `F_ADD_SEALS`
     Seal,
+    /// madvise(2), `MADV_POPULATE_WRITE`
+    Populate,
     /// fallocate(2)
     Allocate,
+    /// pwrite(2) of a zero, to give a page memory
+    WriteZero,
     /// fallocate(2), `FALLOC_FL_PUNCH_HOLE`
     Punch,
     /// mmap(2) of pages of a view
@@ -58,8 +62,6 @@ struct MockKernel {
     delivered: Vec<u8>,
     /// Calls behind the arena, and the errors that they fail with, one a call; `None` lets one through.
     refusals: Vec<(Call, VecDeque<Option<Errno>>)>,
-    /// Most bytes that a write to cold pages takes, and the errors of some.
-    cold_writes: VecDeque<nix::Result<usize>>,
     huge_page_size: Option<usize>,
 }
 
@@ -95,8 +97,8 @@ pub(crate) fn refusing<T>(
 }
 
 /// The same of several calls.
-pub(crate) fn refusing_some<T, const N: usize>(
-    refusals: [(Call, VecDeque<Option<Errno>>); N],
+pub(crate) fn refusing_some<T>(
+    refusals: impl Into<Vec<(Call, VecDeque<Option<Errno>>)>>,
     body: impl FnOnce() -> T,
 ) -> T {
     let refusals = refusals.into();
@@ -104,6 +106,11 @@ pub(crate) fn refusing_some<T, const N: usize>(
     let result = body();
     KERNEL.set(None);
     result
+}
+
+/// Whether this thread has a mock kernel. Its descriptors are no message sockets.
+pub(crate) fn is_set() -> bool {
+    KERNEL.with_borrow(Option::is_some)
 }
 
 fn step(answer: impl FnOnce(&mut MockKernel, Step) -> nix::Result<usize>) -> Option<nix::Result<usize>> {
@@ -153,29 +160,6 @@ pub(crate) fn write(slices: &[IoSlice<'_>]) -> Option<nix::Result<usize>> {
         kernel.delivered.extend(slices.iter().flat_map(|slice| slice.iter()).take(most));
         Ok(kernel.delivered.len() - before)
     })
-}
-
-/// Lets the coming writes to cold pages take so much, or fail, while `body` runs.
-pub(crate) fn cold_writes<T>(
-    answers: impl IntoIterator<Item = nix::Result<usize>>,
-    incoming: &[u8],
-    body: impl FnOnce() -> T,
-) -> T {
-    let kernel = MockKernel {
-        cold_writes: answers.into_iter().collect(),
-        incoming: incoming.iter().copied().collect(),
-        ..MockKernel::default()
-    };
-    KERNEL.set(Some(kernel));
-    let result = body();
-    KERNEL.set(None);
-    result
-}
-
-/// As much of `bytes` as a write to cold pages is to take.
-pub(crate) fn write_at(bytes: &[u8]) -> nix::Result<&[u8]> {
-    let answer = KERNEL.with_borrow_mut(|kernel| kernel.as_mut()?.cold_writes.pop_front());
-    answer.map_or(Ok(bytes), |most| Ok(&bytes[..most?.min(bytes.len())]))
 }
 
 /// Lets shared memory have huge pages while `body` runs; what they are made of is the kernel's affair.

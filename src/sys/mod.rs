@@ -8,11 +8,35 @@ pub(crate) mod iovec;
 pub(crate) mod memory;
 #[cfg(test)]
 pub(crate) mod mock;
+mod peek;
 pub(crate) mod pressure;
+pub(crate) mod process;
 pub(crate) mod space;
 
 pub use io::Received;
-pub(crate) use io::{
-    at_end_of_stream, check_recv_flags, check_send_flags, is_refused_as_no_socket, readv, recvmsg, sendmsg,
-    writev,
-};
+pub(crate) use io::{at_end_of_stream, check_recv_flags, check_send_flags, readv, recvmsg, sendmsg, writev};
+pub(crate) use peek::{FdKind, KnownFd, is_no_socket, next_message_len};
+
+/// What a call behind an arena returns.
+pub(crate) type Result = nix::Result<()>;
+
+/// The kernel does not support a call.
+pub(crate) const UNSUPPORTED: nix::errno::Errno = nix::errno::Errno::EOPNOTSUPP;
+
+/// Returns whether a call failed because the kernel, or a seccomp filter, does not support it.
+pub(crate) fn is_unsupported(error: nix::errno::Errno) -> bool {
+    use nix::errno::Errno;
+    matches!(error, Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EPERM | Errno::EACCES)
+}
+
+/// pthread_sigmask(3): runs `call`, and lets threads that it starts block all signals.
+pub(crate) fn without_signals<T>(call: impl FnOnce() -> T) -> T {
+    use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+    let mut before = SigSet::empty();
+    let blocked = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before));
+    let result = call();
+    if blocked.is_ok() {
+        let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
+    }
+    result
+}

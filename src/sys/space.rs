@@ -30,6 +30,7 @@ use super::memory::{TABLE, to_off};
 #[cfg(test)]
 use super::mock::{self, Call};
 use super::pressure;
+use super::process::Process;
 
 /// What the kernel may need to describe a map and for its page tables.
 const DESCRIBED: usize = 8 << 10;
@@ -45,6 +46,8 @@ pub(crate) struct Space {
     mapped: usize,
     /// In ascending order.
     moved: Vec<Moved>,
+    /// In a child of it nothing of this is mapped.
+    owner: Process,
 }
 
 /// Pages that have another address, to which they go back.
@@ -56,7 +59,7 @@ struct Moved {
     offset: usize,
 }
 
-// SAFETY: addresses, and who may read and write there is the owner's business.
+// SAFETY: a range of addresses; its owner decides who may read and write there.
 unsafe impl Send for Space {}
 // SAFETY: as above.
 unsafe impl Sync for Space {}
@@ -64,18 +67,34 @@ unsafe impl Sync for Space {}
 impl Space {
     /// mmap(2) of zeros that take memory where they are written, to be replaced by what fills it.
     pub(crate) fn reserve(file: &Arc<File>, len: usize) -> io::Result<Space> {
-        let start = zeros(None, len, MapFlags::empty())?;
-        Ok(Space { file: Arc::clone(file), start, filled: 0, mapped: len, moved: Vec::new() })
+        let start = anonymous(None, len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::empty())?;
+        Ok(Space::at_address(file, start, len))
     }
 
-    /// Room for `len` bytes where nothing is mapped, or was a moment ago. It leaves the same remainder as `like`
-    /// when divided by 2 MiB, so that whole tables of entries, and huge pages, of such an address stay whole.
+    /// Finds `len` bytes of addresses where nothing is mapped, or was a moment ago. They leave the same remainder as
+    /// `like` when divided by 2 MiB, so that whole page tables, and huge pages, of such an address stay whole.
     pub(crate) fn vacant(file: &Arc<File>, len: usize, like: usize) -> io::Result<Space> {
-        let reserved = Space::reserve(file, len + TABLE)?;
-        let skip = like.wrapping_sub(reserved.start.as_ptr().addr()) % TABLE;
-        // SAFETY: less than `TABLE`, by which the reservation is longer.
-        let start = unsafe { reserved.start.add(skip) };
-        Ok(Space { file: Arc::clone(file), start, filled: 0, mapped: 0, moved: Vec::new() })
+        let hole = len.saturating_add(TABLE);
+        let start = anonymous(None, hole, ProtFlags::PROT_NONE, MapFlags::empty())?;
+        // SAFETY: mapped just now; nothing refers to it.
+        unsafe { munmap(start.cast(), hole) }?;
+        let skip = like.wrapping_sub(start.addr().get()) % TABLE;
+        // SAFETY: less than `TABLE`, by which the hole is longer.
+        Ok(Space::at_address(file, unsafe { start.add(skip) }, 0))
+    }
+
+    fn at_address(file: &Arc<File>, start: NonNull<u8>, mapped: usize) -> Space {
+        let (file, owner) = (Arc::clone(file), Process::current());
+        Space { file, start, filled: 0, mapped, moved: Vec::new(), owner }
+    }
+
+    /// madvise(2): a child inherits nothing of what was filled, and core dumps leave it out.
+    pub(crate) fn keep_private(&self) -> io::Result<()> {
+        for advice in [MmapAdvise::MADV_DONTFORK, MmapAdvise::MADV_DONTDUMP] {
+            // SAFETY: the advice changes no byte of this process.
+            unsafe { madvise(self.start.cast(), self.mapped, advice) }?;
+        }
+        Ok(())
     }
 
     /// mmap(2): whole pages of the file, read only.
@@ -130,6 +149,10 @@ impl Space {
     /// touch them there.
     pub(crate) fn give_back(&mut self) -> io::Result<()> {
         let moved = mem::take(&mut self.moved);
+        if !self.owner.is_current() {
+            self.mapped = 0;
+            return Ok(());
+        }
         let admitted = pressure::admit((moved.len() * DESCRIBED) as u64).is_ok();
         let (mut lost, mut end) = (Ok(()), 0);
         for moved in moved.into_iter().filter(|_| admitted) {
@@ -166,13 +189,16 @@ impl Space {
         let (at, offset) = (Some(moved.home.addr()), to_off(moved.offset as u64)?);
         // SAFETY: nothing is replaced.
         let home = unsafe { mmap(at, size(len)?, prot, flags, &*self.file, offset) }?;
-        // SAFETY: this only changes what a child inherits.
-        unsafe { madvise(home, len, MmapAdvise::MADV_DONTFORK) }?;
+        for advice in [MmapAdvise::MADV_DONTFORK, MmapAdvise::MADV_DONTDUMP] {
+            // SAFETY: this only changes what a child inherits and what a core dump has.
+            unsafe { madvise(home, len, advice) }?;
+        }
         Ok(false)
     }
 
+    /// In a child the addresses may belong to something else by now.
     fn unmap(&self, range: Range<usize>) {
-        if !range.is_empty() {
+        if !range.is_empty() && self.owner.is_current() {
             // SAFETY: this has mapped it; whoever refers to it has this.
             let _unmapped = unsafe { munmap(self.at(range.start).cast(), range.len()) };
             debug_assert_eq!(_unmapped, Ok(()));
@@ -186,7 +212,7 @@ impl Space {
             self.filled += len;
             return Ok(());
         }
-        let got = zeros(Some(at), len, fixed)?;
+        let got = anonymous(Some(at), len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, fixed)?;
         self.push(got, len)
     }
 
@@ -243,11 +269,16 @@ unsafe fn remap(
     Ok(unsafe { mremap(from.cast(), len, len, flags, to.map(NonNull::cast)) }?.cast())
 }
 
-fn zeros(at: Option<NonZeroUsize>, len: usize, flags: MapFlags) -> io::Result<NonNull<u8>> {
+/// mmap(2) of anonymous memory.
+fn anonymous(
+    at: Option<NonZeroUsize>,
+    len: usize,
+    prot: ProtFlags,
+    flags: MapFlags,
+) -> io::Result<NonNull<u8>> {
     #[cfg(test)]
     mock::refuse(Call::Zeros)?;
     let flags = flags | MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
-    let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     // SAFETY: without `MAP_FIXED` nothing is replaced.
     Ok(unsafe { mmap_anonymous(at, size(len)?, prot, flags) }?.cast())
 }

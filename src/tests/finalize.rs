@@ -49,7 +49,7 @@ fn refusals() -> impl Iterator<Item = Errno> {
 #[test]
 #[cfg_attr(miri, ignore = "needs memory maps")]
 fn pages_in_two_places_are_mapped() {
-    let pool = Pool::new().unwrap();
+    let pool = Pool::options().small_limits().create().unwrap();
     let bytes = pattern(2 * MIB);
     let (rope, _between) = in_two_places(&pool, &bytes);
     let view = rope.finalize().unwrap();
@@ -60,7 +60,7 @@ fn pages_in_two_places_are_mapped() {
 #[test]
 #[cfg_attr(miri, ignore = "needs memory maps")]
 fn a_header_in_front_costs_no_more_than_two_pages() {
-    let pool = Pool::new().unwrap();
+    let pool = Pool::options().small_limits().create().unwrap();
     let bytes = pattern(8 * MIB + 123);
     for header in [1, 40, 4095, 4096, 4097] {
         let mut rope = filled(&pool, &bytes);
@@ -75,13 +75,21 @@ fn a_header_in_front_costs_no_more_than_two_pages() {
 #[test]
 #[cfg_attr(miri, ignore = "needs memory maps")]
 fn what_is_reserved_elsewhere_goes_on_where_in_a_page_the_rope_ended() {
-    let pool = Pool::new().unwrap();
+    let pool = Pool::options().small_limits().create().unwrap();
     let bytes = pattern(2 * MIB + 100);
     let (first, rest) = bytes.split_at(MIB + 100);
-    // While the pool is in use, those that follow are in one lane, one behind the other.
-    let _before = filled(&pool, b"something");
     let mut rope = filled(&pool, first);
-    let _in_the_way = filled(&pool, &[0xff; MIB]);
+    let last = rope.chunks().last().unwrap();
+    let end = (pool.offset_of(last).unwrap() + last.len()).next_multiple_of(pool.page_size());
+    let pages = std::iter::repeat_with(|| filled(&pool, &[0xff]));
+    let is_behind = |rope: &Rope| pool.offset_of(rope.chunks().next().unwrap()) == Some(end);
+    let mut others: Vec<Rope> = Vec::new();
+    for page in pages {
+        others.push(page);
+        if others.last().is_some_and(is_behind) {
+            break;
+        }
+    }
     rope.reserve(rest.len()).unwrap();
     rope.extend_from_slice(rest);
     let view = rope.finalize().unwrap();
@@ -92,7 +100,7 @@ fn what_is_reserved_elsewhere_goes_on_where_in_a_page_the_rope_ended() {
 #[test]
 #[cfg_attr(miri, ignore = "needs memory maps")]
 fn a_refused_map_is_a_copy() {
-    let pool = Pool::new().unwrap();
+    let pool = Pool::options().small_limits().create().unwrap();
     let bytes = pattern(2 * MIB);
     for refused in refusals() {
         for before in [vec![], vec![None]] {
@@ -109,7 +117,7 @@ fn a_refused_map_is_a_copy() {
 #[test]
 #[cfg_attr(miri, ignore = "needs memory maps")]
 fn what_the_kernel_does_not_move_is_mapped() {
-    let pool = Pool::new().unwrap();
+    let pool = Pool::options().small_limits().create().unwrap();
     let bytes = pattern(2 * MIB);
     for refused in refusals() {
         for before in [vec![], vec![None]] {
@@ -135,7 +143,7 @@ fn in_page_tables(bytes: &[u8]) -> bool {
 #[test]
 #[cfg_attr(miri, ignore = "needs memory maps")]
 fn what_is_moved_takes_no_fault_in_the_view_nor_where_it_goes_back() {
-    let pool = Pool::new().unwrap();
+    let pool = Pool::options().small_limits().create().unwrap();
     let bytes = pattern(6 * MIB);
     // An odd length: page tables are moved whole where they can be, else by the entry.
     for run in [3 * MIB, MIB + pool.page_size()] {
@@ -154,7 +162,7 @@ fn what_is_moved_takes_no_fault_in_the_view_nor_where_it_goes_back() {
 #[test]
 #[cfg_attr(miri, ignore = "needs memory maps")]
 fn views_of_one_pool_come_and_go_while_others_read_and_write() {
-    let pool = &Pool::options().capacity(64 << 20).create().unwrap();
+    let pool = &Pool::options().small_limits().capacity(64 << 20).create().unwrap();
     let (to, from) = mpsc::sync_channel::<(u8, Rope, View)>(4);
     let from = &Mutex::new(from);
     thread::scope(|scope| {
@@ -192,7 +200,7 @@ fn views_of_one_pool_come_and_go_while_others_read_and_write() {
 #[test]
 #[cfg_attr(miri, ignore = "needs memory maps")]
 fn segments_and_views_of_the_same_pages_do_not_disturb_each_other() {
-    let pool = Pool::new().unwrap();
+    let pool = Pool::options().small_limits().create().unwrap();
     let bytes = pattern(2 * MIB);
     let (rope, mut between) = in_two_places(&pool, &bytes);
     let views = [rope.clone().finalize().unwrap(), rope.slice(5000..).finalize().unwrap()];
@@ -209,7 +217,7 @@ fn segments_and_views_of_the_same_pages_do_not_disturb_each_other() {
 #[test]
 #[cfg_attr(miri, ignore = "needs memory maps")]
 fn what_cannot_go_back_is_still_there() {
-    let pool = Pool::new().unwrap();
+    let pool = Pool::options().small_limits().create().unwrap();
     let bytes = pattern(2 * MIB);
     // With ENOMEM the mock kernel unmaps what is there first.
     for refused in refusals() {
@@ -231,7 +239,7 @@ fn pages_that_lost_their_map_are_not_used_again() {
     let bytes = pattern(2 * MIB);
     // Where another test maps something at the same moment, pages are not moved and cannot be lost.
     let lost = (0..10).any(|_| {
-        let pool = Pool::new().unwrap();
+        let pool = Pool::options().small_limits().create().unwrap();
         let (rope, between) = in_two_places(&pool, &bytes);
         drop(between);
         let view = rope.finalize().unwrap();
@@ -250,7 +258,7 @@ fn pages_that_lost_their_map_are_not_used_again() {
 #[test]
 #[cfg_attr(miri, ignore = "needs memory maps")]
 fn without_room_for_a_view_it_is_a_copy() {
-    let pool = Pool::new().unwrap();
+    let pool = Pool::options().small_limits().create().unwrap();
     let bytes = pattern(2 * MIB);
     for &refused in ERRORS {
         for before in [vec![], vec![None]] {
@@ -267,7 +275,7 @@ fn without_room_for_a_view_it_is_a_copy() {
 #[test]
 #[cfg_attr(miri, ignore = "needs memory maps")]
 fn where_somebody_else_has_mapped_something_the_view_is_reserved_first() {
-    let pool = Pool::new().unwrap();
+    let pool = Pool::options().small_limits().create().unwrap();
     let bytes = pattern(2 * MIB);
     for before in [vec![], vec![None]] {
         let (mut rope, _between) = in_two_places(&pool, &bytes);
@@ -286,7 +294,7 @@ fn threads_do_not_map_over_each_other() {
     thread::scope(|scope| {
         for thread in 0..8 {
             scope.spawn(move || {
-                let pool = Pool::new().unwrap();
+                let pool = Pool::options().small_limits().create().unwrap();
                 let bytes = vec![thread; MIB];
                 for _ in 0..50 {
                     let (rope, _between) = in_two_places(&pool, &bytes);
@@ -302,7 +310,7 @@ fn threads_do_not_map_over_each_other() {
 #[test]
 #[cfg_attr(miri, ignore = "needs memory maps")]
 fn mapped_pages_lie_in_2_mib_as_they_do_in_the_arena() {
-    let pool = Pool::new().unwrap();
+    let pool = Pool::options().small_limits().create().unwrap();
     let (rope, _between) = in_two_places(&pool, &pattern(6 * MIB));
     let mut tail = rope.slice(3 * MIB..);
     tail.append(rope.slice(..3 * MIB));
@@ -314,7 +322,7 @@ fn mapped_pages_lie_in_2_mib_as_they_do_in_the_arena() {
 #[test]
 #[cfg_attr(miri, ignore = "needs memory maps")]
 fn a_view_outlives_everything_else() {
-    let pool = Pool::new().unwrap();
+    let pool = Pool::options().small_limits().create().unwrap();
     let bytes = pattern(2 * MIB);
     let (rope, between) = in_two_places(&pool, &bytes);
     let kept = rope.slice(10..20);
@@ -337,7 +345,7 @@ fn one_segment_is_the_view() {
     let view = Rope::from(bytes.clone()).finalize().unwrap();
     assert_eq!(view.as_ptr(), bytes.as_ptr());
     assert_eq!(view.copied_bytes(), 0);
-    assert!(Rope::new().finalize().unwrap().is_empty());
+    assert!(Rope::with_small_limits().finalize().unwrap().is_empty());
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn pattern(len: usize) -> Vec<u8> {
 
 /// A rope of these bytes in segments of the given lengths; the rest is in the tail.
 fn rope_of(bytes: &[u8], lengths: &[usize]) -> Rope {
-    let mut rope = Rope::new();
+    let mut rope = Rope::with_small_limits();
     let mut rest = bytes;
     for &len in lengths {
         let (segment, behind) = rest.split_at(len);

@@ -4,13 +4,15 @@ use nix::errno::Errno;
 use proptest::prelude::*;
 
 use super::{ERRORS, any_fd, pattern};
+use crate::limits::Limits;
 use crate::pool::Pool;
 use crate::rope::Rope;
 use crate::sys::mock::{self, Step};
 
 fn ropes() -> Vec<Rope> {
-    let pool = (!cfg!(miri)).then(|| Rope::in_pool(&Pool::options().capacity(1 << 20).create().unwrap()));
-    pool.into_iter().chain([Rope::new()]).collect()
+    let pool = (!cfg!(miri))
+        .then(|| Rope::in_pool(&Pool::options().small_limits().capacity(1 << 20).create().unwrap()));
+    pool.into_iter().chain([Rope::with_small_limits()]).collect()
 }
 
 /// The ways to receive, each of which has the whole stream to take.
@@ -117,7 +119,7 @@ fn a_payload_over_many_pieces_is_cut_at_pages() {
         mock::run(steps, &bytes, || while rope.readv_from(any_fd()).unwrap() > 0 {});
         rope.assert_invariants();
         assert_eq!(rope, bytes);
-        assert!(rope.chunks().all(|chunk| chunk.len() <= crate::pool::PIECE));
+        assert!(rope.chunks().all(|chunk| chunk.len() <= Limits::SMALL.max_segment));
         let view = rope.finalize().unwrap();
         assert_eq!(*view, bytes);
     }
@@ -126,45 +128,9 @@ fn a_payload_over_many_pieces_is_cut_at_pages() {
 #[test]
 fn the_flags_that_would_tell_lies_are_refused() {
     for flags in [nix::libc::MSG_PEEK, nix::libc::MSG_TRUNC, nix::libc::MSG_ERRQUEUE] {
-        let error = Rope::new().recvmsg_from(any_fd(), flags).unwrap_err();
+        let error = Rope::with_small_limits().recvmsg_from(any_fd(), flags).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
     }
-}
-
-#[test]
-#[cfg_attr(miri, ignore = "needs memory maps")]
-fn what_cold_pages_do_not_take_is_kept_on_the_heap() {
-    for written in [0, 1, 4095, 4096, 5000] {
-        for before in [0, 100, 70_000] {
-            assert_eq!(fallbacks_of(before, [Ok(written), Err(Errno::ENOMEM)]), 1);
-        }
-    }
-    for &error in ERRORS {
-        assert_eq!(fallbacks_of(100, [Err(error)]), 1, "{error}");
-    }
-}
-
-#[test]
-#[cfg_attr(miri, ignore = "needs memory maps")]
-fn a_write_to_cold_pages_that_is_interrupted_or_short_goes_on() {
-    for written in [1, 4095, 4096, 5000] {
-        let answers = [Err(Errno::EINTR), Ok(written), Err(Errno::EINTR), Ok(written)];
-        assert_eq!(fallbacks_of(100, answers), 0);
-    }
-}
-
-/// How often a rope that holds some bytes before takes memory from the heap when cold pages answer so.
-fn fallbacks_of(before: usize, answers: impl IntoIterator<Item = nix::Result<usize>>) -> u64 {
-    let bytes = pattern(300_000);
-    let pool = Pool::new().unwrap();
-    let mut rope = Rope::in_pool(&pool);
-    mock::cold_writes([], &bytes[..before], || rope.readv_from(any_fd()).unwrap());
-    let from = rope.len();
-    mock::cold_writes(answers, &bytes[from..], || while rope.readv_from(any_fd()).unwrap() > 0 {});
-    rope.assert_invariants();
-    assert!(rope == bytes, "after {before}");
-    assert!(*rope.finalize().unwrap() == bytes);
-    pool.stats().fallbacks
 }
 
 #[test]
@@ -172,7 +138,7 @@ fn fallbacks_of(before: usize, answers: impl IntoIterator<Item = nix::Result<usi
 fn what_came_before_a_payload_lies_before_it() {
     let bytes = pattern(100_000);
     for (before, reserved) in [(5, false), (5, true), (16, false), (16, true)] {
-        let pool = Pool::new().unwrap();
+        let pool = Pool::options().small_limits().create().unwrap();
         let mut rope = Rope::in_pool(&pool);
         rope.push(bytes[..before].to_vec());
         if reserved {
@@ -201,7 +167,7 @@ fn what_came_before_a_payload_lies_before_it() {
 #[test]
 #[cfg_attr(miri, ignore = "needs memory maps")]
 fn small_messages_take_no_page_once_they_are_expected() {
-    let pool = Pool::new().unwrap();
+    let pool = Pool::options().small_limits().create().unwrap();
     for round in 0..3 {
         let mut rope = Rope::in_pool(&pool);
         mock::run([], b"small", || rope.readv_from(any_fd()).unwrap());

@@ -149,7 +149,8 @@ fn nothing_taken_and_too_much_by_cursor() {
 
 #[test]
 fn an_empty_rope_makes_no_call() {
-    let (sent, _) = mock::run([Step::Fail(Errno::EIO)], &[], || Rope::new().writev_to(any_fd()));
+    let (sent, _) =
+        mock::run([Step::Fail(Errno::EIO)], &[], || Rope::with_small_limits().writev_to(any_fd()));
     assert_eq!(sent.unwrap(), 0);
 }
 

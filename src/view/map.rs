@@ -16,10 +16,6 @@ use crate::rope::Rope;
 use crate::sys::memory;
 use crate::sys::space::Space;
 
-/// Fewest bytes that are moved with their entries in the page tables rather than mapped; measured, see
-/// `docs/design.md`.
-const LEAST_MOVE: usize = if cfg!(any(test, fuzzing)) { 8 << 10 } else { 256 << 10 };
-
 /// Of pages that are not mapped any more where ropes would use them, so that none does: there was no memory for the
 /// kernel to put them back.
 static LOST: Mutex<Vec<Bytes>> = Mutex::new(Vec::new());
@@ -115,7 +111,7 @@ fn fill(layout: &Layout, len: usize, pool: &Pool) -> io::Result<Space> {
         for map in &layout.maps {
             space.push_zeros(map.at - end)?;
             let (home, offset) = (pool.address_of(map.place), pool.in_file(map.place));
-            if huge || map.len < LEAST_MOVE {
+            if huge || map.len < pool.limits().min_move {
                 space.push_pages(map.len, offset)?;
             } else {
                 // SAFETY: the arena is mapped there for as long as there is any lease, as the segments have.
@@ -124,6 +120,7 @@ fn fill(layout: &Layout, len: usize, pool: &Pool) -> io::Result<Space> {
             end = map.at + map.len;
         }
         space.push_zeros(len.saturating_sub(end))?;
+        space.keep_private()?;
         Ok(space)
     };
     let like = layout

@@ -24,15 +24,8 @@ use crate::sys::memory;
 use map::{Adjacent, Mapping};
 use plan::{Bounds, Layout, Plan, Span};
 
-/// Fewest bytes that are mapped rather than copied; measured, see `docs/design.md`.
-const LEAST_MAP: usize = if cfg!(fuzzing) { 4096 } else { 16 << 10 };
-
-/// Fewest bytes of a view of which anything is mapped: below, a copy into memory that the allocator
-/// recycles is several times cheaper than a second address, and its end.
-const LEAST_VIEW: usize = if cfg!(fuzzing) { 4096 } else { 512 << 10 };
-
 /// Most maps in one view.
-const MOST_MAPS: usize = 4096;
+const MAX_MAPS: usize = 4096;
 
 /// A finalised rope: all its bytes, side by side, read only.
 ///
@@ -254,10 +247,13 @@ impl Rope {
     }
 
     fn finalize_in(mut self, pool: &Pool) -> Result<View, FinalizeError> {
+        if let Err(source) = pool.check_process() {
+            return Err(FinalizeError { rope: Box::new(self), source });
+        }
         let spans = self.chunks().map(|chunk| Span { place: pool.offset_of(chunk), len: chunk.len() });
-        let mappable = pool.file().is_some() && self.len() >= LEAST_VIEW;
-        let most_maps = if mappable { MOST_MAPS } else { 0 };
-        let bounds = Bounds { page: memory::page_size(), least_map: LEAST_MAP, most_maps };
+        let mappable = pool.file().is_some() && self.len() >= pool.limits().min_view;
+        let most_maps = if mappable { MAX_MAPS } else { 0 };
+        let bounds = Bounds { page: memory::page_size(), least_map: pool.limits().min_map, most_maps };
         let view = match plan::plan(spans, bounds) {
             Plan::Borrow { place } => Ok(self.borrow_adjacent(pool, place)),
             Plan::Map(layout) => self.map(pool, &layout).or_else(|_refused| {

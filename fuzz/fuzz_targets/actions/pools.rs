@@ -20,6 +20,7 @@ pub struct Kind {
 impl Kind {
     pub fn create(&self) -> Pool {
         let options = Pool::options()
+            .small_limits()
             .capacity((u64::from(self.pages) + 1) * PAGE)
             .retain(self.retain.map_or(u64::MAX, |pages| u64::from(pages) * PAGE))
             .decay(Duration::from_secs(if self.no_decay { 0 } else { 3600 }))

@@ -151,7 +151,7 @@ impl World {
     fn new_rope(&mut self, rope: Which, pool: Which, limit: Option<Size>) {
         let mut fresh = match self.pools.get(usize::from(pool) % (self.pools.len() + 1)) {
             Some(pool) => Rope::in_pool(pool),
-            None => Rope::new(),
+            None => Rope::with_small_limits(),
         };
         if let Some(limit) = limit {
             fresh.set_limit(limit.bytes());

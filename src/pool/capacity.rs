@@ -1,0 +1,271 @@
+//! How many pages may be used, by whom they are reserved, and who waits for some. Pure: no I/O, no lock.
+//!
+//! ```text
+//! limit  ├──── allocated ────┼─ reserved ─┼──── available ────┤
+//!                              rooms, and what the first waiter has got so far
+//! ```
+//!
+//! Waiters are served first come, first served. One that needs more than is available collects it bit by bit. An
+//! eighth of the capacity is left out of that while it waits: smaller requests pass with it, so that a large one never
+//! stops them for ever, and they cannot take what it has collected.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::task::Waker;
+
+use smallvec::SmallVec;
+
+/// The part of the capacity with which smaller requests pass a large one.
+const PASSING_SHARE: u32 = 8;
+
+/// To be woken once the lock is released: wakers run foreign code.
+pub(super) type Wakers = SmallVec<[Waker; 2]>;
+
+#[derive(Default)]
+pub(super) struct Capacity {
+    /// Pages that may be allocated or reserved.
+    limit: u32,
+    reserved: u32,
+    /// In order of arrival.
+    waiting: BTreeMap<u64, Waiter>,
+    /// The same, smallest first.
+    by_size: BTreeSet<(u32, u64)>,
+    /// Served, but not yet polled: pages by ticket.
+    served: BTreeMap<u64, u32>,
+    next: u64,
+}
+
+struct Waiter {
+    pages: u32,
+    /// Pages that it has collected; reserved. Only the first waiter has any.
+    collected: u32,
+    waker: Waker,
+}
+
+/// What became of a request.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Request {
+    /// So many pages are reserved for the caller now.
+    Reserved,
+    /// The waker will be woken; ask again with this ticket.
+    Waiting(u64),
+}
+
+impl Capacity {
+    pub(super) fn new(limit: u32) -> Capacity {
+        Capacity { limit, ..Capacity::default() }
+    }
+
+    pub(super) fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    pub(super) fn reserved(&self) -> u32 {
+        self.reserved
+    }
+
+    /// Requests that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Pages that anyone may allocate.
+    #[inline]
+    pub(super) fn available(&self, allocated: u32) -> u32 {
+        self.limit.saturating_sub(allocated).saturating_sub(self.reserved)
+    }
+
+    /// Reserves `pages` if they are available and nobody waits; returns whether it did.
+    pub(super) fn try_reserve(&mut self, pages: u32, allocated: u32) -> bool {
+        let reserves = pages == 0 || self.waiting.is_empty() && pages <= self.available(allocated);
+        self.reserved += if reserves { pages } else { 0 };
+        reserves
+    }
+
+    /// Returns reserved pages: unused, or because they are allocated now.
+    pub(super) fn unreserve(&mut self, pages: u32) {
+        debug_assert!(pages <= self.reserved);
+        self.reserved -= pages;
+    }
+
+    /// Reserves pages again that were allocated from a reservation and stayed unused.
+    pub(super) fn reserve_again(&mut self, pages: u32) {
+        self.reserved += pages;
+    }
+
+    /// Reserves `pages`, at most the limit, or queues the request; also returns whom to wake. O(log n).
+    ///
+    /// `waker` is replaced by one that is to be dropped without the lock.
+    pub(super) fn request(
+        &mut self,
+        pages: u32,
+        ticket: Option<u64>,
+        waker: &mut Waker,
+        allocated: u32,
+    ) -> (Request, Wakers) {
+        debug_assert!(pages <= self.limit);
+        if ticket.is_some_and(|ticket| self.served.remove(&ticket).is_some()) {
+            return (Request::Reserved, Wakers::new());
+        }
+        if let Some((ticket, waiter)) =
+            ticket.and_then(|ticket| Some((ticket, self.waiting.get_mut(&ticket)?)))
+        {
+            std::mem::swap(&mut waiter.waker, waker);
+            return (Request::Waiting(ticket), Wakers::new());
+        }
+        if self.try_reserve(pages, allocated) {
+            return (Request::Reserved, Wakers::new());
+        }
+        let ticket = self.next;
+        self.next += 1;
+        let waker = std::mem::replace(waker, Waker::noop().clone());
+        self.waiting.insert(ticket, Waiter { pages, collected: 0, waker });
+        self.by_size.insert((pages, ticket));
+        let wakers = self.serve(allocated);
+        match self.served.remove(&ticket) {
+            Some(_) => (Request::Reserved, wakers),
+            None => (Request::Waiting(ticket), wakers),
+        }
+    }
+
+    /// Removes a request, which may have been served; returns whom to wake. O(log n).
+    pub(super) fn cancel(&mut self, ticket: u64, allocated: u32) -> Wakers {
+        let reserved = match self.waiting.remove(&ticket) {
+            Some(waiter) => {
+                self.by_size.remove(&(waiter.pages, ticket));
+                waiter.collected
+            }
+            None => self.served.remove(&ticket).unwrap_or(0),
+        };
+        self.unreserve(reserved);
+        self.serve(allocated)
+    }
+
+    /// Serves whoever can be; returns whom to wake. O(log n) for each of them.
+    pub(super) fn serve(&mut self, allocated: u32) -> Wakers {
+        let mut wakers = Wakers::new();
+        while let Some((&first, waiter)) = self.waiting.iter_mut().next() {
+            let available = self.limit.saturating_sub(allocated).saturating_sub(self.reserved);
+            if waiter.pages - waiter.collected <= available {
+                wakers.extend(self.complete(first));
+                continue;
+            }
+            let share = self.limit.div_ceil(PASSING_SHARE);
+            let collects = available.saturating_sub(share);
+            waiter.collected += collects;
+            self.reserved += collects;
+            match self.by_size.first() {
+                Some(&(pages, ticket)) if ticket != first && pages <= available - collects => {
+                    wakers.extend(self.complete(ticket));
+                }
+                _ => break,
+            }
+        }
+        wakers
+    }
+
+    /// Reserves what a waiter still lacks.
+    fn complete(&mut self, ticket: u64) -> Option<Waker> {
+        let Waiter { pages, collected, waker } = self.waiting.remove(&ticket)?;
+        self.by_size.remove(&(pages, ticket));
+        self.reserved += pages - collected;
+        self.served.insert(ticket, pages);
+        Some(waker)
+    }
+
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn assert_invariants(&self, allocated: u32) {
+        let collected: u32 = self.waiting.values().map(|waiter| waiter.collected).sum();
+        let served: u32 = self.served.values().sum();
+        assert!(collected + served <= self.reserved, "{collected} + {served} of {}", self.reserved);
+        assert!(allocated + self.reserved <= self.limit);
+        assert_eq!(self.waiting.len(), self.by_size.len());
+        assert!(self.waiting.values().skip(1).all(|waiter| waiter.collected == 0), "only the first collects");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(capacity: &mut Capacity, pages: u32, allocated: u32) -> Request {
+        let request = capacity.request(pages, None, &mut Waker::noop().clone(), allocated).0;
+        capacity.assert_invariants(allocated);
+        request
+    }
+
+    fn is_served(capacity: &mut Capacity, ticket: u64, allocated: u32) -> bool {
+        let (request, _) = capacity.request(1, Some(ticket), &mut Waker::noop().clone(), allocated);
+        request == Request::Reserved
+    }
+
+    #[test]
+    fn what_is_available_is_reserved_at_once() {
+        let mut capacity = Capacity::new(16);
+        assert_eq!(request(&mut capacity, 8, 8), Request::Reserved);
+        assert_eq!(capacity.available(8), 0);
+        assert_eq!(request(&mut capacity, 0, 8), Request::Reserved);
+        assert_eq!(request(&mut capacity, 1, 8), Request::Waiting(0));
+        capacity.unreserve(8);
+        assert_eq!(capacity.serve(8).len(), 1);
+        assert!(is_served(&mut capacity, 0, 8));
+    }
+
+    #[test]
+    fn a_large_request_collects_while_small_ones_pass() {
+        let (mut capacity, mut allocated) = (Capacity::new(64), 64);
+        assert_eq!(request(&mut capacity, 60, allocated), Request::Waiting(0));
+        // Those who were there before leave one by one. Meanwhile small ones come and go for ever.
+        for left in (4..64).rev() {
+            allocated -= 1;
+            capacity.serve(allocated);
+            for _ in 0..3 {
+                match request(&mut capacity, 1, allocated) {
+                    Request::Reserved => capacity.unreserve(1),
+                    Request::Waiting(ticket) => drop(capacity.cancel(ticket, allocated)),
+                }
+            }
+            assert_eq!(allocated, left);
+        }
+        assert!(is_served(&mut capacity, 0, allocated));
+        assert_eq!(capacity.available(allocated), 0);
+    }
+
+    #[test]
+    fn what_a_large_request_has_collected_is_not_taken_by_others() {
+        let mut capacity = Capacity::new(64);
+        assert_eq!(request(&mut capacity, 60, 40), Request::Waiting(0));
+        assert_eq!(capacity.available(40), 8);
+        assert_eq!(request(&mut capacity, 8, 40), Request::Reserved);
+        assert_eq!(request(&mut capacity, 1, 40), Request::Waiting(2));
+        // The next small one is served before the large one, by what one that passed returns.
+        capacity.unreserve(8);
+        capacity.serve(40);
+        assert!(is_served(&mut capacity, 2, 40) && !is_served(&mut capacity, 0, 40));
+    }
+
+    #[test]
+    fn a_large_request_that_cannot_be_served_stops_nobody_for_ever() {
+        let mut capacity = Capacity::new(64);
+        let held_for_ever = 32;
+        assert_eq!(request(&mut capacity, 64, held_for_ever), Request::Waiting(0));
+        for _ in 0..1000 {
+            assert_eq!(request(&mut capacity, 1, held_for_ever), Request::Reserved);
+            capacity.unreserve(1);
+            capacity.serve(held_for_ever);
+        }
+    }
+
+    #[test]
+    fn who_leaves_gives_back_what_it_collected() {
+        let mut capacity = Capacity::new(16);
+        assert_eq!(request(&mut capacity, 16, 4), Request::Waiting(0));
+        assert_eq!(request(&mut capacity, 9, 4), Request::Waiting(1));
+        assert_eq!(capacity.available(4), 2);
+        assert_eq!(capacity.cancel(0, 4).len(), 1);
+        assert!(is_served(&mut capacity, 1, 4));
+        assert_eq!(capacity.available(4), 3);
+        capacity.unreserve(9);
+        assert_eq!(capacity.cancel(7, 4).len(), 0, "unknown");
+        assert_eq!((capacity.reserved(), capacity.waiting()), (0, 0));
+    }
+}

@@ -1,0 +1,849 @@
+//! The layers put together: pages are allocated, grown, shared, committed and freed here.
+//!
+//! ```text
+//!   allocate ─► cache ─┬─► capacity ─► runs           lock-free in the cache, else under one lock
+//!   commit   ──────────┼─► pressure ─► arena          no lock while the kernel works
+//!   free     ─► refs ──┴─► cache or runs ─► decay     the last reference frees
+//! ```
+
+use std::cell::Cell;
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
+
+use super::arena::Arena;
+use super::background;
+use super::cache::{Cached, PageCache};
+use super::capacity::{Capacity, Request, Wakers};
+use super::decay::Decay;
+use super::refs::Refs;
+use super::runs::{PageRun, Placement, Runs};
+use super::{PoolOptions, PoolStats};
+use crate::limits::Limits;
+use crate::sys::memory::{self, Table};
+
+/// Shards of a pool: threads beyond that share theirs.
+pub(super) const SHARDS: usize = 16;
+
+/// Bytes in a page cache: what the largest first read asks for.
+const CACHE_BYTES: usize = 256 << 10;
+
+/// Extents that are allocated from a page cache between two looks at the clock.
+const TICK: u32 = 64;
+
+/// Bytes of new extents that are placed with slack above what is in use.
+const SPREAD_BYTES: usize = 64 << 20;
+
+/// Shortest extent that is placed there without slack: views copy shorter runs.
+const MIN_RUN_BYTES: usize = 16 << 10;
+
+/// Bytes, and runs, that are given back to the system at once: well below a millisecond.
+const SLICE_BYTES: usize = 2 << 20;
+const SLICE_RUNS: usize = 64;
+
+/// Smallest arena worth having; below it the kernel's refusal is reported.
+const MIN_ARENA: u64 = 1 << 20;
+
+/// Bytes of tables for each page: references, two bitmaps and the tree above them.
+const TABLE_BYTES: u64 = 5;
+
+/// A pool's pages and all that is known of them.
+pub(super) struct Core {
+    arena: Arena,
+    refs: Refs<Table<AtomicU32>>,
+    /// Of each shard.
+    caches: [PageCache; SHARDS],
+    state: Mutex<State>,
+    limits: &'static Limits,
+    zero_on_release: bool,
+    background: bool,
+    pub(super) background_runs: AtomicBool,
+    reduced: bool,
+    pub(super) counters: Counters,
+}
+
+/// What ropes and views count, without the lock.
+#[derive(Default)]
+pub(super) struct Counters {
+    /// Bytes that the next payload's first read should ask for; 0 before any has come.
+    pub(super) first_read: AtomicU32,
+    pub(super) fallbacks: AtomicU64,
+    pub(super) bytes_copied: AtomicU64,
+    pub(super) bytes_mapped: AtomicU64,
+    pub(super) maps: AtomicU64,
+}
+
+/// In cache lines of its own: whoever has the lock writes to it, and what is beside it is only read.
+#[repr(align(128))]
+struct State {
+    runs: Runs,
+    capacity: Capacity,
+    decay: Decay,
+    /// Allocated only while their memory is given back.
+    decommitting: u32,
+    extents: u64,
+    peak: u32,
+    peak_resident: u32,
+}
+
+/// One of a pool's shards, and a reference to the pool: each thread counts its references in its own cache line.
+#[repr(align(128))]
+pub(super) struct Shard {
+    pub(super) core: Arc<Core>,
+    index: usize,
+}
+
+/// A counted reference to a run of pages. Each page is freed when its last reference is dropped.
+pub(crate) struct PageRef {
+    shard: Arc<Shard>,
+    run: PageRun,
+    /// Pages, from the first on, that are known to be resident.
+    resident: u32,
+}
+
+/// How many pages to allocate.
+#[derive(Clone, Copy)]
+pub(super) enum Want {
+    /// 1 to `.0`, for a rope that holds `.1`.
+    UpTo(u32, u32),
+    /// In one run.
+    Exactly(u32),
+    /// 1 to so many that are resident, for when memory is short.
+    Resident(u32),
+}
+
+impl Want {
+    #[inline]
+    fn pages(self) -> u32 {
+        let (Want::UpTo(pages, _) | Want::Exactly(pages) | Want::Resident(pages)) = self;
+        pages
+    }
+}
+
+impl Core {
+    /// Makes the arena as large as asked for, or as the limits of this process admit.
+    pub(super) fn new(options: &PoolOptions) -> io::Result<Core> {
+        let huge = if options.huge_pages { memory::huge_page_size() } else { None };
+        let size = huge.unwrap_or_else(memory::page_size);
+        let page = size as u64;
+        let asked = options.capacity.div_ceil(page);
+        if asked == 0 || asked > u64::from(u32::MAX / 2) {
+            let most = u64::from(u32::MAX / 2) * page;
+            let message = format!("pool capacity is 1 to {most} bytes, not {}", options.capacity);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        // Half of what the limits leave is left to the program. Address space of twice the capacity lets nearly every
+        // request for one run succeed.
+        let mappable = memory::mappable(false).min(usize::MAX as u64 / 2) / 2;
+        let tables = memory::mappable(true) / 2 / TABLE_BYTES;
+        let file = memory::file_size_limit();
+        let file = if file < MIN_ARENA { u64::MAX } else { file };
+        let mut pages = (2 * asked).min(mappable.min(file) / page).min(tables).max(1);
+        loop {
+            match Self::with_pages(options, size, asked, pages) {
+                Err(_) if pages / 2 * page >= MIN_ARENA => pages /= 2,
+                made => return made,
+            }
+        }
+    }
+
+    fn with_pages(options: &PoolOptions, size: usize, asked: u64, pages: u64) -> io::Result<Core> {
+        let page = size as u64;
+        let limits = options.limits;
+        let arena = Arena::new(pages * page, size, options.huge_pages)?;
+        let capacity = asked.min(pages);
+        let to_pages = |bytes: usize| pages_of(bytes as u64, page);
+        let placement = Placement {
+            slack: (to_pages(limits.min_slack), to_pages(limits.max_slack)),
+            spread: to_pages(SPREAD_BYTES),
+            min_run: to_pages(MIN_RUN_BYTES),
+        };
+        let total = u32::try_from(pages).unwrap_or(u32::MAX);
+        // With these options every free has to be looked at.
+        let caches = !options.zero_on_release && options.retain == u64::MAX;
+        let cached = if caches { to_pages(CACHE_BYTES) } else { 0 };
+        Ok(Core {
+            refs: Refs::new(Table::new(total as usize)?),
+            caches: std::array::from_fn(|_| PageCache::new(cached, placement.slack.0, TICK)),
+            state: Mutex::new(State {
+                runs: Runs::new(total, placement)?,
+                capacity: Capacity::new(u32::try_from(capacity).unwrap_or(u32::MAX)),
+                decay: Decay::new(
+                    options.decay,
+                    u32::try_from(options.retain / page).unwrap_or(u32::MAX),
+                    memory::now(),
+                ),
+                decommitting: 0,
+                extents: 0,
+                peak: 0,
+                peak_resident: 0,
+            }),
+            limits,
+            zero_on_release: options.zero_on_release,
+            background: options.background,
+            background_runs: AtomicBool::new(false),
+            reduced: capacity < asked || arena.file().is_none(),
+            counters: Counters::default(),
+            arena,
+        })
+    }
+
+    pub(super) fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    pub(super) fn limits(&self) -> &'static Limits {
+        self.limits
+    }
+
+    pub(super) fn zero_on_release(&self) -> bool {
+        self.zero_on_release
+    }
+
+    pub(super) fn bytes(&self, pages: u32) -> u64 {
+        u64::from(pages) * self.arena.page_size() as u64
+    }
+
+    /// Pages for so many bytes, at least one.
+    #[inline]
+    pub(super) fn pages(&self, bytes: usize) -> u32 {
+        pages_of(bytes as u64, self.arena.page_size() as u64).max(1)
+    }
+
+    /// # Errors
+    ///
+    /// In a child of the process that made the pool, where nothing of it is mapped.
+    pub(super) fn check_process(&self) -> io::Result<()> {
+        if self.arena.is_inherited() { Err(inherited()) } else { Ok(()) }
+    }
+
+    /// All zero in a child of the process that made the pool.
+    pub(super) fn stats(&self) -> PoolStats {
+        if self.arena.is_inherited() {
+            return PoolStats::default();
+        }
+        let state = self.state();
+        let cached = self.cached();
+        let extents: u32 = self.caches.iter().map(|cache| cache.peek().extents).sum();
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        PoolStats {
+            capacity: self.bytes(state.capacity.limit()),
+            in_use: self.bytes(state.used().saturating_sub(cached)),
+            reserved: self.bytes(state.capacity.reserved()),
+            warm: self.bytes(state.runs.resident_free() + cached),
+            resident: self.bytes(state.runs.resident()),
+            peak: self.bytes(state.peak),
+            peak_resident: self.bytes(state.peak_resident),
+            page_size: self.arena.page_size() as u64,
+            backing: self.arena.backing(),
+            commit: self.arena.way_to_commit(),
+            keeps_memory: self.arena.keeps_memory(),
+            reduced: self.reduced,
+            extents: state.extents + u64::from(extents),
+            waiting: state.capacity.waiting() as u64,
+            fallbacks: load(&self.counters.fallbacks),
+            bytes_copied: load(&self.counters.bytes_copied),
+            bytes_mapped: load(&self.counters.bytes_mapped),
+            maps: load(&self.counters.maps),
+        }
+    }
+
+    /// Allocates pages: `reserved` ones first, which it lowers. Returns them and how many, from the first on, are
+    /// resident.
+    #[inline(never)]
+    fn allocate(&self, shard: usize, want: Want, reserved: &mut u32) -> io::Result<(PageRun, u32)> {
+        self.check_process()?;
+        let mut state = self.state();
+        self.flush(&mut state, shard);
+        // A rope that is alone needs all pages from the first on to be contiguous.
+        if self.is_cached(state.runs.allocated()) {
+            self.flush_all(&mut state);
+        }
+        let run = state.allocate(want, *reserved).or_else(|| {
+            self.flush_all(&mut state);
+            state.allocate(want, *reserved)
+        });
+        let Some(run) = run else { return Err(self.at_capacity(&state, want)) };
+        state.extents += 1;
+        let resident = state.allocated(run, reserved);
+        Ok((run, resident))
+    }
+
+    /// Allocates up to `want` pages, or exactly so many, from page `at` on. Returns how many, and how many of them from
+    /// the first on are resident.
+    #[inline(never)]
+    fn grow(&self, shard: usize, at: u32, want: Want, reserved: &mut u32) -> (u32, u32) {
+        if self.arena.is_inherited() {
+            return (0, 0);
+        }
+        let mut state = self.state();
+        self.flush(&mut state, shard);
+        if state.runs.is_allocated(at) {
+            let holder = self.caches.iter().position(|cache| cache.peek().run.start == at);
+            holder.into_iter().for_each(|shard| self.flush(&mut state, shard));
+        }
+        let allowed = state.allowed(*reserved);
+        let grown = match want {
+            Want::UpTo(want, held) => state.runs.grow(at, want.min(allowed), held),
+            Want::Exactly(want) => {
+                if want <= allowed && state.runs.grow_exact(at, want) {
+                    want
+                } else {
+                    0
+                }
+            }
+            Want::Resident(_) => 0,
+        };
+        let run = PageRun::new(at, grown);
+        (grown, if grown > 0 { state.allocated(run, reserved) } else { 0 })
+    }
+
+    /// The cache of a shard, unless the pages have to come out of a reservation, or this is a child process.
+    #[inline]
+    fn cache(&self, shard: usize, reserved: u32) -> Option<&PageCache> {
+        (reserved == 0 && !self.arena.is_inherited()).then_some(&self.caches[shard])
+    }
+
+    /// Gives the pages of `run`, which is the caller's, memory.
+    fn commit(&self, run: PageRun) -> io::Result<()> {
+        self.check_process()?;
+        let resident = self.state().runs.resident_prefix(run);
+        if resident < run.len {
+            let rest = PageRun::new(run.start + resident, run.len - resident);
+            self.arena.commit(rest)?;
+            let mut state = self.state();
+            state.runs.set_resident(rest);
+            state.peak_resident = state.peak_resident.max(state.runs.resident());
+        }
+        Ok(())
+    }
+
+    /// Frees pages that have no owner; those of them that were reserved are reserved `again`.
+    #[inline]
+    fn free(self: &Arc<Self>, shard: usize, run: PageRun, resident: u32, again: u32) {
+        debug_assert!(run.len > 0);
+        if resident < run.len || again > 0 || self.wants_background() || !self.caches[shard].free(run) {
+            self.free_shared(shard, run, again);
+        }
+    }
+
+    #[inline(never)]
+    fn free_shared(self: &Arc<Self>, shard: usize, run: PageRun, again: u32) {
+        if self.arena.is_inherited() {
+            return;
+        }
+        if self.zero_on_release {
+            let resident = self.state().runs.resident_prefix(run);
+            self.arena.zero(PageRun::new(run.start, resident));
+        }
+        let (due, wakers) = {
+            let mut state = self.state();
+            self.flush(&mut state, shard);
+            self.tick(&mut state, memory::now_coarse());
+            state.runs.free(run);
+            state.capacity.reserve_again(again);
+            (self.due(&state), state.serve())
+        };
+        wakers.into_iter().for_each(Waker::wake);
+        // What the kernel does not take back stays resident and usable.
+        let _ = self.give_back_slice(due);
+        if self.wants_background() {
+            background::start(self);
+        }
+    }
+
+    /// Begins a new epoch if the last one has ended.
+    fn tick(&self, state: &mut State, now: u64) {
+        if state.decay.has_ended(now) {
+            self.flush_all(state);
+            state.decay.begin_epoch(now, state.runs.resident_free());
+        }
+    }
+
+    fn due(&self, state: &State) -> u32 {
+        if self.arena.keeps_memory() { 0 } else { state.decay.due(state.runs.resident_free()) }
+    }
+
+    /// Gives back a slice of the pages that were idle for too long; returns how many bytes.
+    pub(super) fn decay(&self) -> io::Result<u64> {
+        self.check_process()?;
+        let due = {
+            let mut state = self.state();
+            self.tick(&mut state, memory::now());
+            self.due(&state)
+        };
+        self.give_back_slice(due)
+    }
+
+    /// How long until [`decay`](Core::decay) should be called again; `None` while no page is idle.
+    pub(super) fn decay_timeout(&self) -> Option<Duration> {
+        if self.arena.is_inherited() || self.arena.keeps_memory() {
+            return None;
+        }
+        let (state, now) = (self.state(), memory::now());
+        let cached = self.cached();
+        if state.decay.has_ended(now) && cached > 0 {
+            return Some(Duration::ZERO);
+        }
+        state.decay.timeout(now, state.runs.resident_free() + cached)
+    }
+
+    /// Gives all idle pages back; returns how many bytes. Linear in the arena's pages and in the runs that go.
+    pub(super) fn trim(&self) -> io::Result<u64> {
+        self.check_process()?;
+        let mut left = {
+            let mut state = self.state();
+            self.flush_all(&mut state);
+            state.runs.resident_free()
+        };
+        let mut bytes = 0;
+        while left > 0 {
+            let Some(pages) = self.give_back_run(left)? else { break };
+            left -= pages;
+            bytes += self.bytes(pages);
+        }
+        Ok(bytes)
+    }
+
+    fn give_back_slice(&self, due: u32) -> io::Result<u64> {
+        let slice = due.min(pages_of(SLICE_BYTES as u64, self.arena.page_size() as u64));
+        let mut left = slice;
+        for _ in 0..SLICE_RUNS {
+            match self.give_back_run(left)? {
+                Some(pages) => left -= pages,
+                None => break,
+            }
+        }
+        Ok(self.bytes(slice - left))
+    }
+
+    /// Gives back the highest run of up to `max` idle pages; `None` if there is none.
+    fn give_back_run(&self, max: u32) -> io::Result<Option<u32>> {
+        let run = {
+            let mut state = self.state();
+            let Some(run) = state.runs.take_highest_resident(max) else { return Ok(None) };
+            // Allocated while the kernel works, so that nobody fills them; not counted as such.
+            state.decommitting += run.len;
+            run
+        };
+        let done = self.arena.decommit(run);
+        let wakers = {
+            let mut state = self.state();
+            state.decommitting -= run.len;
+            if done.is_ok() {
+                state.runs.clear_resident(run);
+                state.decay.given_back(run.len);
+            }
+            state.runs.free(run);
+            state.serve()
+        };
+        wakers.into_iter().for_each(Waker::wake);
+        done.map(|()| Some(run.len))
+    }
+
+    /// Pages for a reservation of so many bytes.
+    ///
+    /// # Errors
+    ///
+    /// When it is more than the capacity.
+    pub(super) fn pages_to_reserve(&self, bytes: u64) -> io::Result<u32> {
+        self.check_process()?;
+        let capacity = self.state().capacity.limit();
+        let pages = bytes.div_ceil(self.arena.page_size() as u64);
+        u32::try_from(pages).ok().filter(|&pages| pages <= capacity).ok_or_else(|| {
+            let (bytes, capacity) = (Size(bytes), Size(self.bytes(capacity)));
+            let message = format!(
+                "{bytes} requested of a pool with a capacity of {capacity}; ask for less or raise PoolOptions::capacity"
+            );
+            io::Error::new(io::ErrorKind::OutOfMemory, message)
+        })
+    }
+
+    /// Reserves pages if they are available.
+    pub(super) fn try_reserve(&self, pages: u32) -> io::Result<()> {
+        let mut state = self.state();
+        if state.capacity.available(state.used()) < pages {
+            self.flush_all(&mut state);
+        }
+        let used = state.used();
+        if state.capacity.try_reserve(pages, used) {
+            Ok(())
+        } else {
+            Err(self.at_capacity(&state, Want::UpTo(pages, 0)))
+        }
+    }
+
+    /// Reserves pages or queues the request; also returns whom to wake.
+    pub(super) fn request(&self, pages: u32, ticket: Option<u64>, waker: &mut Waker) -> (Request, Wakers) {
+        let mut state = self.state();
+        // While anybody waits, every free must be seen by the queue.
+        for shard in 0..SHARDS {
+            let cached = self.caches[shard].close();
+            state.uncache(cached);
+        }
+        let used = state.used();
+        let answer = state.capacity.request(pages, ticket, waker, used);
+        self.reopen(&state);
+        answer
+    }
+
+    /// Withdraws a queued request.
+    pub(super) fn cancel(&self, ticket: u64) {
+        self.with_capacity(|capacity, used| capacity.cancel(ticket, used));
+    }
+
+    /// Returns reserved pages that were not used.
+    pub(super) fn unreserve(&self, pages: u32) {
+        self.with_capacity(|capacity, used| {
+            capacity.unreserve(pages);
+            capacity.serve(used)
+        });
+    }
+
+    fn with_capacity(&self, change: impl FnOnce(&mut Capacity, u32) -> Wakers) {
+        if self.arena.is_inherited() {
+            return;
+        }
+        let wakers = {
+            let mut state = self.state();
+            let used = state.used();
+            let wakers = change(&mut state.capacity, used);
+            self.reopen(&state);
+            wakers
+        };
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    fn reopen(&self, state: &State) {
+        if state.capacity.waiting() == 0 {
+            self.caches.iter().for_each(PageCache::open);
+        }
+    }
+
+    /// Marks the pages in a cache as free.
+    fn flush(&self, state: &mut State, shard: usize) {
+        state.uncache(self.caches[shard].flush());
+    }
+
+    fn flush_all(&self, state: &mut State) {
+        (0..SHARDS).for_each(|shard| self.flush(state, shard));
+    }
+
+    /// Returns whether all `allocated` pages are in caches.
+    fn is_cached(&self, allocated: u32) -> bool {
+        let most = SHARDS as u32 * pages_of(CACHE_BYTES as u64, self.arena.page_size() as u64);
+        allocated > 0 && allocated <= most && allocated == self.cached()
+    }
+
+    fn at_capacity(&self, state: &State, want: Want) -> io::Error {
+        let available = state.capacity.available(state.used());
+        let adjacent = matches!(want, Want::Exactly(pages) if pages <= available);
+        let full = AtCapacity {
+            in_use: self.bytes(state.used() + state.capacity.reserved()),
+            capacity: self.bytes(state.capacity.limit()),
+            requested: self.bytes(want.pages()),
+            adjacent,
+        };
+        io::Error::new(io::ErrorKind::OutOfMemory, full)
+    }
+
+    /// Returns whether the thread that gives idle pages back was asked for and does not run.
+    #[inline]
+    fn wants_background(&self) -> bool {
+        self.background && !self.background_runs.load(Ordering::Relaxed)
+    }
+
+    /// Panics if the layers do not fit each other. Call while nobody else uses the pool.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn assert_invariants(&self) {
+        let state = self.state();
+        state.runs.assert_invariants();
+        state.capacity.assert_invariants(state.used());
+        assert_eq!(state.decommitting, 0);
+        for page in 0..state.runs.total() {
+            assert!(state.runs.is_allocated(page) || !self.refs.is_shared(page), "page {page}");
+        }
+        for page in self.caches.iter().flat_map(|cache| cache.peek().run.range()) {
+            assert!(state.runs.is_allocated(page) && !self.refs.is_shared(page), "page {page} is cached");
+        }
+    }
+
+    /// Pages in all caches.
+    pub(super) fn cached(&self) -> u32 {
+        self.caches.iter().map(|cache| cache.peek().run.len).sum()
+    }
+
+    /// Nothing panics while it holds this lock, so it cannot be poisoned.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Pages that count towards the capacity.
+    fn used(&self) -> u32 {
+        self.runs.allocated() - self.decommitting
+    }
+
+    /// Pages that a rope with so many reserved ones may allocate.
+    fn allowed(&self, reserved: u32) -> u32 {
+        self.capacity.available(self.used()) + reserved
+    }
+
+    fn allocate(&mut self, want: Want, reserved: u32) -> Option<PageRun> {
+        let allowed = self.allowed(reserved);
+        match want {
+            Want::UpTo(..) | Want::Resident(_) if allowed == 0 => None,
+            Want::UpTo(want, held) => self.runs.allocate(want.min(allowed), held),
+            Want::Exactly(want) if want > allowed => None,
+            Want::Exactly(want) => self.runs.allocate_exact(want),
+            Want::Resident(want) => self.runs.allocate_resident(want.min(allowed)),
+        }
+    }
+
+    /// Notes that pages were allocated, reserved ones first; returns how many, from the first on, are resident.
+    fn allocated(&mut self, run: PageRun, reserved: &mut u32) -> u32 {
+        let drawn = run.len.min(*reserved);
+        *reserved -= drawn;
+        self.capacity.unreserve(drawn);
+        self.decay.note(self.runs.resident_free());
+        self.peak = self.peak.max(self.used());
+        self.runs.resident_prefix(run)
+    }
+
+    fn uncache(&mut self, Cached { run, extents }: Cached) {
+        if run.len > 0 {
+            self.runs.free(run);
+        }
+        self.extents += u64::from(extents);
+    }
+
+    fn serve(&mut self) -> Wakers {
+        let used = self.used();
+        self.capacity.serve(used)
+    }
+}
+
+impl Shard {
+    pub(super) fn new(core: &Arc<Core>, index: usize) -> Arc<Shard> {
+        Arc::new(Shard { core: Arc::clone(core), index })
+    }
+}
+
+impl PageRef {
+    /// Allocates pages: `reserved` ones first, which it lowers.
+    ///
+    /// # Errors
+    ///
+    /// `OutOfMemory` when the pool is at capacity.
+    #[inline]
+    pub(super) fn allocate(shard: &Arc<Shard>, want: Want, reserved: &mut u32) -> io::Result<PageRef> {
+        let core = &shard.core;
+        let cached = core.cache(shard.index, *reserved).and_then(|cache| cache.allocate(want.pages()));
+        let (run, resident) = match cached {
+            Some(run) => (run, run.len),
+            None => core.allocate(shard.index, want, reserved)?,
+        };
+        Ok(PageRef { shard: Arc::clone(shard), run, resident })
+    }
+
+    /// Allocates pages that follow; returns how many.
+    pub(super) fn grow(&mut self, want: Want, reserved: &mut u32) -> u32 {
+        let (core, end) = (&self.shard.core, self.run.end());
+        let cached = core.cache(self.shard.index, *reserved).and_then(|cache| cache.grow(end, want.pages()));
+        let (grown, resident) = match cached {
+            Some(run) => (run.len, run.len),
+            None => core.grow(self.shard.index, end, want, reserved),
+        };
+        if self.resident == self.run.len {
+            self.resident += resident;
+        }
+        self.run.len += grown;
+        grown
+    }
+
+    /// Frees all but the first `len` pages, of which this must be the only reference; those that were reserved are
+    /// reserved `again`.
+    pub(crate) fn truncate(&mut self, len: u32, again: u32) {
+        let rest = self.part(len..self.run.len);
+        self.resident = self.resident.min(len);
+        self.run.len = len;
+        if rest.0.len > 0 {
+            self.shard.core.free(self.shard.index, rest.0, rest.1, again);
+        }
+    }
+
+    /// Cuts at `offset` bytes into the run: returns the pages before, keeps those behind. The page through which the
+    /// cut goes belongs to both.
+    pub(crate) fn split_to(&mut self, offset: usize) -> PageRef {
+        let page = self.page_size();
+        let (front_end, rest_start) = (to_page(offset.div_ceil(page)), to_page(offset / page));
+        if rest_start < front_end {
+            self.shard.core.refs.add(PageRun::new(self.run.start + rest_start, 1));
+        }
+        let (front, rest) = (self.part(0..front_end), self.part(rest_start..self.run.len));
+        (self.run, self.resident) = rest;
+        PageRef { shard: Arc::clone(&self.shard), run: front.0, resident: front.1 }
+    }
+
+    /// A further reference to the pages that hold these bytes of the run. O(pages).
+    pub(crate) fn share(&self, bytes: std::ops::Range<usize>) -> PageRef {
+        let page = self.page_size();
+        let (run, resident) = self.part(to_page(bytes.start / page)..to_page(bytes.end.div_ceil(page)));
+        self.shard.core.refs.add(run);
+        PageRef { shard: Arc::clone(&self.shard), run, resident }
+    }
+
+    /// Gives pages `first..end` of the run memory.
+    pub(crate) fn commit(&mut self, first: u32, end: u32) -> io::Result<()> {
+        let resident = self.resident.max(first);
+        if resident < end {
+            self.shard.core.commit(PageRun::new(self.run.start + resident, end - resident))?;
+            if self.resident >= first {
+                self.resident = end;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether these are pages of the shard's pool.
+    pub(super) fn is_of(&self, shard: &Shard) -> bool {
+        Arc::ptr_eq(&self.shard.core, &shard.core)
+    }
+
+    /// Returns whether a child of the process that made the pool runs: the pages are not mapped there.
+    #[inline]
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.shard.core.arena.is_inherited()
+    }
+
+    #[inline]
+    pub(crate) fn page_size(&self) -> usize {
+        self.shard.core.arena.page_size()
+    }
+
+    /// The address of the first byte, with provenance for the arena.
+    #[inline]
+    pub(crate) fn start(&self) -> std::ptr::NonNull<u8> {
+        self.shard.core.arena.page(self.run.start)
+    }
+
+    /// Pages.
+    #[inline]
+    pub(crate) fn len(&self) -> u32 {
+        self.run.len
+    }
+
+    /// Pages, from the first on, that are known to be resident.
+    #[inline]
+    pub(crate) fn resident(&self) -> u32 {
+        self.resident
+    }
+
+    fn part(&self, pages: std::ops::Range<u32>) -> (PageRun, u32) {
+        let run = PageRun::new(self.run.start + pages.start, pages.end - pages.start);
+        (run, self.resident.saturating_sub(pages.start).min(run.len))
+    }
+}
+
+impl Drop for PageRef {
+    #[inline]
+    fn drop(&mut self) {
+        let (core, first) = (&self.shard.core, self.run.start);
+        core.refs.release(self.run, |run| {
+            let resident = self.resident.saturating_sub(run.start - first).min(run.len);
+            core.free(self.shard.index, run, resident, 0);
+        });
+    }
+}
+
+impl fmt::Debug for PageRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PageRef").field("run", &self.run).finish_non_exhaustive()
+    }
+}
+
+/// Pages for so many bytes; as many as there can be for more.
+#[inline]
+fn pages_of(bytes: u64, page: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(page)).unwrap_or(u32::MAX)
+}
+
+fn to_page(page: usize) -> u32 {
+    u32::try_from(page).expect("an arena has less than 2^32 pages")
+}
+
+fn inherited() -> io::Error {
+    let message =
+        "this pool was made before fork(); the child cannot use it, make another one with Pool::new";
+    io::Error::new(io::ErrorKind::Unsupported, message)
+}
+
+/// The pool has no room for a request. Unlike a lack of memory this is over once ropes are dropped.
+#[derive(Debug)]
+struct AtCapacity {
+    in_use: u64,
+    capacity: u64,
+    requested: u64,
+    /// There is capacity for it, but no run of adjacent pages.
+    adjacent: bool,
+}
+
+impl fmt::Display for AtCapacity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (in_use, capacity) = (Size(self.in_use), Size(self.capacity));
+        let requested = Size(self.requested);
+        if self.adjacent {
+            return write!(
+                f,
+                "pool is fragmented: {in_use} of {capacity} in use, no {requested} of adjacent pages; receive without \
+                 reserving, or drop ropes"
+            );
+        }
+        write!(
+            f,
+            "pool is at capacity: {in_use} of {capacity} in use, {requested} requested; drop ropes or raise \
+             PoolOptions::capacity"
+        )
+    }
+}
+
+impl Error for AtCapacity {}
+
+/// Returns whether the pool was at capacity when this happened, so that waiting helps.
+pub(crate) fn is_at_capacity(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<AtCapacity>())
+}
+
+/// Bytes, for people.
+struct Size(u64);
+
+impl fmt::Display for Size {
+    #[allow(clippy::cast_precision_loss)] // one decimal is shown
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [(&str, u64); 4] =
+            [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+        match UNITS.iter().find(|(_, unit)| self.0 >= *unit) {
+            Some((name, unit)) => write!(f, "{:.1} {name}", self.0 as f64 / *unit as f64),
+            None => write!(f, "{} B", self.0),
+        }
+    }
+}
+
+/// This thread's shard.
+#[inline]
+pub(super) fn shard_of_thread() -> usize {
+    static THREADS: AtomicUsize = AtomicUsize::new(0);
+    // A constant without drop glue: read without a check whether it was initialised.
+    thread_local!(static SHARD: Cell<usize> = const { Cell::new(SHARDS) });
+    let shard = SHARD.get();
+    if shard < SHARDS {
+        return shard;
+    }
+    SHARD.set(THREADS.fetch_add(1, Ordering::Relaxed) % SHARDS);
+    SHARD.get()
+}

@@ -1,0 +1,228 @@
+//! Room in a pool that is reserved for one rope, and the future that waits for it.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use super::Pool;
+use super::capacity::Request;
+use super::core::{PageRef, Want};
+
+/// Room that a pool has reserved: capacity that only a rope [made with it](crate::Rope::in_room) can use.
+///
+/// The reservation is a number of pages, not a place: it may be filled in several runs, so fragmentation does not
+/// matter. Dropping it returns what is left.
+///
+/// # Examples
+///
+/// ```
+/// use ropewalk::{Pool, Rope};
+///
+/// let pool = Pool::options().capacity(1 << 20).create()?;
+/// let room = pool.try_room(1 << 20)?;
+/// assert!(Rope::in_pool(&pool).reserve(1).is_err()); // all of it is reserved
+/// let mut rope = Rope::in_room(room);
+/// rope.extend_from_slice(&[7; 1 << 20]);
+/// assert_eq!(pool.stats().fallbacks, 0);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[must_use = "dropping it returns the room"]
+pub struct Room {
+    pool: Pool,
+    /// Pages that are reserved and not allocated yet.
+    pages: u32,
+}
+
+impl Room {
+    pub(super) fn new(pool: Pool, pages: u32) -> Room {
+        Room { pool, pages }
+    }
+
+    /// A reference to the pool for a rope: nothing is reserved.
+    #[inline]
+    pub(crate) fn empty(pool: &Pool) -> Room {
+        Room { pool: pool.share(), pages: 0 }
+    }
+
+    /// Bytes that are reserved, in whole pages. O(1).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let room = ropewalk::Pool::new()?.try_room(1)?;
+    /// assert_eq!(room.len() % room.pool().stats().page_size, 0);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.pool.core().bytes(self.pages)
+    }
+
+    /// Returns `true` if no bytes are reserved.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pages == 0
+    }
+
+    /// Returns the pool that reserved it.
+    #[must_use]
+    #[inline]
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Takes the reservation of `other`, which is of the same pool.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn absorb(&mut self, mut other: Room) {
+        self.pages += std::mem::take(&mut other.pages);
+    }
+
+    /// Reserves pages again that were allocated from the reservation and freed unused.
+    pub(crate) fn reserved_again(&mut self, pages: u32) {
+        self.pages += pages;
+    }
+
+    /// Allocates up to `want` bytes for a rope that holds `held`, at least a page; also returns how many of the pages
+    /// were reserved.
+    ///
+    /// # Errors
+    ///
+    /// `OutOfMemory` when the pool is at capacity.
+    #[inline]
+    pub(crate) fn allocate(&mut self, want: usize, held: usize) -> io::Result<(PageRef, u32)> {
+        let core = self.pool.core();
+        self.allocate_pages(Want::UpTo(core.pages(want), core.pages(held)))
+    }
+
+    /// Allocates at least `want` bytes in one run; else as above.
+    pub(crate) fn allocate_exact(&mut self, want: usize) -> io::Result<(PageRef, u32)> {
+        self.allocate_pages(Want::Exactly(self.pool.core().pages(want)))
+    }
+
+    /// Allocates up to `want` bytes that are resident, for when memory is short; else as above.
+    pub(crate) fn allocate_resident(&mut self, want: usize) -> io::Result<(PageRef, u32)> {
+        self.allocate_pages(Want::Resident(self.pool.core().pages(want)))
+    }
+
+    #[inline]
+    fn allocate_pages(&mut self, want: Want) -> io::Result<(PageRef, u32)> {
+        let reserved = self.pages;
+        let pages = PageRef::allocate(self.pool.shard(), want, &mut self.pages)?;
+        Ok((pages, reserved - self.pages))
+    }
+
+    /// Allocates up to `more` bytes behind `pages`, or all of them; returns how many pages, and how many of these were
+    /// reserved.
+    pub(crate) fn grow(
+        &mut self,
+        pages: &mut PageRef,
+        more: usize,
+        held: usize,
+        exactly: bool,
+    ) -> (u32, u32) {
+        let (core, reserved) = (self.pool.core(), self.pages);
+        // A completion-based read may have brought pages of another pool.
+        if !pages.is_of(self.pool.shard()) {
+            return (0, 0);
+        }
+        let more = core.pages(more);
+        let want = if exactly { Want::Exactly(more) } else { Want::UpTo(more, core.pages(held)) };
+        let grown = pages.grow(want, &mut self.pages);
+        (grown, reserved - self.pages)
+    }
+
+    /// Returns what is reserved.
+    #[inline]
+    pub(crate) fn release(&mut self) {
+        if self.pages > 0 {
+            self.pool.core().unreserve(std::mem::take(&mut self.pages));
+        }
+    }
+}
+
+impl Drop for Room {
+    #[inline]
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+impl fmt::Debug for Room {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Room").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+/// Yields [`Room`] once the pool has reserved it; see [`Pool::wait_for_room`].
+///
+/// It takes its place among the waiters when it is first polled and leaves when it is dropped: O(log n) with n waiters.
+/// Room that it was granted but has not yielded yet is returned then.
+///
+/// # Examples
+///
+/// ```
+/// use ropewalk::Pool;
+/// use std::pin::pin;
+/// use std::task::{Context, Waker};
+///
+/// let pool = Pool::new()?;
+/// let room = pin!(pool.wait_for_room(1 << 20));
+/// // There is room, so it is ready at once.
+/// assert!(room.poll(&mut Context::from_waker(Waker::noop())).is_ready());
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[must_use = "futures do nothing unless polled"]
+pub struct RoomFuture {
+    pool: Pool,
+    bytes: u64,
+    ticket: Option<u64>,
+}
+
+impl RoomFuture {
+    pub(super) fn new(pool: Pool, bytes: u64) -> RoomFuture {
+        RoomFuture { pool, bytes, ticket: None }
+    }
+}
+
+impl Future for RoomFuture {
+    type Output = io::Result<Room>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<Room>> {
+        let this = self.get_mut();
+        let core = this.pool.core();
+        let pages = core.pages_to_reserve(this.bytes)?;
+        // Cloned and dropped outside the lock: wakers run foreign code.
+        let mut waker = context.waker().clone();
+        let (request, wakers) = core.request(pages, this.ticket, &mut waker);
+        wakers.into_iter().for_each(Waker::wake);
+        match request {
+            Request::Reserved => {
+                this.ticket = None;
+                Poll::Ready(Ok(Room::new(this.pool.clone(), pages)))
+            }
+            Request::Waiting(ticket) => {
+                this.ticket = Some(ticket);
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for RoomFuture {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.pool.core().cancel(ticket);
+        }
+    }
+}
+
+impl fmt::Debug for RoomFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RoomFuture")
+            .field("bytes", &self.bytes)
+            .field("waiting", &self.ticket.is_some())
+            .finish()
+    }
+}

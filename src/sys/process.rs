@@ -1,0 +1,68 @@
+//! Which process this is: whether a fork has happened since a value was made.
+#![allow(unsafe_code)] // a page that the kernel clears in a child
+
+use std::num::NonZeroUsize;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+
+/// The process in which a value was made.
+///
+/// ```text
+///   parent  word 1 ── fork ──► child  word 0 (MADV_WIPEONFORK), 2 once it makes a pool
+/// ```
+///
+/// Asking costs one load, and getpid(2) where the kernel does not clear pages in a child (before Linux 4.14).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Process {
+    generation: u64,
+    pid: u32,
+}
+
+/// The generation of this process, or 0 in a child that has not asked yet.
+static WORD: OnceLock<Option<&'static AtomicU64>> = OnceLock::new();
+
+/// The last generation given out, in this process or in one that it was forked from.
+static LAST: AtomicU64 = AtomicU64::new(0);
+
+impl Process {
+    /// Returns this process.
+    pub(crate) fn current() -> Process {
+        let generation = WORD.get_or_init(wiped_word).map_or(0, |word| {
+            if word.load(Ordering::Acquire) == 0 {
+                let next = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+                // Another thread may have been first.
+                let _ = word.compare_exchange(0, next, Ordering::AcqRel, Ordering::Acquire);
+            }
+            word.load(Ordering::Acquire)
+        });
+        Process { generation, pid: std::process::id() }
+    }
+
+    /// Returns whether this is still the process that runs, and no child of it.
+    #[inline]
+    pub(crate) fn is_current(self) -> bool {
+        match WORD.get() {
+            Some(Some(word)) => word.load(Ordering::Relaxed) == self.generation,
+            _ => std::process::id() == self.pid,
+        }
+    }
+}
+
+/// mmap(2) and madvise(2) with `MADV_WIPEONFORK`: a word that is 0 in every child. Never unmapped.
+fn wiped_word() -> Option<&'static AtomicU64> {
+    let len = NonZeroUsize::new(super::memory::page_size())?;
+    let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: a new mapping, which replaces nothing.
+    let page = unsafe { mmap_anonymous(None, len, prot, MapFlags::MAP_PRIVATE) }.ok()?;
+    // SAFETY: the advice only changes what a child finds in this page.
+    let advised = unsafe { madvise(page, len.get(), MmapAdvise::MADV_WIPEONFORK) };
+    if advised.is_err() {
+        // SAFETY: mapped above; nothing refers to it.
+        let _ = unsafe { munmap(page, len.get()) };
+        return None;
+    }
+    // SAFETY: a page of zeros, aligned, mapped for as long as the process lives.
+    Some(unsafe { page.cast::<AtomicU64>().as_ref() })
+}
