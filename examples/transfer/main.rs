@@ -1,5 +1,25 @@
 //! Moves a payload of any size over TCP through ropes, and shows what that costs beside the usual ways.
 //!
+//! # Wire format of `send` and `recv`
+//!
+//! The length need not be known in advance, and a stream that is cut anywhere is detected: only the end
+//! marker completes a payload. Integers are big-endian.
+//!
+//! ```text
+//!  sender ─► ┌──────────┬─────────────┬────────────┬─── ··· ───┬─────────┐
+//!            │ ropewalk │ length: u32 │ that many  │ more of   │ 0: u32  │
+//!            │ 8 bytes  │ at least 1  │ bytes      │ these     │ the end │
+//!            └──────────┴─────────────┴────────────┴───────────┴─────────┘
+//!                                    ┌────────────────────────────┐
+//!                                    │ bytes of the payload: u64  │ ◄─ receiver
+//!                                    └────────────────────────────┘
+//! ```
+//!
+//! The receiver answers once the payload is stored, and both close. It resets the connection instead
+//! if anything fails. A sender without that answer has failed, whatever it has sent. An empty payload is
+//! the magic and the end marker. Bytes after the end marker are an error. With `--raw`, for peers such as
+//! `nc`, the stream is the payload alone: no magic, no lengths, no answer.
+//!
 //! ```text
 //! main.rs      the command line
 //! compare.rs   no command: sends one payload to every variant, round by round
