@@ -23,7 +23,6 @@ const LOAD: Duration = Duration::from_secs(3);
 
 #[tokio::main]
 async fn main() -> io::Result<()> {
-    #[cfg(feature = "tracing")]
     tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).init();
 
     let pool = Pool::options().capacity(CAPACITY).decay(Duration::from_millis(500)).create()?;

@@ -1,8 +1,7 @@
 //! The example's server, as `curl` and many clients at a time meet it.
-#![cfg(all(feature = "http-body", feature = "tokio"))]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)] // a test fails by panicking
 
-#[path = "../examples/http_upload.rs"]
+#[path = "../main.rs"]
 #[allow(dead_code, unreachable_pub)] // it is a program of its own
 mod http_upload;
 
