@@ -90,8 +90,9 @@ impl Metrics {
 
     fn text(&self) -> Result<String, std::fmt::Error> {
         let stats = self.pool.stats();
-        self.in_use.set(stats.in_use.cast_signed());
-        self.capacity.set(stats.capacity.cast_signed());
+        let gauge = |value| i64::try_from(value).unwrap_or(i64::MAX);
+        self.in_use.set(gauge(stats.in_use));
+        self.capacity.set(gauge(stats.capacity));
         self.waiting.set(i64::try_from(stats.waiting).unwrap_or(i64::MAX));
         let mut text = String::new();
         encode(&mut text, &self.registry)?;

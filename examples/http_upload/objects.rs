@@ -3,12 +3,13 @@
 use std::fmt::Write;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
@@ -24,7 +25,7 @@ use crate::content::{Content, content_range, multipart, slice};
 use crate::metrics::Metrics;
 use crate::ranges::{Wanted, wanted};
 use crate::store::{Object, Store};
-use crate::upload::Upload;
+use crate::upload::{Upload, linger};
 use crate::{Limits, activity, metrics};
 
 /// What the client says of a content, and what is said again when it is sent.
@@ -67,30 +68,33 @@ impl Objects {
 type Answer = Result<Response, Refusal>;
 
 async fn put(State(objects): State<Arc<Objects>>, request: Request) -> Answer {
-    let (head, body) = request.into_parts();
-    let (name, headers) = (head.uri.path(), &head.headers);
-    check_put(headers)?;
-    let check = |current: Option<&Object>| precondition(evaluate(&Method::PUT, headers, current));
-    check(objects.store.get(name).as_deref())?;
-    let upload =
-        Upload::begin(&objects.pool, objects.most, &objects.limits, body.size_hint().exact()).await?;
-    let (content, trailers) = upload.receive(body).await?;
-    objects.metrics.received_bytes.inc_by(content.len() as u64);
-    let copy = content.clone(); // shares the memory
-    let hash = tokio::task::spawn_blocking(|| hash(copy)).await.map_err(io::Error::from)??;
-    let etag: ETag = format!("\"{hash}\"").parse().expect("hexadecimal digits are an entity tag");
-    let object = Object {
-        content,
-        etag: etag.clone(),
-        modified: SystemTime::UNIX_EPOCH, // set when it is stored
-        alone_in_its_second: false,
-        metadata: metadata(headers),
-        trailers,
-    };
-    let replaced = objects.store.put(name, object, check)?;
-    let mut response = text(if replaced { StatusCode::OK } else { StatusCode::CREATED }, hash);
-    response.headers_mut().typed_insert(etag);
-    Ok(response)
+    let (head, mut body) = request.into_parts();
+    let answer = objects.receive(&head, &mut body).await;
+    if answer.is_err() && head.version == Version::HTTP_2 {
+        linger(body);
+    }
+    answer
+}
+
+impl Objects {
+    async fn receive(&self, head: &Parts, body: &mut Body) -> Answer {
+        let (name, headers) = (head.uri.path(), &head.headers);
+        check_put(headers)?;
+        let check = |current: Option<&Object>| precondition(evaluate(&Method::PUT, headers, current));
+        check(self.store.get(name).as_deref())?;
+        let announced = body.size_hint().exact();
+        let upload = Upload::begin(&self.pool, self.most, &self.limits, announced).await?;
+        let (content, trailers) = upload.receive(body).await?;
+        self.metrics.received_bytes.inc_by(content.len() as u64);
+        let copy = content.clone(); // shares the memory
+        let hash = tokio::task::spawn_blocking(|| hash(copy)).await.map_err(io::Error::from)??;
+        let etag: ETag = format!("\"{hash}\"").parse().expect("hexadecimal digits are an entity tag");
+        let object = Object::new(content, etag.clone(), metadata(headers), trailers);
+        let replaced = self.store.put(name, object, check)?;
+        let mut response = text(if replaced { StatusCode::OK } else { StatusCode::CREATED }, hash);
+        response.headers_mut().typed_insert(etag);
+        Ok(response)
+    }
 }
 
 /// Section 14.5: a part must not be taken for the whole. Section 10.1.1: no other expectation is known.

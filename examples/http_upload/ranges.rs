@@ -88,6 +88,7 @@ fn number(digits: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)] // a list of ranges is meant
 mod tests {
     use super::*;
 

@@ -26,6 +26,13 @@ pub(crate) struct Object {
     pub(crate) trailers: Option<HeaderMap>,
 }
 
+impl Object {
+    /// One that gets its date when it is stored.
+    pub(crate) fn new(content: Rope, etag: ETag, metadata: HeaderMap, trailers: Option<HeaderMap>) -> Object {
+        Object { content, etag, modified: UNIX_EPOCH, alone_in_its_second: false, metadata, trailers }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Store {
     inner: Mutex<Inner>,

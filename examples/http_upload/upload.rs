@@ -16,6 +16,9 @@ use crate::objects::Refusal;
 /// Bytes of a body that must arrive in each period.
 const PROGRESS: usize = 64 << 10;
 
+/// Longest time for which the rest of a refused body is discarded.
+const LINGER: Duration = Duration::from_secs(2);
+
 /// An upload in progress. It holds the memory of what has arrived, whatever the peer has announced.
 pub(crate) struct Upload<'a> {
     rope: Rope,
@@ -46,9 +49,9 @@ impl<'a> Upload<'a> {
     }
 
     /// Receives the body; returns it and its trailers.
-    pub(crate) async fn receive(mut self, mut body: Body) -> Result<(Rope, Option<HeaderMap>), Refusal> {
+    pub(crate) async fn receive(mut self, body: &mut Body) -> Result<(Rope, Option<HeaderMap>), Refusal> {
         let mut trailers = None;
-        while let Some(frame) = self.next(&mut body).await? {
+        while let Some(frame) = self.next(body).await? {
             match frame.into_data() {
                 Ok(data) => self.take(data).await?,
                 Err(frame) => trailers = frame.into_trailers().ok(),
@@ -103,6 +106,14 @@ impl<'a> Upload<'a> {
             _ => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         }
     }
+}
+
+/// Discards what still comes of a body that was refused, for a while: over HTTP/2, dropping it resets the
+/// stream, and some clients then miss the response.
+pub(crate) fn linger(mut body: Body) {
+    tokio::spawn(timeout_at(Instant::now() + LINGER, async move {
+        while let Some(Ok(_discarded)) = body.frame().await {}
+    }));
 }
 
 fn too_large(most: usize) -> Refusal {

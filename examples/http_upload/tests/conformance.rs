@@ -385,7 +385,7 @@ fn metrics_count_what_was_served() {
     assert_eq!(server.figure("requests_total{method=\"GET\",status=\"404\"}"), 1);
     assert_eq!(server.figure("requests_total{method=\"PUT\",status=\"201\"}"), 1);
     assert!(server.figure("pool_in_use_bytes") >= 100_000);
-    assert_eq!(server.figure("connections"), 1, "the one that asks");
+    server.wait_until(|server| server.figure("connections") == 1); // the one that asks
     let reply = server.get("metrics", "");
     assert!(
         reply.text().ends_with("# EOF\n") && reply.field("content-type").unwrap().contains("openmetrics")
