@@ -552,3 +552,24 @@ fn halves_of_messages_cannot_hold_all_memory_for_ever() {
     assert_eq!(server.count("refused 127"), stalled.len());
     server.wait_until_idle();
 }
+
+#[test]
+fn the_command_line() {
+    let run = |args: &[&str]| Command::new(env!("CARGO_BIN_EXE_event_loop")).args(args).output().unwrap();
+    assert!(run(&["--help"]).status.success() && run(&["serve", "--help"]).status.success());
+    let server = Server::start("");
+    let taken = server.address.to_string();
+    for (args, why) in [
+        (&["serve", "--listen", &taken][..], "in use"),
+        (&["serve", "--capacity", "0B"], "less than three messages"),
+        (&["serve", "--capacity", "0B", "--max-message", "0B"], "cannot serve"),
+    ] {
+        let refused = run(args);
+        let message = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!((refused.status.code(), message.lines().count()), (Some(1), 1), "{args:?} {message}");
+        assert!(
+            message.starts_with("event_loop: cannot serve on 127.0.0.1:") && message.contains(why),
+            "{message}"
+        );
+    }
+}
