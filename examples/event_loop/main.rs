@@ -1,8 +1,8 @@
 //! An echo server: one thread, thousands of connections, messages of 0 bytes to hundreds of megabytes.
 //!
 //! ```text
-//! cargo run --release --example event_loop                     # shows itself: server, load, hostile peers
-//! cargo run --release --example event_loop serve --listen 127.0.0.1:7000 --stats 1
+//! cargo run --release -p event_loop                     # shows itself: server, load, hostile peers
+//! cargo run --release -p event_loop -- serve --listen 127.0.0.1:7000 --stats 1
 //! ```
 //!
 //! A message is its length, 8 bytes big-endian, and that many bytes; it comes back as it is. The state of
@@ -27,14 +27,17 @@ mod watch;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use server::{Limits, Server};
 
 /// An echo server for messages of any size on one thread. Without a command it shows itself.
 #[derive(Parser)]
+#[command(name = "event_loop")]
 struct Options {
     #[command(subcommand)]
     command: Option<Command>,
@@ -53,20 +56,29 @@ enum Command {
     },
 }
 
-fn main() -> anyhow::Result<()> {
-    let options = Options::parse();
-    let files = allow_many_files()?;
-    match options.command {
-        Some(Command::Serve { listen, limits }) => serve(listen, limits)?,
-        None => demo::run(files)?,
+fn main() -> ExitCode {
+    match run(Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("event_loop: {error:#}");
+            ExitCode::FAILURE
+        }
     }
-    Ok(())
 }
 
-fn serve(listen: SocketAddr, limits: Limits) -> io::Result<()> {
-    let mut server = Server::bind(listen, limits)?;
+fn run(options: Options) -> anyhow::Result<()> {
+    let files = allow_many_files().context("cannot raise the limit of open files")?;
+    match options.command {
+        Some(Command::Serve { listen, limits }) => serve(listen, limits),
+        None => demo::run(files),
+    }
+}
+
+fn serve(listen: SocketAddr, limits: Limits) -> anyhow::Result<()> {
+    let mut server = Server::bind(listen, limits)
+        .with_context(|| format!("cannot serve on {listen}; choose a free port, or other limits"))?;
     writeln!(io::stdout(), "listening on {}", server.address()?)?;
-    server.run(&AtomicBool::new(false))
+    Ok(server.run(&AtomicBool::new(false))?)
 }
 
 /// Raises the limit of open files as far as it may be; returns it.

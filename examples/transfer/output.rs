@@ -1,14 +1,20 @@
-//! Where `transfer recv` puts a payload: a file, written whole or not at all, or a device.
+//! Where `transfer recv` puts a payload: a file, written whole or not at all, a device, or standard output.
 
 use std::fs::{self, File, Permissions};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{self, Path, PathBuf};
 
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use ropewalk::Rope;
 use tempfile::{Builder, NamedTempFile};
 
 use crate::advise;
+
+/// Bytes written to a file between two looks at the signals.
+const PIECE: usize = 8 << 20;
 
 pub(crate) struct Output {
     path: PathBuf,
@@ -25,6 +31,10 @@ impl Output {
     }
 
     fn open(path: &Path) -> io::Result<Output> {
+        if path == Path::new("-") {
+            let device = Some(File::from(io::stdout().as_fd().try_clone_to_owned()?));
+            return Ok(Output { path: "standard output".into(), device });
+        }
         let path = fs::canonicalize(path).or_else(|_absent| path::absolute(path))?;
         let is_file = fs::metadata(&path).map_or(true, |there| there.is_file());
         if is_file {
@@ -36,23 +46,45 @@ impl Output {
 
     pub(crate) fn write(&self, payload: Rope) -> anyhow::Result<()> {
         let len = payload.len();
-        self.put(payload).map_err(|error| {
+        let put = match &self.device {
+            Some(device) => write_all(payload, device),
+            None => replace(&self.path, payload),
+        };
+        put.map_err(|error| {
             let what = format!("cannot write {len} bytes to {}", self.path.display());
             advise(what, error, "make room there or choose another --output")
         })
     }
+}
 
-    fn put(&self, mut payload: Rope) -> io::Result<()> {
-        match &self.device {
-            Some(device) => payload.write_all_to(device),
-            None => {
-                let file = beside(&self.path)?;
-                payload.write_all_to(&file)?;
-                file.persist(&self.path)?;
-                Ok(())
+/// A pipe from elsewhere may be non-blocking.
+fn write_all(mut payload: Rope, device: &File) -> io::Result<()> {
+    loop {
+        match payload.write_all_to(device) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                crate::socket::wait(&mut [nix::poll::PollFd::new(
+                    device.as_fd(),
+                    nix::poll::PollFlags::POLLOUT,
+                )])?
             }
+            done => return done,
         }
     }
+}
+
+/// Writes a file beside the one at `path` and renames it. A signal that would end this process meanwhile
+/// is an error, so that the new file does not stay under its temporary name.
+fn replace(path: &Path, mut payload: Rope) -> io::Result<()> {
+    let signals = Signals::hold()?;
+    let file = beside(path)?;
+    while !payload.is_empty() {
+        signals.check()?;
+        payload.split_to(payload.len().min(PIECE)).write_all_to(&file)?;
+    }
+    file.as_file().sync_all()?;
+    signals.check()?;
+    file.persist(path)?;
+    Ok(())
 }
 
 /// A file that is to replace the one at `path`, and is gone if it does not.
@@ -64,4 +96,33 @@ fn beside(path: &Path) -> io::Result<NamedTempFile> {
 
 fn directory(path: &Path) -> &Path {
     path.parent().unwrap_or(path)
+}
+
+/// The signals that end this process, held back until this is dropped. The process has one thread.
+struct Signals {
+    before: SigSet,
+    pending: SignalFd,
+}
+
+impl Signals {
+    fn hold() -> io::Result<Signals> {
+        let held = SigSet::from_iter([Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM]);
+        let pending = SignalFd::with_flags(&held, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let before = held.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+        Ok(Signals { before, pending })
+    }
+
+    /// Fails if one of them has arrived.
+    fn check(&self) -> io::Result<()> {
+        let Some(signal) = self.pending.read_signal()? else { return Ok(()) };
+        let signal = i32::try_from(signal.ssi_signo).ok().and_then(|signal| Signal::try_from(signal).ok());
+        Err(io::Error::other(format!("interrupted by {}", signal.map_or("a signal", Signal::as_str))))
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        // One that has arrived since the last check ends the process here.
+        let _ = self.before.thread_set_mask();
+    }
 }

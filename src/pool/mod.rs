@@ -267,6 +267,10 @@ impl Pool {
         Pool { shard: Arc::clone(shard), shards: None }
     }
 
+    fn is_same(&self, other: &Pool) -> bool {
+        Arc::ptr_eq(&self.shard.core, &other.shard.core)
+    }
+
     pub(crate) fn limits(&self) -> &'static Limits {
         self.core().limits()
     }

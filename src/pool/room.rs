@@ -73,10 +73,13 @@ impl Room {
         &self.pool
     }
 
-    /// Takes the reservation of `other`, which is of the same pool.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn absorb(&mut self, mut other: Room) {
+    /// Takes the reservation of `other`, unless it is of another pool.
+    pub(crate) fn absorb(&mut self, mut other: Room) -> Result<(), Room> {
+        if !self.pool.is_same(&other.pool) {
+            return Err(other);
+        }
         self.pages += std::mem::take(&mut other.pages);
+        Ok(())
     }
 
     /// Reserves pages again that were allocated from the reservation and freed unused.

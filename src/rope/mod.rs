@@ -142,6 +142,30 @@ impl Rope {
         Rope::empty(Memory::Pool(room))
     }
 
+    /// Adds reserved room to the rope, as for [`in_room`](Rope::in_room). O(1).
+    ///
+    /// # Errors
+    ///
+    /// Gives the room back if it is not of this rope's [pool](Rope::pool).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Pool, Rope};
+    ///
+    /// let pool = Pool::new()?;
+    /// let mut rope = Rope::in_pool(&pool);
+    /// rope.add_room(pool.try_room(64 << 10)?).expect("it is of the same pool");
+    /// assert!(Rope::new().add_room(pool.try_room(1)?).is_err());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn add_room(&mut self, room: Room) -> Result<(), Room> {
+        match &mut self.memory {
+            Memory::Pool(held) => held.absorb(room),
+            Memory::Heap(_) => Err(room),
+        }
+    }
+
     /// Returns an empty rope on the heap that uses small sizes, so that a test meets every seam within a few bytes.
     #[cfg(any(test, fuzzing))]
     #[must_use]

@@ -287,8 +287,7 @@ impl Rope {
         let page = held.pool().page_size();
         let eighth = usize::try_from(held.pool().stats().capacity / 8).unwrap_or(usize::MAX);
         let room = held.pool().wait_for_room(want.min(eighth).max(page)).await?;
-        held.absorb(room);
-        Ok(())
+        held.absorb(room).map_err(|_| no_room())
     }
 
     /// Returns reserved room that was not used.

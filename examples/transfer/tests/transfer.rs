@@ -1,17 +1,20 @@
 //! The example `transfer` as its users run it: against itself, against other tools, and against peers
 //! that misbehave. Each process ends by itself, or after a minute by timeout(1).
 
-#[path = "support/process.rs"]
+#[path = "../../../tests/support/process.rs"]
 mod process;
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use socket2::SockRef;
 use tempfile::TempDir;
@@ -82,7 +85,8 @@ fn netcat_and_socat_send() {
             continue;
         }
         let files = Files::new(3 * MIB + 1);
-        let receiver = Receiver::start(&["--output", &files.output()]);
+        let expect = (3 * MIB + 1).to_string();
+        let receiver = Receiver::start(&["--raw", "--expect", &expect, "--output", &files.output()]);
         let (host, port) = receiver.address.split_once(':').unwrap();
         let arguments = arguments.replace("HOST", host).replace("PORT", port).replace("FILE", &files.input());
         let status = bounded("sh").args(["-c", &format!("{tool} {arguments}")]).status().unwrap();
@@ -108,7 +112,7 @@ fn socat_receives() {
     let mut lines = log.lines().map(Result::unwrap);
     let line = lines.find(|line| line.contains("listening on")).unwrap();
     let address = line.rsplit(' ').next().unwrap();
-    let sent = transfer(&["send", &files.input(), "--to", address]).finish();
+    let sent = transfer(&["send", "--raw", &files.input(), "--to", address]).finish();
     assert_eq!(sent.code, 0, "{}", sent.stderr);
     lines.for_each(drop);
     assert!(socat.wait().unwrap().success());
@@ -124,7 +128,7 @@ fn python_sends_single_bytes() {
     let script = "
 for byte in open(sys.argv[2], 'rb').read():
     peer.send(bytes([byte]))";
-    let receiver = Receiver::start(&["--output", &files.output()]);
+    let receiver = Receiver::start(&["--raw", "--expect", "20000", "--output", &files.output()]);
     python(&receiver.address, script, &files.input());
     assert_eq!(receiver.finish().code, 0);
     files.assert_same();
@@ -137,7 +141,7 @@ fn python_sends_300_megabytes() {
     }
     let files = Files::new(1000);
     let script = "peer.sendall(open(sys.argv[2], 'rb').read() * 300_000)";
-    let receiver = Receiver::start(&["--expect", "300000000", "--output", &files.output()]);
+    let receiver = Receiver::start(&["--raw", "--expect", "300000000", "--output", &files.output()]);
     python(&receiver.address, script, &files.input());
     let received = receiver.finish();
     assert_eq!(received.code, 0, "{}", received.stderr);
@@ -167,7 +171,7 @@ fn a_sender_resets_the_connection() {
     let files = Files::new(0);
     let receiver = Receiver::start(&["--output", &files.output()]);
     let mut peer = TcpStream::connect(&receiver.address).unwrap();
-    peer.write_all(&[1; 1000]).unwrap();
+    peer.write_all(&piece(&[1; 1000])).unwrap();
     reset(peer);
     receiver.finish().assert_failed("reset the connection");
     files.assert_no_output();
@@ -189,7 +193,7 @@ fn a_receiver_resets_the_connection() {
 fn fewer_bytes_than_expected() {
     let files = Files::new(0);
     fs::write(files.output(), "kept").unwrap();
-    let receiver = Receiver::start(&["--output", &files.output(), "--expect", "1001"]);
+    let receiver = Receiver::start(&["--output", &files.output(), "--expect", "1001", "--raw"]);
     TcpStream::connect(&receiver.address).unwrap().write_all(&[1; 1000]).unwrap();
     receiver.finish().assert_failed("only 1000 of 1001 bytes");
     assert_eq!(fs::read(files.output()).unwrap(), b"kept", "the file that was there");
@@ -201,7 +205,7 @@ fn more_bytes_than_expected_or_allowed() {
         let files = Files::new(0);
         let receiver = Receiver::start(&["--output", &files.output(), option, "999"]);
         let peer = TcpStream::connect(&receiver.address).unwrap();
-        (&peer).write_all(&[1; 1000]).unwrap();
+        (&peer).write_all(&piece(&[1; 1000])).unwrap();
         receiver.finish().assert_failed(message);
         files.assert_no_output();
     }
@@ -210,7 +214,9 @@ fn more_bytes_than_expected_or_allowed() {
 #[test]
 fn as_many_bytes_as_expected_and_allowed() {
     let receiver = Receiver::start(&["--expect", "1000", "--limit", "1000"]);
-    TcpStream::connect(&receiver.address).unwrap().write_all(&[1; 1000]).unwrap();
+    let mut peer = connect(&receiver);
+    peer.write_all(&whole(&[1; 1000])).unwrap();
+    assert_eq!(answer(&mut peer), 1000);
     let received = receiver.finish();
     assert_eq!(received.code, 0, "{}", received.stderr);
     assert!(received.stdout.starts_with("1000 bytes from 127.0.0.1:"), "{}", received.stdout);
@@ -219,7 +225,7 @@ fn as_many_bytes_as_expected_and_allowed() {
 #[test]
 fn a_full_disk() {
     let receiver = Receiver::start(&["--output", "/dev/full"]);
-    TcpStream::connect(&receiver.address).unwrap().write_all(&[1; 1000]).unwrap();
+    TcpStream::connect(&receiver.address).unwrap().write_all(&whole(&[1; 1000])).unwrap();
     receiver.finish().assert_failed("No space left on device");
 }
 
@@ -234,38 +240,182 @@ fn a_sender_learns_of_a_full_disk() {
 
 #[test]
 fn a_refused_sender_sees_a_reset() {
-    for option in ["--expect", "--limit"] {
-        let receiver = Receiver::start(&[option, "999"]);
+    for options in [["--expect", "999"], ["--limit", "999"], ["--expect", "1001"]] {
+        let receiver = Receiver::start(&options);
         let mut peer = connect(&receiver);
-        peer.write_all(&[1; 1000]).unwrap();
+        peer.write_all(&whole(&[1; 1000])).unwrap();
         assert_eq!(peer.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
         assert_eq!(receiver.finish().code, 1);
     }
-    let receiver = Receiver::start(&["--expect", "1001"]);
-    let mut peer = connect(&receiver);
-    peer.write_all(&[1; 1000]).unwrap();
-    peer.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(peer.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
-    assert_eq!(receiver.finish().code, 1);
 }
 
 #[test]
-fn the_connection_is_closed_when_the_file_is_there() {
+fn the_answer_comes_when_the_file_is_there() {
+    for payload in [&[][..], &[1; 100_000]] {
+        let files = Files::new(0);
+        let receiver = Receiver::start(&["--output", &files.output()]);
+        let mut peer = connect(&receiver);
+        peer.write_all(&whole(payload)).unwrap();
+        assert_eq!(answer(&mut peer), payload.len() as u64);
+        assert!(fs::read(files.output()).unwrap() == payload);
+        assert_eq!(receiver.finish().code, 0);
+    }
+}
+
+#[test]
+fn a_stream_that_is_cut_anywhere_replaces_no_file() {
     let files = Files::new(0);
+    fs::write(files.output(), "kept").unwrap();
+    let stream = [&piece(b"one")[..], &piece(b"two")[MAGIC.len()..], &END].concat();
+    for len in 0..stream.len() {
+        let receiver = Receiver::start(&["--output", &files.output()]);
+        let mut peer = connect(&receiver);
+        peer.write_all(&stream[..len]).unwrap();
+        peer.shutdown(Shutdown::Write).unwrap();
+        receiver.finish().assert_failed("without an end marker");
+        assert_eq!(fs::read(files.output()).unwrap(), b"kept", "after {len} bytes");
+    }
+    files.assert_names(&["input", "output"]);
+}
+
+#[test]
+fn a_sender_that_is_killed_replaces_no_file() {
+    for sent in [0, 1, 5 * MIB] {
+        let files = Files::new(0);
+        fs::write(files.output(), "kept").unwrap();
+        let receiver = Receiver::start(&["--output", &files.output()]);
+        let mut sender = transfer_with(&["send", "-", "--to", &receiver.address], Stdio::piped());
+        // Its input does not end, so that it is killed before the end of the payload.
+        let mut input = sender.0.stdin.take().unwrap();
+        input.write_all(&vec![1; sent]).unwrap();
+        wait_for(|| receiver.has_peer() && (sent == 0 || receiver.received() >= sent as u64));
+        signal(sender.id(), Signal::SIGKILL);
+        drop(sender.0.wait());
+        let received = receiver.finish();
+        assert_eq!((received.code, received.stdout.as_str()), (1, ""), "{}", received.stderr);
+        assert_eq!(fs::read(files.output()).unwrap(), b"kept", "after {sent} bytes");
+        files.assert_names(&["input", "output"]);
+    }
+}
+
+#[test]
+fn a_directory_is_no_payload() {
+    let files = Files::new(0);
+    fs::write(files.output(), "kept").unwrap();
     let receiver = Receiver::start(&["--output", &files.output()]);
-    let mut peer = connect(&receiver);
-    peer.write_all(&[1; 100_000]).unwrap();
-    peer.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(peer.read(&mut [0]).unwrap(), 0);
-    assert!(fs::read(files.output()).unwrap() == [1; 100_000]);
-    assert_eq!(receiver.finish().code, 0);
+    transfer(&["send", "/proc", "--to", &receiver.address]).finish().assert_failed("Is a directory");
+    let received = receiver.finish();
+    assert_eq!((received.code, received.stdout.as_str()), (1, ""), "{}", received.stderr);
+    assert_eq!(fs::read(files.output()).unwrap(), b"kept");
+}
+
+#[test]
+fn a_receiver_that_is_interrupted_leaves_nothing_behind() {
+    for (kind, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143), (Signal::SIGHUP, 129)] {
+        let files = Files::new(0);
+        fs::write(files.output(), "kept").unwrap();
+        let receiver = Receiver::start(&["--output", &files.output()]);
+        let mut peer = connect(&receiver);
+        peer.write_all(&piece(&[1; 1000])).unwrap();
+        wait_for(|| receiver.has_read_from(&peer));
+        signal(receiver.id(), kind);
+        let received = receiver.finish();
+        assert_eq!((received.code, received.stdout.as_str()), (code, ""), "{}", received.stderr);
+        assert_eq!(fs::read(files.output()).unwrap(), b"kept");
+        files.assert_names(&["input", "output"]);
+    }
+}
+
+#[test]
+fn a_receiver_that_is_interrupted_while_it_writes_leaves_nothing_behind() {
+    let payload = vec![1; 64 * MIB];
+    for kind in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let files = Files::new(0);
+        fs::write(files.output(), "kept").unwrap();
+        let receiver = Receiver::start(&["--output", &files.output()]);
+        let mut peer = connect(&receiver);
+        peer.write_all(&whole(&payload)).unwrap();
+        wait_for(|| files.names().len() > 2 || fs::metadata(files.output()).unwrap().len() > 4);
+        signal(receiver.id(), kind);
+        receiver.finish();
+        // Where it was too late, the file is whole.
+        let left = fs::read(files.output()).unwrap();
+        assert!(left == b"kept" || left == payload, "{} bytes", left.len());
+        files.assert_names(&["input", "output"]);
+    }
+}
+
+#[test]
+fn standard_input_and_output() {
+    let receiver = Receiver::start(&["--output", "-"]);
+    let mut sender = transfer_with(&["send", "-", "--to", &receiver.address], Stdio::piped());
+    let mut input = sender.0.stdin.take().unwrap();
+    input.write_all(b"from a pipe").unwrap();
+    thread::sleep(Duration::from_millis(50));
+    input.write_all(b" in two pieces").unwrap();
+    drop(input);
+    let (sent, received) = (sender.finish(), receiver.finish());
+    assert_eq!((sent.code, received.code), (0, 0), "{} {}", sent.stderr, received.stderr);
+    assert_eq!(received.stdout, "from a pipe in two pieces");
+    assert_eq!(checksum(&received.stderr), checksum(&sent.stdout));
+}
+
+#[test]
+fn peers_that_do_nothing_are_given_up() {
+    let files = Files::new(32 * MIB);
+    for sent in [&b""[..], &MAGIC[..4], &piece(b"half of it")[..16]] {
+        let receiver = Receiver::start(&["--idle", "1", "--output", &files.output()]);
+        let mut peer = connect(&receiver);
+        peer.write_all(sent).unwrap();
+        receiver.finish().assert_failed("sent nothing for 1 s");
+        assert_eq!(peer.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let small = Files::new(1);
+    for input in [files.input(), small.input()] {
+        let sender = transfer(&["send", "--idle", "1", &input, "--to", &address]);
+        let _peer = listener.accept().unwrap();
+        sender.finish().assert_failed("did nothing for 1 s");
+    }
+}
+
+#[test]
+fn a_receiver_that_does_not_say_that_it_stored_all_has_not() {
+    let files = Files::new(1000);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    for (answer, why) in [
+        (&b""[..], "closed the connection after 1000 bytes"),
+        (&[0; 7], "closed the connection after 1000 bytes"),
+        (&999u64.to_be_bytes(), "has stored 999 of 1000 bytes"),
+    ] {
+        let sender = transfer(&["send", &files.input(), "--to", &address]);
+        let (mut peer, _) = listener.accept().unwrap();
+        let mut stream = vec![0; MAGIC.len() + 4 + 1000 + 4];
+        peer.read_exact(&mut stream).unwrap();
+        assert!(stream == whole(&fs::read(files.input()).unwrap()));
+        peer.write_all(answer).unwrap();
+        drop(peer);
+        sender.finish().assert_failed(why);
+    }
+}
+
+#[test]
+fn bytes_alone_are_taken_only_where_their_number_is_known() {
+    let receiver = Receiver::start(&[]);
+    TcpStream::connect(&receiver.address).unwrap().write_all(&[1; 1000]).unwrap();
+    receiver.finish().assert_failed("use --raw and --expect");
+    let refused = transfer(&["recv", "--listen", "127.0.0.1:0", "--raw"]).finish();
+    assert_eq!(refused.code, 2);
+    assert!(refused.stderr.contains("--expect"), "{}", refused.stderr);
 }
 
 #[test]
 fn a_receiver_that_is_killed_has_not_taken_the_payload() {
     let receiver = Receiver::start(&[]);
     let mut peer = connect(&receiver);
-    peer.write_all(&[1; 1000]).unwrap();
+    peer.write_all(&piece(&[1; 1000])).unwrap();
     wait_for(|| receiver.has_read_from(&peer));
     receiver.kill();
     peer.shutdown(Shutdown::Write)
@@ -279,6 +429,7 @@ fn a_peer_that_takes_its_time_is_waited_for_and_costs_little() {
     let receiver = Receiver::start(&["--expect", "300"]);
     let mut peer = connect(&receiver);
     thread::sleep(Duration::from_millis(500)); // it sends nothing at all ...
+    peer.write_all(&piece(&[1; 300])[..12]).unwrap();
     for _ in 0..300 {
         peer.write_all(&[1]).unwrap(); // ... and then a byte now and then
         thread::sleep(Duration::from_millis(5));
@@ -286,8 +437,8 @@ fn a_peer_that_takes_its_time_is_waited_for_and_costs_little() {
     let (memory, ticks) = (process::memory(receiver.id()), process::cpu_ticks(receiver.id()));
     assert!(memory < OVERHEAD, "{memory} bytes for 300");
     assert!(ticks < 20, "it is busy with waiting: {ticks} ticks");
-    peer.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(peer.read(&mut [0]).unwrap(), 0);
+    peer.write_all(&END).unwrap();
+    assert_eq!(answer(&mut peer), 300);
     assert_eq!(receiver.finish().code, 0);
 }
 
@@ -297,6 +448,8 @@ fn memory_is_bounded_by_the_limit() {
     let receiver = Receiver::start(&["--limit", "24MiB"]);
     let mut peer = connect(&receiver);
     let mut most = 0;
+    peer.write_all(MAGIC).unwrap();
+    peer.write_all(&u32::MAX.to_be_bytes()).unwrap(); // which is announced takes no memory
     for _ in 0..LIMIT / MIB {
         peer.write_all(&[1; MIB]).unwrap();
         most = most.max(process::memory(receiver.id()));
@@ -328,7 +481,7 @@ fn ten_thousand_connections_of_which_one_is_taken() {
     }
     let memory = process::memory(receiver.id());
     assert!(memory < OVERHEAD, "{memory} bytes");
-    first.write_all(b"first").unwrap();
+    first.write_all(&whole(b"first")).unwrap();
     drop(first);
     let received = receiver.finish();
     assert_eq!(received.code, 0, "{}", received.stderr);
@@ -374,8 +527,18 @@ impl Files {
     /// Nothing but the input is there, under whatever name.
     #[track_caller]
     fn assert_no_output(&self) {
-        let names: Vec<_> = fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(names, ["input"]);
+        self.assert_names(&["input"]);
+    }
+
+    #[track_caller]
+    fn assert_names(&self, expected: &[&str]) {
+        let mut names = self.names();
+        names.sort();
+        assert_eq!(names, expected);
+    }
+
+    fn names(&self) -> Vec<OsString> {
+        fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().file_name()).collect()
     }
 }
 
@@ -390,11 +553,13 @@ struct Done {
 }
 
 fn transfer(arguments: &[&str]) -> Running {
-    let test = std::env::current_exe().unwrap();
-    let example: PathBuf = test.ancestors().nth(2).unwrap().join("examples/transfer");
-    assert!(example.exists(), "cargo build --examples makes {}", example.display());
-    let command = &mut bounded(example.to_str().unwrap());
-    Running(command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+    transfer_with(arguments, Stdio::null())
+}
+
+fn transfer_with(arguments: &[&str], stdin: Stdio) -> Running {
+    let mut command = bounded(env!("CARGO_BIN_EXE_transfer"));
+    command.args(arguments).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Running(command.spawn().unwrap())
 }
 
 fn bounded(program: &str) -> Command {
@@ -404,10 +569,20 @@ fn bounded(program: &str) -> Command {
 }
 
 impl Running {
+    /// The process itself, which is a child of timeout(1).
+    fn id(&self) -> u32 {
+        let parent = self.0.id();
+        let children = || fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
+        wait_for(|| !children().is_empty());
+        children().trim().parse().unwrap()
+    }
+
     fn finish(self) -> Done {
         let output = self.0.wait_with_output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
-        Done { code: output.status.code().unwrap(), stdout: text(output.stdout), stderr: text(output.stderr) }
+        // As a shell tells it: 128 and the signal that ended it.
+        let code = output.status.code().or(output.status.signal().map(|signal| 128 + signal)).unwrap();
+        Done { code, stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 }
 
@@ -437,11 +612,23 @@ impl Receiver {
         Receiver { running, address, stderr }
     }
 
-    /// The process itself, which is a child of timeout(1).
     fn id(&self) -> u32 {
-        let parent = self.running.0.id();
-        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
-        children.trim().parse().unwrap()
+        self.running.id()
+    }
+
+    /// Whether a connection was accepted: the listener is closed then.
+    fn has_peer(&self) -> bool {
+        let listener = format!("0100007F:{:04X} 00000000:0000 0A", self.port());
+        !fs::read_to_string("/proc/net/tcp").unwrap().contains(&listener)
+    }
+
+    fn port(&self) -> u16 {
+        self.address.rsplit(':').next().unwrap().parse().unwrap()
+    }
+
+    /// Bytes in its memory: those of the payload, and some more.
+    fn received(&self) -> u64 {
+        process::memory(self.id())
     }
 
     /// Whether nothing that `peer` has sent is still under way.
@@ -461,8 +648,7 @@ impl Receiver {
     }
 
     fn kill(self) {
-        let id = nix::unistd::Pid::from_raw(self.id().try_into().unwrap());
-        nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGKILL).unwrap();
+        signal(self.id(), Signal::SIGKILL);
         self.running.0.wait_with_output().unwrap();
     }
 
@@ -471,6 +657,32 @@ impl Receiver {
         self.stderr.read_to_string(&mut done.stderr).unwrap();
         done
     }
+}
+
+fn signal(process: u32, signal: Signal) {
+    kill(Pid::from_raw(process.try_into().unwrap()), signal).unwrap();
+}
+
+/// The first bytes of a stream, and the last.
+const MAGIC: &[u8; 8] = b"ropewalk";
+const END: [u8; 4] = [0; 4];
+
+/// A stream that begins with this piece.
+fn piece(bytes: &[u8]) -> Vec<u8> {
+    [MAGIC, &u32::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat()
+}
+
+/// A complete stream; a length of no bytes is its end already.
+fn whole(payload: &[u8]) -> Vec<u8> {
+    [piece(payload), if payload.is_empty() { Vec::new() } else { END.to_vec() }].concat()
+}
+
+/// How many bytes the receiver says that it has stored, before it closes the connection.
+#[track_caller]
+fn answer(peer: &mut TcpStream) -> u64 {
+    let mut answer = Vec::new();
+    peer.read_to_end(&mut answer).unwrap();
+    u64::from_be_bytes(answer.try_into().unwrap())
 }
 
 /// The checksum in what `send` and `recv` print.

@@ -1,7 +1,7 @@
 //! The framing of the example `event_loop`, cut at every byte and compared with what was put together.
 #![allow(clippy::unwrap_used)] // a test may panic
 
-#[path = "../examples/event_loop/framing.rs"]
+#[path = "../framing.rs"]
 mod framing;
 
 use framing::{Front, HEADER, TooLong, front};

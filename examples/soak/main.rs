@@ -16,6 +16,7 @@ use std::io::{self, ErrorKind, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -48,6 +49,7 @@ static HEAP: Cap<System> = Cap::new(System, usize::MAX);
 
 /// Moves payloads through sockets, ropes and views while things go wrong.
 #[derive(Parser)]
+#[command(name = "soak")]
 struct Options {
     /// How long.
     #[arg(long, value_name = "N", default_value_t = 10.0)]
@@ -60,8 +62,17 @@ struct Options {
     capacity: ByteSize,
 }
 
-fn main() -> anyhow::Result<()> {
-    let options = Options::parse();
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("soak: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> anyhow::Result<()> {
     let soak = Soak::new(options.capacity)?;
     let time = Duration::try_from_secs_f64(options.minutes * 60.0).context("--minutes")?;
     // A short round first, so that the heap and the thread stacks are what they will be.

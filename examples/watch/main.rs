@@ -1,36 +1,66 @@
 //! What an operator would plot: the pool's statistics, every 200 ms, under load.
 //!
-//! Eight connections send messages of all sizes for three seconds; each is received, finalised, looked
-//! at and dropped. With the feature `tracing` the pool's and the views' events are printed as well.
+//! Connections send messages of all sizes for some seconds; each is received, finalised, looked at and
+//! dropped. `--events` prints the pool's and the views' events (the feature `tracing`) as well.
 //!
 //! ```sh
-//! cargo run --release --features tokio --example watch
-//! cargo run --release --features tokio,tracing --example watch
+//! cargo run --release -p watch
+//! cargo run --release -p watch -- --events
 //! ```
 
 use std::io;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
+use clap::Parser;
 use ropewalk::{Pool, PoolStats, ReadRope, Rope, RopeCodec, WriteRope};
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
-const CONNECTIONS: usize = 8;
+/// Most bytes in a message.
 const LARGEST: usize = 4 << 20;
-/// What every connection may hold at a time, and some more: nobody waits for room that nobody gives.
-const CAPACITY: u64 = (CONNECTIONS * (LARGEST + (2 << 20))) as u64;
-const LOAD: Duration = Duration::from_secs(3);
+
+/// What a connection may hold at a time, and some more: none waits for room that no other gives back.
+const ROOM: u64 = LARGEST as u64 + (2 << 20);
+
+/// Prints the pool's statistics under load, every 200 ms.
+#[derive(Parser)]
+#[command(name = "watch")]
+struct Options {
+    /// How long messages are sent
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+    /// Connections that send messages
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
+    connections: u16,
+    /// Print the events of the pool and of views as well
+    #[arg(long)]
+    events: bool,
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("watch: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
 #[tokio::main]
-async fn main() -> io::Result<()> {
-    #[cfg(feature = "tracing")]
-    tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).init();
-
-    let pool = Pool::options().capacity(CAPACITY).decay(Duration::from_millis(500)).create()?;
-    let until = Instant::now() + LOAD;
+async fn run(options: &Options) -> anyhow::Result<()> {
+    if options.events {
+        tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).init();
+    }
+    let capacity = ROOM * u64::from(options.connections);
+    let pool = Pool::options().capacity(capacity).decay(Duration::from_millis(500)).create()?;
+    let until = Instant::now() + Duration::from_secs(options.seconds);
     let mut load = JoinSet::new();
-    for number in 0..CONNECTIONS {
-        let (here, there) = UnixStream::pair()?;
+    for number in 0..options.connections.into() {
+        let (here, there) =
+            UnixStream::pair().context("cannot connect; choose fewer --connections, or raise `ulimit -n`")?;
         load.spawn(send(here, number, until));
         load.spawn(receive(there, pool.clone()));
     }

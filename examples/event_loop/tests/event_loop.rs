@@ -1,12 +1,11 @@
 //! The example `event_loop` and its peers, friendly and hostile, each test with a server of its own.
 #![allow(clippy::unwrap_used)] // a test may panic
 
-#[path = "support/process.rs"]
+#[path = "../../../tests/support/process.rs"]
 mod process;
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -30,24 +29,20 @@ struct Server {
     log: Arc<Mutex<Vec<String>>>,
 }
 
-/// The built example; `cargo test` puts it beside the directory of this test.
-fn example() -> PathBuf {
-    let this = std::env::current_exe().unwrap();
-    let path = this.parent().and_then(|deps| deps.parent()).unwrap().join("examples/event_loop");
-    assert!(path.exists(), "no {}: run `cargo build --examples` first", path.display());
-    path
-}
-
 impl Server {
     fn start(options: &str) -> Server {
-        let mut command = Command::new(example());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_event_loop"));
         Server::of(command.arg("serve").args(options.split_whitespace()))
     }
 
     /// A server that may open `files` files.
     fn with_few_files(files: u32) -> Server {
         let mut command = Command::new("sh");
-        Server::of(command.args(["-c", &format!("ulimit -n {files}; exec \"$0\" serve")]).arg(example()))
+        Server::of(
+            command
+                .args(["-c", &format!("ulimit -n {files}; exec \"$0\" serve")])
+                .arg(env!("CARGO_BIN_EXE_event_loop")),
+        )
     }
 
     fn of(command: &mut Command) -> Server {
@@ -556,4 +551,25 @@ fn halves_of_messages_cannot_hold_all_memory_for_ever() {
     stalled.iter().for_each(|peer| server.expect_refusal_of(peer.local_addr().unwrap(), &reasons));
     assert_eq!(server.count("refused 127"), stalled.len());
     server.wait_until_idle();
+}
+
+#[test]
+fn the_command_line() {
+    let run = |args: &[&str]| Command::new(env!("CARGO_BIN_EXE_event_loop")).args(args).output().unwrap();
+    assert!(run(&["--help"]).status.success() && run(&["serve", "--help"]).status.success());
+    let server = Server::start("");
+    let taken = server.address.to_string();
+    for (args, why) in [
+        (&["serve", "--listen", &taken][..], "in use"),
+        (&["serve", "--capacity", "0B"], "less than three messages"),
+        (&["serve", "--capacity", "0B", "--max-message", "0B"], "cannot serve"),
+    ] {
+        let refused = run(args);
+        let message = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!((refused.status.code(), message.lines().count()), (Some(1), 1), "{args:?} {message}");
+        assert!(
+            message.starts_with("event_loop: cannot serve on 127.0.0.1:") && message.contains(why),
+            "{message}"
+        );
+    }
 }

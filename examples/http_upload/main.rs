@@ -1,0 +1,154 @@
+//! An HTTP server that keeps uploads in memory and gives them back.
+//!
+//! `PUT /name` receives a body of any size into a rope, makes it contiguous without a join, and answers
+//! with its SHA-256. `GET /name` sends it by gather writes, whole or in ranges. `DELETE /name` frees it.
+//! `GET /metrics` has figures for Prometheus. All uploads together take no more memory than the pool has.
+//!
+//! ```sh
+//! cargo run --release -p http_upload
+//! curl -T some.file http://127.0.0.1:8080/some.file
+//! curl -r 100-199 http://127.0.0.1:8080/some.file
+//! ```
+//!
+//! | peer | what bounds it |
+//! |---|---|
+//! | opens connections | `--max-connections`; more wait in the listen backlog, also when descriptors run out |
+//! | sends no request, or half of a head | `--idle` |
+//! | announces a body and sends none, or a byte now and then | 64 KiB in each `--stall`; it holds only what it has sent |
+//! | uploads more than there is room for | waits for `--patience`, then 503 with `Retry-After` |
+//! | does not read its response | 64 KiB in each `--stall`, then `--idle` for the rest |
+//!
+//! ```text
+//! main.rs        the command line
+//! server.rs      accepts connections, and ends them
+//! activity.rs    whether a connection's peer makes progress
+//! objects.rs     PUT, GET, HEAD, DELETE
+//! upload.rs      a body into a rope, with its deadlines
+//! conditions.rs  conditional requests
+//! ranges.rs      which bytes a `Range` field asks for (pure)
+//! content.rs     response bodies
+//! store.rs       the objects
+//! metrics.rs     `/metrics`
+//! ```
+
+mod activity;
+mod conditions;
+mod content;
+mod metrics;
+mod objects;
+mod ranges;
+mod server;
+mod store;
+mod upload;
+
+use std::io::{self, Write};
+use std::num::NonZero;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use bytesize::ByteSize;
+use clap::{Parser, ValueEnum};
+use ropewalk::Pool;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::metrics::Metrics;
+use crate::objects::Objects;
+
+/// An HTTP server that keeps uploads in memory and gives them back.
+///
+/// The first line on standard output is its URL; a line per request goes to standard error. SIGTERM and
+/// SIGINT end it once the requests in progress are answered.
+#[derive(Parser)]
+#[command(name = "http_upload")]
+struct Options {
+    /// Address to listen on; with port 0 the system chooses one
+    #[arg(default_value = "127.0.0.1:8080")]
+    address: String,
+    /// Most bytes in one upload
+    #[arg(default_value = "2GiB")]
+    limit: ByteSize,
+    /// Most bytes in all uploads together
+    #[arg(default_value = "4GiB")]
+    capacity: ByteSize,
+    #[command(flatten)]
+    limits: Limits,
+    /// How log lines are written
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    log: Format,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+/// What peers may do.
+#[derive(Clone, Debug, clap::Args)]
+struct Limits {
+    /// Most connections; further ones wait until one of them ends
+    #[arg(long, value_name = "N", default_value = "1000")]
+    max_connections: NonZero<u16>,
+    /// Most objects
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    max_objects: usize,
+    /// Longest time without a request, and for the head of one
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    idle: Duration,
+    /// A body or a response of which fewer than 64 KiB move in this time is cut off
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    stall: Duration,
+    /// Longest time that an upload waits for room
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    patience: Duration,
+    /// Longest time for the requests in progress after SIGTERM or SIGINT
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    grace: Duration,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.filter(|time| !time.is_zero()).ok_or_else(|| "a number of seconds above 0 is needed".into())
+}
+
+fn main() -> ExitCode {
+    match run(Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("http_upload: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(options: Options) -> anyhow::Result<()> {
+    let Options { address, limit, capacity, limits, log } = options;
+    log_to_stderr(log);
+    let pool = Pool::options().capacity(capacity.0).create().context("cannot set memory aside")?;
+    let listener = TcpListener::bind(&address).await.with_context(|| {
+        format!("cannot listen on {address}; choose an address of this machine and a free port")
+    })?;
+    let metrics = Arc::new(Metrics::new(pool.clone()));
+    let most = usize::try_from(limit.0.min(capacity.0)).unwrap_or(usize::MAX);
+    let objects = Objects::new(pool, most, limits.clone(), Arc::clone(&metrics));
+    let (mut terminated, mut interrupted) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    writeln!(io::stdout(), "http://{}", listener.local_addr()?)?;
+    let stop = async {
+        tokio::select! { _ = terminated.recv() => {} _ = interrupted.recv() => {} }
+    };
+    server::serve(listener, objects.router(), &limits, &metrics, stop).await;
+    Ok(())
+}
+
+fn log_to_stderr(format: Format) {
+    let lines = tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false);
+    match format {
+        Format::Text => lines.init(),
+        Format::Json => lines.json().init(),
+    }
+}

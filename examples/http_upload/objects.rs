@@ -1,0 +1,280 @@
+//! The requests that the server answers, and how.
+
+use std::fmt::Write;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
+use axum::middleware::from_fn;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get};
+use headers::{AcceptRanges, ETag, HeaderMapExt, LastModified};
+use http_body::Body as _;
+use ropewalk::{Pool, Rope};
+use sha2::{Digest, Sha256};
+use tower_http::trace::{DefaultMakeSpan, DefaultOnResponse, TraceLayer};
+use tracing::Level;
+
+use crate::conditions::{Outcome, evaluate, range_is_wanted};
+use crate::content::{Content, content_range, multipart, slice};
+use crate::metrics::Metrics;
+use crate::ranges::{Wanted, wanted};
+use crate::store::{Object, Store};
+use crate::upload::{Upload, linger};
+use crate::{Limits, activity, metrics};
+
+/// What the client says of a content, and what is said again when it is sent.
+const METADATA: [header::HeaderName; 3] =
+    [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LANGUAGE];
+
+const ANY_TYPE: &str = "application/octet-stream";
+
+/// What all requests share.
+pub(crate) struct Objects {
+    pool: Pool,
+    /// Most bytes in one upload.
+    most: usize,
+    limits: Limits,
+    store: Store,
+    metrics: Arc<Metrics>,
+}
+
+impl Objects {
+    pub(crate) fn new(pool: Pool, most: usize, limits: Limits, metrics: Arc<Metrics>) -> Arc<Objects> {
+        let store = Store::new(limits.max_objects);
+        Arc::new(Objects { pool, most, limits, store, metrics })
+    }
+
+    pub(crate) fn router(self: Arc<Objects>) -> Router {
+        let objects = MethodRouter::new().get(read).put(put).delete(delete).options(options);
+        let log = TraceLayer::new_for_http()
+            .make_span_with(DefaultMakeSpan::new().level(Level::INFO))
+            .on_response(DefaultOnResponse::new().level(Level::INFO));
+        let metrics = Arc::clone(&self.metrics);
+        Router::new()
+            .route("/metrics", get(metrics::show).with_state(Arc::clone(&metrics)))
+            .fallback_service(objects.with_state(self))
+            .layer(axum::middleware::from_fn_with_state(metrics, metrics::count))
+            .layer(log)
+            .layer(from_fn(activity::follow))
+    }
+}
+
+type Answer = Result<Response, Refusal>;
+
+async fn put(State(objects): State<Arc<Objects>>, request: Request) -> Answer {
+    let (head, mut body) = request.into_parts();
+    let answer = objects.receive(&head, &mut body).await;
+    if answer.is_err() && head.version == Version::HTTP_2 {
+        linger(body);
+    }
+    answer
+}
+
+impl Objects {
+    async fn receive(&self, head: &Parts, body: &mut Body) -> Answer {
+        let (name, headers) = (head.uri.path(), &head.headers);
+        check_put(headers)?;
+        let check = |current: Option<&Object>| precondition(evaluate(&Method::PUT, headers, current));
+        check(self.store.get(name).as_deref())?;
+        let announced = body.size_hint().exact();
+        let upload = Upload::begin(&self.pool, self.most, &self.limits, announced).await?;
+        let (content, trailers) = upload.receive(body).await?;
+        self.metrics.received_bytes.inc_by(content.len() as u64);
+        let copy = content.clone(); // shares the memory
+        let hash = tokio::task::spawn_blocking(|| hash(copy)).await.map_err(io::Error::from)??;
+        let etag: ETag = format!("\"{hash}\"").parse().expect("hexadecimal digits are an entity tag");
+        let object = Object::new(content, etag.clone(), metadata(headers), trailers);
+        let replaced = self.store.put(name, object, check)?;
+        let mut response = text(if replaced { StatusCode::OK } else { StatusCode::CREATED }, hash);
+        response.headers_mut().typed_insert(etag);
+        Ok(response)
+    }
+}
+
+/// Section 14.5: a part must not be taken for the whole. Section 10.1.1: no other expectation is known.
+fn check_put(headers: &HeaderMap) -> Result<(), Refusal> {
+    if headers.contains_key(header::CONTENT_RANGE) {
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "Content-Range in a PUT: send the whole content"));
+    }
+    let is_known = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    if headers.get_all(header::EXPECT).iter().any(|value| !is_known(value)) {
+        return Err(Refusal::new(StatusCode::EXPECTATION_FAILED, "only 100-continue can be expected"));
+    }
+    Ok(())
+}
+
+fn metadata(headers: &HeaderMap) -> HeaderMap {
+    METADATA.into_iter().filter_map(|name| headers.get(&name).cloned().map(|value| (name, value))).collect()
+}
+
+/// The hash needs one slice: the view is one, without a join.
+fn hash(rope: Rope) -> io::Result<String> {
+    let view = rope.finalize()?;
+    Ok(Sha256::digest(&*view).iter().fold(String::new(), |mut hex, byte| {
+        write!(hex, "{byte:02x}").expect("into a string");
+        hex
+    }))
+}
+
+async fn delete(State(objects): State<Arc<Objects>>, request: Request) -> Answer {
+    let check = |object: &Object| precondition(evaluate(&Method::DELETE, request.headers(), Some(object)));
+    match objects.store.remove(request.uri().path(), check)? {
+        true => Ok(StatusCode::NO_CONTENT.into_response()),
+        false => Err(not_found()),
+    }
+}
+
+async fn options() -> Response {
+    (StatusCode::NO_CONTENT, [(header::ALLOW, "GET,HEAD,PUT,DELETE,OPTIONS")]).into_response()
+}
+
+/// GET and HEAD.
+async fn read(State(objects): State<Arc<Objects>>, request: Request) -> Answer {
+    let (method, headers) = (request.method(), request.headers());
+    let object = objects.store.get(request.uri().path()).ok_or_else(not_found)?;
+    let mut response = match evaluate(method, headers, Some(&object)) {
+        Outcome::Proceed => represent(method, headers, &object),
+        Outcome::NotModified => StatusCode::NOT_MODIFIED.into_response(),
+        Outcome::Failed => return Err(failed()),
+    };
+    response.headers_mut().typed_insert(object.etag.clone());
+    response.headers_mut().typed_insert(LastModified::from(object.modified));
+    response.headers_mut().typed_insert(AcceptRanges::bytes());
+    Ok(response)
+}
+
+fn represent(method: &Method, headers: &HeaderMap, object: &Object) -> Response {
+    let len = object.content.len() as u64;
+    match asked(method, headers, object) {
+        Wanted::Whole => whole(headers, object),
+        Wanted::Unsatisfiable => unsatisfiable(len),
+        Wanted::Parts(parts) if parts.len() == 1 => {
+            let mut response = content(Content::new(slice(&object.content, &parts[0])), object);
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            response.headers_mut().insert(header::CONTENT_RANGE, ascii(&content_range(&parts[0], len)));
+            response
+        }
+        Wanted::Parts(parts) => {
+            let boundary = format!("{:032x}", fastrand::u128(..));
+            let part_type = object.metadata.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+            let body = multipart(&object.content, part_type.unwrap_or(ANY_TYPE), &parts, &boundary);
+            let mut response = content(Content::new(body), object);
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            let kind = ascii(&format!("multipart/byteranges; boundary={boundary}"));
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            response
+        }
+    }
+}
+
+/// Section 14.2: only GET has ranges.
+fn asked(method: &Method, headers: &HeaderMap, object: &Object) -> Wanted {
+    let mut fields = headers.get_all(header::RANGE).iter();
+    match (fields.next(), fields.next()) {
+        (Some(field), None) if method == Method::GET && range_is_wanted(headers, object) => {
+            wanted(field, object.content.len() as u64)
+        }
+        _ => Wanted::Whole,
+    }
+}
+
+/// With the trailers that came with it, for a client that says `TE: trailers`.
+fn whole(headers: &HeaderMap, object: &Object) -> Response {
+    match &object.trailers {
+        Some(trailers) if takes_trailers(headers) => {
+            let names = trailers.keys().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+            let body = Content::with_trailers(object.content.clone(), trailers.clone());
+            let mut response = content(body, object);
+            response.headers_mut().insert(header::TRAILER, ascii(&names));
+            response
+        }
+        _ => content(Content::new(object.content.clone()), object),
+    }
+}
+
+fn takes_trailers(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::TE).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
+}
+
+fn content(body: Content, object: &Object) -> Response {
+    let len = body.size_hint().exact();
+    let mut response = Body::new(body).into_response();
+    let headers = response.headers_mut();
+    headers.extend(object.metadata.clone());
+    headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static(ANY_TYPE));
+    if let Some(len) = len {
+        headers.insert(header::CONTENT_LENGTH, len.into());
+    }
+    response
+}
+
+fn unsatisfiable(len: u64) -> Response {
+    let mut response = text(StatusCode::RANGE_NOT_SATISFIABLE, format!("the content has {len} bytes"));
+    response.headers_mut().insert(header::CONTENT_RANGE, ascii(&format!("bytes */{len}")));
+    response
+}
+
+fn ascii(value: &str) -> HeaderValue {
+    HeaderValue::from_str(value).expect("visible ASCII")
+}
+
+fn text(status: StatusCode, line: impl Into<String>) -> Response {
+    (status, line.into() + "\n").into_response()
+}
+
+/// Why a request is not served: the status, and a line for a human.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    status: StatusCode,
+    why: String,
+    retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    pub(crate) fn new(status: StatusCode, why: impl Into<String>) -> Refusal {
+        Refusal { status, why: why.into(), retry_after: None }
+    }
+
+    pub(crate) fn retry_after(self, time: Duration) -> Refusal {
+        Refusal { retry_after: Some(time), ..self }
+    }
+}
+
+fn not_found() -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, "no such object")
+}
+
+fn failed() -> Refusal {
+    Refusal::new(StatusCode::PRECONDITION_FAILED, "a precondition does not hold")
+}
+
+fn precondition(outcome: Outcome) -> Result<(), Refusal> {
+    if outcome == Outcome::Proceed { Ok(()) } else { Err(failed()) }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = text(self.status, self.why);
+        if let Some(time) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, time.as_secs().max(1).into());
+        }
+        response
+    }
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Refusal {
+        match error.kind() {
+            io::ErrorKind::OutOfMemory => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+                .retry_after(Duration::from_secs(1)),
+            _ => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! What RFC 9110 says of the methods and fields that the server knows, on a raw socket. No client
+//! corrects a request or hides a response here.
+#![allow(clippy::unwrap_used)] // a test may panic
+
+mod support;
+
+use std::io::{Read, Write};
+use std::thread;
+use std::time::Duration;
+
+use support::{MIB, Reply, Server, etag, finish_sending, hash, pattern, request, text};
+
+const TEN: &[u8] = b"0123456789";
+
+#[test]
+fn put_creates_and_replaces() {
+    let server = Server::start("");
+    let created = server.put("file", TEN);
+    assert_eq!((created.status, created.field("etag")), (201, Some(&*etag(TEN))));
+    let replaced = server.put("file", b"other");
+    assert_eq!((replaced.status, replaced.field("etag")), (200, Some(&*etag(b"other"))));
+    let got = server.get("file", "");
+    assert_eq!((got.status, &*got.body), (200, &b"other"[..]));
+    assert_eq!(got.field("etag"), Some(&*etag(b"other")));
+    assert_eq!(got.field("content-length"), Some("5"));
+    assert_eq!(got.field("accept-ranges"), Some("bytes"));
+    assert!(got.field("last-modified").unwrap().ends_with("GMT"));
+}
+
+#[test]
+fn content_of_all_sizes_and_framings() {
+    let server = Server::start("");
+    for len in [0, 1, 100_000, 5 * MIB + 3] {
+        let content = pattern(len);
+        server.put("sized", &content);
+        let chunks: Vec<u8> = content
+            .chunks(70_000)
+            .flat_map(|chunk| [format!("{:x}\r\n", chunk.len()).as_bytes(), chunk, b"\r\n"].concat())
+            .chain(*b"0\r\n\r\n")
+            .collect();
+        let reply = server.ask("PUT /chunked HTTP/1.1\r\nTransfer-Encoding: chunked\r\n", &chunks);
+        assert_eq!((reply.status / 100, reply.text().trim()), (2, &*hash(&content)));
+        for name in ["sized", "chunked"] {
+            let got = server.get(name, "");
+            assert!(got.status == 200 && got.body == content, "{len} {name}: {got:?}");
+        }
+    }
+}
+
+#[test]
+fn methods() {
+    let server = Server::start("");
+    server.put("file", TEN);
+    let head = server.ask("HEAD /file HTTP/1.1\r\n", b"");
+    assert_eq!((head.status, head.field("content-length"), head.body.len()), (200, Some("10"), 0));
+    let options = server.ask("OPTIONS /file HTTP/1.1\r\n", b"");
+    assert_eq!(options.status, 204);
+    for method in ["POST", "PATCH", "TRACE", "BREW"] {
+        let refused = server.ask(&format!("{method} /file HTTP/1.1\r\n"), b"");
+        assert_eq!(refused.status, 405, "{method}");
+        let allowed: Vec<_> = refused.field("allow").unwrap().split(',').map(str::trim).collect();
+        for allow in ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"] {
+            assert!(allowed.contains(&allow), "{allow} in {allowed:?}");
+        }
+        assert!(options.field("allow").unwrap().contains("DELETE"));
+    }
+    assert_eq!(server.ask("PUT /metrics HTTP/1.1\r\nContent-Length: 0\r\n", b"").status, 405);
+    assert_eq!(server.ask("DELETE /file HTTP/1.1\r\n", b"").status, 204);
+    for method in ["GET", "HEAD", "DELETE"] {
+        assert_eq!(server.ask(&format!("{method} /file HTTP/1.1\r\n"), b"").status, 404, "{method}");
+    }
+}
+
+/// Section 14.2 and 14.1.2, with the examples of the latter; `None` is the whole.
+#[test]
+fn single_ranges() {
+    let server = Server::start("");
+    let content = pattern(10_000);
+    server.put("file", &content);
+    for (range, part) in [
+        ("bytes=0-499", Some(0..500)),
+        ("bytes=500-999", Some(500..1000)),
+        ("bytes=-500", Some(9500..10_000)),
+        ("bytes=9500-", Some(9500..10_000)),
+        ("bytes=0-0", Some(0..1)),
+        ("bytes=-1", Some(9999..10_000)),
+        ("bytes=9999-", Some(9999..10_000)),
+        ("bytes=1-99999999", Some(1..10_000)),
+        ("bytes=-99999999", Some(0..10_000)),
+        ("bytes=2-18446744073709551615", Some(2..10_000)),
+        ("bytes=2-18446744073709551616", Some(2..10_000)),
+        ("Bytes=7-8", Some(7..9)),
+        ("bytes=5-9,20000-", Some(5..10)),
+        ("bytes=+2-+4", None),
+        ("bytes=4-2", None),
+        ("bytes=x-y", None),
+        ("bytes=-", None),
+        ("bytes=1", None),
+        ("bytes=", None),
+        ("lines=1-2", None),
+        ("1-2", None),
+    ] {
+        let got = server.get("file", &format!("Range: {range}\r\n"));
+        let Some(part) = part else {
+            assert!(got.status == 200 && got.body == content, "{range}: {got:?}");
+            continue;
+        };
+        assert_eq!(got.status, 206, "{range}: {got:?}");
+        let expected = format!("bytes {}-{}/10000", part.start, part.end - 1);
+        assert_eq!(got.field("content-range"), Some(&*expected), "{range}");
+        assert_eq!(got.field("content-length"), Some(&*part.len().to_string()), "{range}");
+        assert_eq!(got.field("etag"), Some(&*etag(&content)));
+        assert!(got.body == content[part], "{range}");
+    }
+    for range in
+        ["bytes=10000-", "bytes=10000-10001", "bytes=-0", "bytes=18446744073709551616-", "bytes=20000-,-0"]
+    {
+        let refused = server.get("file", &format!("Range: {range}\r\n"));
+        assert_eq!((refused.status, refused.field("content-range")), (416, Some("bytes */10000")), "{range}");
+    }
+    let twice = server.get("file", "Range: bytes=0-1\r\nRange: bytes=4-5\r\n");
+    assert_eq!(twice.status, 200, "not a list field");
+}
+
+#[test]
+fn ranges_of_an_empty_object() {
+    let server = Server::start("");
+    server.put("empty", b"");
+    for (range, status) in [("0-", 416), ("0-0", 416), ("-0", 416), ("-5", 200)] {
+        let got = server.get("empty", &format!("Range: bytes={range}\r\n"));
+        assert_eq!((got.status, got.field("content-range").is_some()), (status, status == 416), "{range}");
+    }
+}
+
+#[test]
+fn head_and_put_have_no_ranges() {
+    let server = Server::start("");
+    server.put("file", TEN);
+    let head = server.ask("HEAD /file HTTP/1.1\r\nRange: bytes=2-4\r\n", b"");
+    assert_eq!(
+        (head.status, head.field("content-length"), head.field("content-range")),
+        (200, Some("10"), None)
+    );
+    let beyond = server.ask("HEAD /file HTTP/1.1\r\nRange: bytes=20-\r\n", b"");
+    assert_eq!(beyond.status, 200);
+    let part = "PUT /file HTTP/1.1\r\nContent-Range: bytes 5-9/10\r\nContent-Length: 5\r\n";
+    assert_eq!(server.ask(part, b"56789").status, 400);
+    assert_eq!(server.get("file", "").body, TEN, "the object stays");
+}
+
+/// Section 14.6.
+#[test]
+fn several_ranges_are_parts() {
+    let server = Server::start("");
+    let content = pattern(10_000);
+    let put = "PUT /file HTTP/1.1\r\nContent-Type: text/weird\r\nContent-Length: 10000\r\n";
+    assert_eq!(server.ask(put, &content).status, 201);
+    let got = server.get("file", "Range: bytes= 0-999, 4500-5499,20000-,, -1000\r\n");
+    assert_eq!((got.status, got.field("content-range")), (206, None));
+    let boundary =
+        got.field("content-type").unwrap().strip_prefix("multipart/byteranges; boundary=").unwrap();
+    assert_eq!(got.field("content-length"), Some(&*got.body.len().to_string()));
+    let mut rest = &got.body[..];
+    for part in [0..1000, 4500..5500, 9000..10_000] {
+        let head = format!(
+            "\r\n--{boundary}\r\nContent-Type: text/weird\r\nContent-Range: bytes {}-{}/10000\r\n\r\n",
+            part.start,
+            part.end - 1
+        );
+        rest =
+            rest.strip_prefix(head.as_bytes()).unwrap_or_else(|| panic!("{part:?} {:?}", text(&rest[..99])));
+        rest = rest.strip_prefix(&content[part]).unwrap();
+    }
+    assert_eq!(text(rest), format!("\r\n--{boundary}--\r\n"));
+
+    for range in ["0-,0-".to_owned(), "0-0,".repeat(65), "0-9999,0-9999,0-9999".into()] {
+        let got = server.get("file", &format!("Range: bytes={range}\r\n"));
+        assert!(got.status == 200 && got.body == content, "more than the whole: {got:?}");
+    }
+}
+
+/// Sections 13.1.1 to 13.1.4, in the order of 13.2.2.
+#[test]
+fn preconditions() {
+    let server = Server::start("");
+    server.put("file", TEN);
+    let (tag, modified) = (etag(TEN), server.get("file", "").field("last-modified").unwrap().to_owned());
+    const OLD: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    const NEVER: &str = "Thu, 31 Dec 2099 23:59:59 GMT";
+    for (method, name, fields, status) in [
+        ("GET", "file", format!("If-Match: {tag}"), 200),
+        ("GET", "file", "If-Match: *".into(), 200),
+        ("GET", "file", format!("If-Match: \"x\", {tag}"), 200),
+        ("GET", "file", "If-Match: \"x\"".into(), 412),
+        ("GET", "file", format!("If-Match: W/{tag}"), 412), // strongly
+        ("GET", "absent", "If-Match: *".into(), 404),
+        ("GET", "file", format!("If-None-Match: {tag}"), 304),
+        ("GET", "file", format!("If-None-Match: W/{tag}"), 304), // weakly
+        ("GET", "file", format!("If-None-Match: \"x\", {tag}"), 304),
+        ("GET", "file", "If-None-Match: *".into(), 304),
+        ("GET", "file", "If-None-Match: \"x\"".into(), 200),
+        ("HEAD", "file", format!("If-None-Match: {tag}"), 304),
+        ("GET", "file", format!("If-Modified-Since: {modified}"), 304),
+        ("GET", "file", format!("If-Modified-Since: {NEVER}"), 304),
+        ("GET", "file", format!("If-Modified-Since: {OLD}"), 200),
+        ("GET", "file", "If-Modified-Since: yesterday".into(), 200),
+        ("GET", "file", format!("If-None-Match: \"x\"\r\nIf-Modified-Since: {modified}"), 200),
+        ("GET", "file", format!("If-Unmodified-Since: {modified}"), 200),
+        ("GET", "file", format!("If-Unmodified-Since: {OLD}"), 412),
+        ("GET", "file", format!("If-Match: {tag}\r\nIf-Unmodified-Since: {OLD}"), 200),
+        ("GET", "file", format!("If-Match: {tag}\r\nIf-None-Match: {tag}"), 304),
+        ("GET", "file", format!("If-None-Match: {tag}\r\nRange: bytes=0-1"), 304),
+        ("GET", "file", format!("If-Match: {tag}\r\nRange: bytes=0-1"), 206),
+        ("PUT", "file", "If-Match: \"x\"".into(), 412),
+        ("PUT", "absent", "If-Match: *".into(), 412),
+        ("PUT", "absent", format!("If-Match: {tag}"), 412),
+        ("PUT", "file", "If-None-Match: *".into(), 412),
+        ("PUT", "file", format!("If-Unmodified-Since: {OLD}"), 412),
+        ("PUT", "file", format!("If-Modified-Since: {NEVER}"), 200), // not of PUT
+        ("PUT", "file", format!("If-Match: {tag}"), 200),
+        ("PUT", "new", "If-None-Match: *".into(), 201),
+        ("DELETE", "file", "If-Match: \"x\"".into(), 412),
+        ("DELETE", "file", "If-None-Match: *".into(), 412),
+        ("DELETE", "absent", "If-Match: *".into(), 404),
+        ("DELETE", "file", format!("If-Match: {tag}"), 204),
+    ] {
+        let body = if method == "PUT" { TEN } else { b"" };
+        let head = format!("{method} /{name} HTTP/1.1\r\n{fields}\r\nContent-Length: {}\r\n", body.len());
+        let reply = server.ask(&head, body);
+        assert_eq!(reply.status, status, "{head}{reply:?}");
+        if status == 304 {
+            assert_eq!((reply.field("etag"), reply.body.len()), (Some(&*tag), 0), "{head}");
+        }
+    }
+}
+
+/// Section 13.1.5.
+#[test]
+fn if_range() {
+    let server = Server::start("");
+    server.put("file", TEN);
+    let (tag, modified) = (etag(TEN), server.get("file", "").field("last-modified").unwrap().to_owned());
+    thread::sleep(Duration::from_millis(1100)); // until the date is a strong validator
+    let ask = |condition: &str| {
+        server.get("file", &format!("Range: bytes=2-4\r\nIf-Range: {condition}\r\n")).status
+    };
+    for (condition, status) in [
+        (tag.as_str(), 206),
+        (&format!("W/{tag}"), 200),
+        ("\"other\"", 200),
+        (&modified, 206),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 200),
+        ("Thu, 31 Dec 2099 23:59:59 GMT", 200),
+        ("nonsense", 200),
+    ] {
+        assert_eq!(ask(condition), status, "{condition}");
+    }
+    // Two versions in one second have the same date: neither is told by it.
+    let date = loop {
+        server.put("file", b"one version");
+        server.put("file", b"another version");
+        let first = server.get("file", "").field("last-modified").unwrap().to_owned();
+        server.put("file", TEN);
+        let second = server.get("file", "").field("last-modified").unwrap().to_owned();
+        if first == second {
+            break first;
+        }
+    };
+    thread::sleep(Duration::from_millis(1100));
+    assert_eq!(ask(&date), 200);
+}
+
+#[test]
+fn one_of_many_that_create_an_object_succeeds() {
+    let server = Server::start("");
+    let replies: Vec<_> = thread::scope(|scope| {
+        let put = |number: usize| {
+            let body = pattern(100_000 + number);
+            let head =
+                format!("PUT /once HTTP/1.1\r\nIf-None-Match: *\r\nContent-Length: {}\r\n", body.len());
+            server.ask(&head, &body).status
+        };
+        let clients: Vec<_> = (0..16).map(|number| scope.spawn(move || put(number))).collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    assert_eq!(replies.iter().filter(|&&status| status == 201).count(), 1, "{replies:?}");
+    assert_eq!(replies.iter().filter(|&&status| status == 412).count(), 15, "{replies:?}");
+}
+
+/// Section 10.1.1: the body is asked for only if it is wanted.
+#[test]
+fn expectations() {
+    let server = Server::start("1000000");
+    let mut peer = server.connect();
+    let head =
+        |len: usize| format!("PUT /file HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: {len}\r\n");
+    peer.write_all(&request(&head(10), b"")).unwrap();
+    let mut interim = [0; 25];
+    peer.read_exact(&mut interim).unwrap();
+    assert_eq!(text(&interim), "HTTP/1.1 100 Continue\r\n\r\n");
+    peer.write_all(TEN).unwrap();
+    assert_eq!(Reply::read(&mut peer).status, 201);
+    assert_eq!(server.ask(&head(1_000_001), b"").status, 413);
+    assert_eq!(
+        server.ask(&head(10).replace("Content", "Content-Range: bytes 0-9/10\r\nContent"), b"").status,
+        400
+    );
+    assert_eq!(
+        server.ask("PUT /file HTTP/1.1\r\nExpect: miracles\r\nContent-Length: 0\r\n", b"").status,
+        417
+    );
+}
+
+#[test]
+fn too_much_is_refused_whether_it_is_announced_or_not() {
+    let server = Server::start("1000000");
+    server.put("just", &pattern(1_000_000));
+    // The client has sent all of it before it reads: the refusal is not lost in a reset.
+    assert_eq!(server.try_put("large", &pattern(3_000_000)).status, 413);
+    let chunked = [b"2dc6c0\r\n", &pattern(3_000_000)[..], b"\r\n0\r\n\r\n"].concat();
+    assert_eq!(server.ask("PUT /large HTTP/1.1\r\nTransfer-Encoding: chunked\r\n", &chunked).status, 413);
+    for announced in ["18446744073709551613", "9223372036854775808", "4294967296"] {
+        let head = format!("PUT /large HTTP/1.1\r\nContent-Length: {announced}\r\n");
+        assert_eq!(server.ask(&head, b"").status, 413, "{announced}");
+    }
+    for nonsense in ["18446744073709551616", "-1", "1, 2", "0x10"] {
+        let head = format!("PUT /large HTTP/1.1\r\nContent-Length: {nonsense}\r\n");
+        assert_eq!(server.ask(&head, b"").status, 400, "{nonsense}");
+    }
+    assert_eq!(server.get("large", "").status, 404);
+}
+
+/// RFC 9112, section 7.1.2, and RFC 9110, section 6.5.1: to a client that says that it takes them.
+#[test]
+fn trailers_are_kept() {
+    let server = Server::start("");
+    let put = "PUT /file HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTrailer: Checksum\r\n";
+    assert_eq!(server.ask(put, b"a\r\n0123456789\r\n0\r\nChecksum: 42\r\n\r\n").status, 201);
+    let got = server.get("file", "TE: trailers\r\n");
+    assert_eq!((got.field("trailer"), got.field("transfer-encoding")), (Some("checksum"), Some("chunked")));
+    assert_eq!(got.text(), "A\r\n0123456789\r\n0\r\nchecksum: 42\r\n\r\n");
+    let without = server.get("file", "");
+    assert_eq!((without.field("content-length"), &*without.body), (Some("10"), TEN));
+}
+
+#[test]
+fn what_the_client_says_of_its_content_is_kept() {
+    let server = Server::start("");
+    let put =
+        "PUT /file HTTP/1.1\r\nContent-Type: text/plain\r\nContent-Language: de\r\nContent-Length: 10\r\n";
+    server.ask(put, TEN);
+    let got = server.get("file", "");
+    assert_eq!((got.field("content-type"), got.field("content-language")), (Some("text/plain"), Some("de")));
+    server.put("bare", TEN);
+    assert_eq!(server.get("bare", "").field("content-type"), Some("application/octet-stream"));
+}
+
+#[test]
+fn requests_may_follow_each_other_on_one_connection() {
+    let server = Server::start("");
+    let mut peer = server.connect();
+    let put = "PUT /a HTTP/1.1\r\nHost: here\r\nContent-Length: 5\r\n\r\nhello";
+    let get = "GET /a HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n";
+    peer.write_all(format!("{put}{get}").as_bytes()).unwrap();
+    let mut answers = String::new();
+    peer.read_to_string(&mut answers).unwrap();
+    assert!(answers.contains(&hash(b"hello")) && answers.ends_with("\r\n\r\nhello"), "{answers}");
+}
+
+#[test]
+fn a_client_may_close_its_side_when_it_has_asked() {
+    let server = Server::start("");
+    let mut peer = server.connect();
+    peer.write_all(b"PUT /a HTTP/1.0\r\nContent-Length: 5\r\n\r\nhello").unwrap();
+    finish_sending(&peer);
+    assert_eq!(Reply::read(&mut peer).text().trim(), hash(b"hello"));
+}
+
+#[test]
+fn metrics_count_what_was_served() {
+    let server = Server::start("");
+    server.put("file", &pattern(100_000));
+    server.get("absent", "");
+    assert_eq!(server.figure("received_bytes_total"), 100_000);
+    assert_eq!(server.figure("requests_total{method=\"GET\",status=\"404\"}"), 1);
+    assert_eq!(server.figure("requests_total{method=\"PUT\",status=\"201\"}"), 1);
+    assert!(server.figure("pool_in_use_bytes") >= 100_000);
+    server.wait_until(|server| server.figure("connections") == 1); // the one that asks
+    let reply = server.get("metrics", "");
+    assert!(
+        reply.text().ends_with("# EOF\n") && reply.field("content-type").unwrap().contains("openmetrics")
+    );
+    server.ask("DELETE /file HTTP/1.1\r\n", b"");
+    assert_eq!(server.figure("pool_in_use_bytes"), 0);
+}

@@ -1,0 +1,53 @@
+//! A service on tokio.
+
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ropewalk::{Pool, ReadRope, Rope, WriteRope};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+/// What one connection may do.
+#[derive(Clone, Copy)]
+pub struct Limits {
+    /// Most bytes of a body.
+    pub body: usize,
+    /// Longest time in which no byte moves.
+    pub idle: Duration,
+    /// Longest time for all of it: a byte now and then does not keep a connection.
+    pub total: Duration,
+}
+
+async fn echo(stream: TcpStream, pool: &Pool, limits: Limits) -> io::Result<()> {
+    let mut body = Rope::in_pool(pool);
+    body.set_limit(limits.body);
+    while timeout(limits.idle, stream.read_rope(&mut body)).await?? > 0 {}
+    while !body.is_empty() {
+        timeout(limits.idle, stream.write_rope(&mut body)).await??;
+    }
+    Ok(())
+}
+
+/// Serves at most `connections` at a time; further ones wait in the listen backlog.
+pub async fn serve(listener: TcpListener, pool: Pool, connections: usize, limits: Limits) {
+    let slots = Arc::new(Semaphore::new(connections));
+    loop {
+        let slot = Arc::clone(&slots).acquire_owned().await.expect("nobody closes it");
+        let stream = match listener.accept().await {
+            Ok((stream, _peer)) => stream,
+            Err(error) if error.kind() == ErrorKind::ConnectionAborted => continue,
+            Err(_no_descriptors_left) => {
+                sleep(Duration::from_millis(100)).await; // until a connection has ended
+                continue;
+            }
+        };
+        let pool = pool.clone();
+        tokio::spawn(async move {
+            // An error is the peer's: log it.
+            let _ = timeout(limits.total, echo(stream, &pool, limits)).await;
+            drop(slot);
+        });
+    }
+}

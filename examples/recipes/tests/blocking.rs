@@ -1,0 +1,319 @@
+//! The recipes without a runtime, with peers that do less or more than they should.
+#![allow(clippy::unwrap_used)] // a test may panic
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use recipes::body::receive_body;
+use recipes::broadcast::{Reader, send_to_all};
+use recipes::frames::{receive_frames, take_frame};
+use recipes::proxy::{Direction, Next};
+use recipes::receive::receive;
+use ropewalk::{Pool, Rope};
+
+const MIB: usize = 1 << 20;
+const TIME: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len as u64).map(|i| (i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect()
+}
+
+fn tcp_pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    (peer, listener.accept().unwrap().0)
+}
+
+fn trickle(peer: &mut TcpStream) {
+    while peer.write_all(b".").is_ok() {
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn pool(capacity: usize) -> Pool {
+    Pool::options().capacity(capacity as u64).create().unwrap()
+}
+
+#[test]
+fn receive_takes_all_and_no_more_than_allowed() {
+    let pool = pool(64 * MIB);
+    for (len, max) in [(0, 0), (1, 1), (20 * MIB, 20 * MIB), (20 * MIB, 20 * MIB - 1), (1, 0)] {
+        let (mut peer, socket) = tcp_pair();
+        let content = pattern(len);
+        let received = thread::scope(|scope| {
+            scope.spawn(|| {
+                // The other side may have had enough.
+                let _ = peer.write_all(&content);
+                let _ = peer.shutdown(Shutdown::Write);
+            });
+            let received = receive(&socket, &pool, max, PATIENCE);
+            socket.shutdown(Shutdown::Both).unwrap();
+            received
+        });
+        match received {
+            Ok(rope) => assert!(len <= max && rope == content),
+            Err(error) => {
+                assert!(len > max && error.kind() == ErrorKind::QuotaExceeded, "{len} {max}: {error}")
+            }
+        }
+    }
+    assert_eq!(pool.stats().in_use, 0);
+}
+
+#[test]
+fn receive_does_not_wait_for_ever() {
+    for hostile in [|_: &mut TcpStream| (), trickle] {
+        let (mut peer, socket) = tcp_pair();
+        let begin = Instant::now();
+        thread::scope(|scope| {
+            scope.spawn(|| hostile(&mut peer));
+            let late = receive(&socket, &pool(MIB), MIB, TIME).unwrap_err();
+            assert_eq!(late.kind(), ErrorKind::TimedOut);
+            assert!((TIME..PATIENCE).contains(&begin.elapsed()), "{:?}", begin.elapsed());
+            socket.shutdown(Shutdown::Both).unwrap(); // ends `trickle`
+        });
+    }
+}
+
+#[test]
+fn a_body_is_what_was_announced() {
+    let pool = pool(64 * MIB);
+    let (mut peer, socket) = tcp_pair();
+    let content = pattern(20 * MIB);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            peer.write_all(&content).unwrap();
+            peer.write_all(b"the next request").unwrap();
+            peer.shutdown(Shutdown::Write).unwrap();
+        });
+        let body = receive_body(&socket, content.len() as u64, &pool, 20 * MIB, PATIENCE).unwrap();
+        assert!(body == content);
+        assert_eq!(body.finalize().unwrap().copied_bytes(), 0);
+        let next = receive(&socket, &pool, MIB, PATIENCE).unwrap();
+        assert_eq!(next, b"the next request");
+        let empty = receive_body(&socket, 0, &pool, MIB, PATIENCE).unwrap();
+        assert!(empty.is_empty());
+        let cut = receive_body(&socket, 1, &pool, MIB, PATIENCE).unwrap_err();
+        assert_eq!(cut.kind(), ErrorKind::UnexpectedEof);
+    });
+}
+
+#[test]
+fn bodies_that_are_announced_and_do_not_come_hold_nothing() {
+    let pool = pool(4 * MIB);
+    let (_peer, socket) = tcp_pair();
+    for announced in [4 * MIB as u64 + 1, 1 << 32, 1 << 63, u64::MAX] {
+        let refused = receive_body(&socket, announced, &pool, 4 * MIB, TIME).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::QuotaExceeded);
+    }
+    thread::scope(|scope| {
+        for number in 0..20 {
+            let pool = &pool;
+            scope.spawn(move || {
+                let (mut peer, socket) = tcp_pair();
+                if number % 2 == 0 {
+                    thread::spawn(move || trickle(&mut peer));
+                    let late = receive_body(&socket, 4 * MIB as u64, pool, 4 * MIB, TIME).unwrap_err();
+                    return assert_eq!(late.kind(), ErrorKind::TimedOut);
+                }
+                let late = receive_body(&socket, 4 * MIB as u64, pool, 4 * MIB, TIME).unwrap_err();
+                assert_eq!(late.kind(), ErrorKind::TimedOut);
+            });
+        }
+        // Meanwhile there is room for others.
+        let content = pattern(2 * MIB);
+        for _ in 0..5 {
+            let (mut peer, socket) = tcp_pair();
+            thread::scope(|scope| {
+                scope.spawn(|| peer.write_all(&content).unwrap());
+                assert!(
+                    receive_body(&socket, content.len() as u64, &pool, 4 * MIB, PATIENCE).unwrap() == content
+                );
+            });
+        }
+    });
+    assert_eq!(pool.stats().in_use, 0);
+}
+
+#[test]
+fn a_full_pool_is_an_error_and_not_the_end() {
+    let pool = pool(MIB);
+    let mut held = Rope::in_pool(&pool);
+    held.extend_from_slice(&pattern(MIB));
+    let (mut peer, socket) = tcp_pair();
+    let content = pattern(100_000);
+    peer.write_all(&content).unwrap();
+    let refused = receive_body(&socket, 100_000, &pool, MIB, TIME).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::OutOfMemory);
+    drop(held);
+    assert!(receive_body(&socket, 100_000, &pool, MIB, TIME).unwrap() == content);
+}
+
+/// Without any poll: a turn is repeated until it has moved what it can.
+#[test]
+fn a_direction_says_what_it_needs() {
+    let (mut peer, from) = UnixStream::pair().unwrap();
+    let (to, mut other) = UnixStream::pair().unwrap();
+    from.set_nonblocking(true).unwrap();
+    to.set_nonblocking(true).unwrap();
+    let mut direction = Direction::new(Rope::new());
+    assert_eq!(direction.turn(&from, &to).unwrap(), Next::Event);
+    peer.write_all(b"through").unwrap();
+    assert_eq!(direction.turn(&from, &to).unwrap(), Next::Event);
+    assert_eq!(direction.moved(), 14);
+    drop(peer);
+    assert_eq!(direction.turn(&from, &to).unwrap(), Next::End);
+    drop(to);
+    let mut got = String::new();
+    other.read_to_string(&mut got).unwrap();
+    assert_eq!(got, "through");
+}
+
+#[test]
+fn a_direction_holds_no_more_than_its_limit_and_loses_nothing() {
+    let (mut peer, from) = UnixStream::pair().unwrap();
+    let (to, other) = UnixStream::pair().unwrap();
+    for socket in [&peer, &from, &to] {
+        socket.set_nonblocking(true).unwrap();
+    }
+    let pool = pool(64 * MIB);
+    let mut direction = Direction::new(Rope::in_pool(&pool));
+    let content = pattern(8 * MIB);
+    let (mut sent, mut got, mut piece) = (0, Vec::new(), vec![0; 100_000]);
+    other.set_nonblocking(true).unwrap();
+    for round in 0.. {
+        if sent < content.len() {
+            sent += peer.write(&content[sent..]).unwrap_or(0);
+        } else {
+            peer.shutdown(Shutdown::Write).unwrap();
+        }
+        let next = direction.turn(&from, &to).unwrap();
+        // A growing rope may have room for twice what it holds.
+        assert!(pool.stats().in_use <= 4 * MIB as u64, "{:?}", pool.stats());
+        if round % 3 == 0 {
+            let count = (&other).read(&mut piece).unwrap_or(0);
+            got.extend_from_slice(&piece[..count]);
+        }
+        if next == Next::End {
+            break;
+        }
+    }
+    to.shutdown(Shutdown::Write).unwrap();
+    other.set_nonblocking(false).unwrap();
+    (&other).read_to_end(&mut got).unwrap();
+    assert!(got == content);
+}
+
+#[test]
+fn broadcast_delays_nobody() {
+    let content = pattern(4 * MIB);
+    let rope = Arc::new(Rope::from(content.clone()));
+    let (mut readers, mut peers) = (Vec::new(), Vec::new());
+    for _ in 0..6 {
+        let (peer, socket) = UnixStream::pair().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        readers.push(Reader::new(socket, &rope));
+        peers.push(peer);
+    }
+    let (leaves, stuck) = (peers.pop().unwrap(), peers.pop().unwrap());
+    drop(leaves);
+    thread::scope(|scope| {
+        for (number, mut peer) in peers.into_iter().enumerate() {
+            let content = &content;
+            scope.spawn(move || {
+                let (mut got, mut piece) = (Vec::new(), vec![0; 64 << 10]);
+                while got.len() < content.len() {
+                    let count = peer.read(&mut piece).unwrap();
+                    assert!(count > 0, "ended after {} bytes", got.len());
+                    got.extend_from_slice(&piece[..count]);
+                    thread::sleep(Duration::from_millis(number as u64 * 2));
+                }
+                assert!(got == *content);
+            });
+        }
+        let begin = Instant::now();
+        while !readers.is_empty() {
+            if !send_to_all(&mut readers, TIME) {
+                thread::sleep(Duration::from_millis(1));
+            }
+            assert!(begin.elapsed() < PATIENCE, "{} readers are left", readers.len());
+        }
+    });
+    drop(stuck);
+}
+
+#[test]
+fn broadcast_of_nothing_ends() {
+    let (_peer, socket) = UnixStream::pair().unwrap();
+    let mut readers = vec![Reader::new(socket, &Arc::new(Rope::new()))];
+    assert!(!send_to_all(&mut readers, TIME) && readers.is_empty());
+}
+
+#[test]
+fn frames_in_any_pieces() {
+    let (mut peer, socket) = UnixStream::pair().unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let frames: Vec<_> = [0, 1, 5, 300, 70_000].map(pattern).into();
+    let wire: Vec<u8> =
+        frames.iter().flat_map(|frame| [&(frame.len() as u32).to_be_bytes()[..], frame].concat()).collect();
+    let mut received = Rope::in_pool(&pool(MIB));
+    assert_eq!(receive_frames(&socket, &mut received).unwrap_err().kind(), ErrorKind::WouldBlock);
+    let mut got = Vec::new();
+    for piece in wire.chunks(1).take(400).chain(wire[400..].chunks(30_000)) {
+        peer.write_all(piece).unwrap();
+        got.extend(receive_frames(&socket, &mut received).unwrap().unwrap());
+    }
+    assert_eq!(got, frames);
+    drop(peer);
+    assert!(receive_frames(&socket, &mut received).unwrap().is_none());
+}
+
+#[test]
+fn frames_that_lie() {
+    for (wire, kind) in [
+        (&[0xFF; 4][..], ErrorKind::InvalidData),
+        (&[0x01, 0, 0, 1], ErrorKind::InvalidData),
+        (&[0, 0, 0], ErrorKind::UnexpectedEof),
+        (&[0, 0, 0, 9, 1], ErrorKind::UnexpectedEof),
+    ] {
+        let (mut peer, socket) = UnixStream::pair().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        peer.write_all(wire).unwrap();
+        drop(peer);
+        let mut received = Rope::new();
+        let refused = (0..2).find_map(|_| receive_frames(&socket, &mut received).err());
+        assert_eq!(refused.map(|error| error.kind()), Some(kind), "{wire:?}");
+    }
+    let mut largest = Rope::from(vec![0; 16 << 20]);
+    largest.push_front((16u32 << 20).to_be_bytes().to_vec());
+    assert_eq!(take_frame(&mut largest).unwrap().unwrap().len(), 16 << 20);
+}
+
+/// A peer that sends without end fills no memory: between calls there is less than a frame.
+#[test]
+fn frames_without_end_take_no_more_than_one_at_a_time() {
+    let (mut peer, socket) = UnixStream::pair().unwrap();
+    let pool = pool(64 * MIB);
+    let mut received = Rope::in_pool(&pool);
+    let wire = [&(MIB as u32).to_be_bytes()[..], &pattern(MIB)].concat();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..64 {
+                peer.write_all(&wire).unwrap();
+            }
+            drop(peer);
+        });
+        let mut count = 0;
+        while let Some(frames) = receive_frames(&socket, &mut received).unwrap() {
+            count += frames.len();
+            assert!(received.len() < wire.len());
+        }
+        assert_eq!(count, 64);
+    });
+    assert!(pool.stats().peak <= 24 * MIB as u64, "{:?}", pool.stats());
+}

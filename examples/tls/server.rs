@@ -1,0 +1,162 @@
+//! An echo server: it receives until a client ends its stream, and sends all of it back.
+
+use std::io::{self, ErrorKind, Write};
+use std::net::SocketAddr;
+use std::num::NonZero;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Buf;
+use bytesize::ByteSize;
+use ropewalk::{Pool, Rope};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
+
+/// Bytes that must move in each period.
+const PROGRESS: usize = 64 << 10;
+
+/// Room that is reserved for one read: what one TLS record decrypts to.
+const RECORD: usize = 16 << 10;
+
+/// Time until the next attempt when the system lets no connection be accepted, as for want of descriptors.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// What is allowed.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Limits {
+    /// Most connections; further ones wait until one of them ends
+    #[arg(long, value_name = "N", default_value = "1000")]
+    pub(crate) max_connections: NonZero<u16>,
+    /// Most bytes from one peer
+    #[arg(long, value_name = "BYTES", default_value = "64MiB")]
+    pub(crate) max_message: ByteSize,
+    /// Most memory for all peers together
+    #[arg(long, value_name = "BYTES", default_value = "1GiB")]
+    pub(crate) capacity: ByteSize,
+    /// A peer is closed that does not finish its handshake, nor moves 64 KiB, nor gets room, in this time
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) idle: u64,
+}
+
+pub(crate) struct Server {
+    acceptor: TlsAcceptor,
+    pool: Pool,
+    limits: Limits,
+}
+
+impl Server {
+    pub(crate) fn new(acceptor: TlsAcceptor, limits: Limits) -> io::Result<Server> {
+        let pool = Pool::options().capacity(limits.capacity.0).create()?;
+        Ok(Server { acceptor, pool, limits })
+    }
+
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Serves for ever, each connection in a task of its own.
+    pub(crate) async fn run(self, listener: TcpListener) {
+        let server = Arc::new(self);
+        let slots = Arc::new(Semaphore::new(server.limits.max_connections.get().into()));
+        loop {
+            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((stream, peer)) => {
+                    let server = Arc::clone(&server);
+                    tokio::spawn(async move {
+                        server.serve(stream, peer).await;
+                        drop(slot);
+                    });
+                }
+                Err(error) => {
+                    log(format_args!("cannot accept now: {error}"));
+                    sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    async fn serve(&self, stream: TcpStream, peer: SocketAddr) {
+        if let Err(error) = self.echo(stream).await {
+            log(format_args!("refused {peer}: {error}"));
+        }
+    }
+
+    async fn echo(&self, stream: TcpStream) -> io::Result<()> {
+        let idle = Duration::from_secs(self.limits.idle);
+        let mut stream = timeout(idle, self.acceptor.accept(stream)).await??;
+        let mut rope = Rope::in_pool(&self.pool);
+        rope.set_limit(usize::try_from(self.limits.max_message.0).unwrap_or(usize::MAX));
+        let mut pace = Pace::new(idle);
+        while pace.of(receive_some(&mut stream, &mut rope, &self.pool)).await? > 0 {}
+        let mut pace = Pace::new(idle);
+        while rope.has_remaining() {
+            pace.of(stream.write_buf(&mut rope)).await?;
+        }
+        timeout(idle, stream.shutdown()).await?
+    }
+}
+
+/// Reads once; `Ok(0)` is the end of the stream and nothing else. At the rope's limit it fails with
+/// `QuotaExceeded`, and while the pool is full it waits: neither looks like the end.
+async fn receive_some(
+    stream: &mut (impl AsyncRead + Unpin),
+    rope: &mut Rope,
+    pool: &Pool,
+) -> io::Result<usize> {
+    let room = rope.limit().saturating_sub(rope.len()).min(RECORD);
+    if room == 0 {
+        return at_the_limit(stream).await;
+    }
+    reserve(rope, room, pool).await?;
+    stream.read_buf(&mut bytes::BufMut::limit(rope, room)).await
+}
+
+async fn at_the_limit(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
+    match stream.read(&mut [0]).await? {
+        0 => Ok(0),
+        _ => Err(io::Error::new(ErrorKind::QuotaExceeded, "it sends more than is allowed")),
+    }
+}
+
+/// Reserves room in the pool, so that its capacity bounds what is received; waits for it in turn.
+async fn reserve(rope: &mut Rope, bytes: usize, pool: &Pool) -> io::Result<()> {
+    if rope.reserve(bytes).is_ok() {
+        return Ok(());
+    }
+    let room = pool.wait_for_room(bytes).await?;
+    rope.add_room(room).map_err(|_other| ErrorKind::InvalidInput)?;
+    rope.reserve(bytes)
+}
+
+/// A deadline that moves on as bytes do.
+struct Pace {
+    idle: Duration,
+    moved: usize,
+    ends: Instant,
+}
+
+impl Pace {
+    fn new(idle: Duration) -> Pace {
+        Pace { idle, moved: 0, ends: Instant::now() + idle }
+    }
+
+    async fn of(&mut self, transfer: impl Future<Output = io::Result<usize>>) -> io::Result<usize> {
+        let late =
+            |_| io::Error::new(ErrorKind::TimedOut, format!("less than 64 KiB moved in {:?}", self.idle));
+        let moved = timeout_at(self.ends, transfer).await.map_err(late)??;
+        self.moved += moved;
+        if self.moved >= PROGRESS {
+            *self = Pace::new(self.idle);
+        }
+        Ok(moved)
+    }
+}
+
+/// One line on standard error. That nobody reads it is no reason to stop.
+fn log(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
