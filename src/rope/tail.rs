@@ -24,6 +24,12 @@ const SPARE_PART: usize = 16;
 /// Most spare bytes a rope keeps.
 const MAX_SPARE: usize = 256 << 10;
 
+/// Fewest bytes that are committed ahead of a read.
+const MIN_COMMIT: usize = 16 << 10;
+
+/// Most bytes that are committed ahead of a copy.
+const MAX_COMMIT: usize = 2 << 20;
+
 /// Smallest tail on the heap.
 const MIN_HEAP: usize = 64;
 
@@ -175,18 +181,19 @@ impl Rope {
                 tail.grow(&mut self.memory, want - tail.spare(), held, false);
             }
             // What is ready already is enough if there is no memory for more.
-            let _ = tail.commit(want);
+            let _ = tail.commit(want.min(commit_ahead(held)));
             offer.in_tail = tail.ready().min(want);
-        }
-        if offer.in_tail < want {
-            match self.next_extent(want - offer.in_tail) {
-                Ok((next, copied)) => {
-                    offer.in_next = next.ready().min(want - offer.in_tail);
-                    (offer.next, offer.copied) = (Some(next), copied);
-                }
-                Err(_) if offer.in_tail > 0 => {}
-                Err(error) => return Err(error),
+            if offer.in_tail > 0 && tail.spare() >= want {
+                return Ok(offer);
             }
+        }
+        match self.next_extent(want - offer.in_tail) {
+            Ok((next, copied)) => {
+                offer.in_next = next.ready().min(want - offer.in_tail);
+                (offer.next, offer.copied) = (Some(next), copied);
+            }
+            Err(_) if offer.in_tail > 0 => {}
+            Err(error) => return Err(error),
         }
         if offer.len() > 0 { Ok(offer) } else { Err(no_room()) }
     }
@@ -230,7 +237,7 @@ impl Rope {
             if self.has_tail() { &[] } else { short_segment(&self.segments, &self.tail, self.inline_max()) };
         let want = want.saturating_add(short.len());
         let fresh = self.memory.allocate(want, held)?;
-        let mut fresh = self.memory.commit(fresh, want)?;
+        let mut fresh = self.memory.commit(fresh, want.min(short.len() + commit_ahead(held)))?;
         // The copy must leave room: this is about what follows it.
         let copied = if short.len() < fresh.ready() { short.len() } else { 0 };
         if copied > 0 && fresh.begin_with(&short[..copied]).is_ok() {
@@ -247,8 +254,12 @@ impl Rope {
                 tail.grow(&mut self.memory, generous, held, false);
             }
         }
-        let usable = |tail: &mut Extent| tail.commit(want.min(MAX_COMMIT)).is_ok() || tail.ready() > 0;
-        if !self.tail.as_mut().is_some_and(|tail| tail.spare() > 0 && usable(tail)) {
+        let usable = |tail: &mut Extent| {
+            // What is ready already is enough if there is no memory for more.
+            let _ = tail.commit(want.min(MAX_COMMIT));
+            tail.ready() > 0
+        };
+        if !self.tail.as_mut().is_some_and(usable) {
             let fresh = self.memory.allocate(generous, held)?;
             let fresh = self.memory.commit(fresh, want.min(MAX_COMMIT))?;
             self.replace_tail(fresh);
@@ -418,15 +429,18 @@ impl Rope {
     }
 }
 
-/// Most bytes that a copy has committed at a time.
-const MAX_COMMIT: usize = 2 << 20;
-
 /// The last segment, if it is short and the next tail should begin with a copy of it, so that they are contiguous: a
 /// small first read, or a header that was pushed in front of a body. Else nothing.
 #[inline]
 fn short_segment<'a>(segments: &'a Segments, tail: &Option<Extent>, inline_max: usize) -> &'a [u8] {
     let apart = |last: &[u8]| tail.as_ref().is_none_or(|tail| tail.len() == 0 && !tail.follows(last));
     segments.last().map_or(&[], |last| if last.len() <= inline_max && apart(last) { last } else { &[] })
+}
+
+/// Bytes that are committed ahead of a read into pages that are not resident: as many as the rope holds, so that what a
+/// peer announces and never sends commits little.
+fn commit_ahead(held: usize) -> usize {
+    held.max(MIN_COMMIT)
 }
 
 fn no_room() -> io::Error {

@@ -1,0 +1,305 @@
+//! A child of fork(2) inherits ropes, views and pools. Nothing it does changes a byte of the parent's, nor the other way
+//! round; what needs the pool is an error there, and dropping is harmless.
+#![allow(unsafe_code)] // forks
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
+mod support;
+
+use std::io::{ErrorKind, Write};
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes};
+use nix::libc;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, fork};
+use ropewalk::{Pool, PoolOptions, Room, Rope, View};
+use support::{pattern, received};
+
+const MIB: usize = 1 << 20;
+
+/// Runs `body` in a child; fails if it panics, hangs or is killed. Runs no destructors of the test harness there.
+fn in_fork(body: impl FnOnce()) {
+    // SAFETY: the child calls nothing but `body`, an alarm and `_exit`; the allocator of this platform survives fork.
+    match unsafe { fork() }.unwrap() {
+        ForkResult::Parent { child } => assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0))),
+        ForkResult::Child => {
+            // SAFETY: sets a timer.
+            unsafe { libc::alarm(20) };
+            let done = catch_unwind(AssertUnwindSafe(body));
+            // SAFETY: ends the child at once.
+            unsafe { libc::_exit(i32::from(done.is_err())) }
+        }
+    }
+}
+
+/// Everything that a process can have of a pool.
+struct Held {
+    pool: Pool,
+    growing: Rope,
+    segments: Rope,
+    borrowed: View,
+    mapped: View,
+    moved: View,
+    sealed: Bytes,
+    room: Room,
+    small: Rope,
+}
+
+/// Two ropes that grow in turns by so many bytes.
+fn scattered(pool: &Pool, payload: &[u8], piece: usize) -> Rope {
+    let (mut rope, mut others) = (Rope::in_pool(pool), Vec::new());
+    for chunk in payload.chunks(piece) {
+        rope.append(received(pool, chunk));
+        others.push(received(pool, &[0; 100_000]));
+    }
+    rope
+}
+
+fn held(options: PoolOptions) -> Held {
+    let pool = options.create().unwrap();
+    let payload = pattern(7, MIB);
+    let mut growing = received(&pool, &payload);
+    growing.reserve(100_000).unwrap();
+    let segments: Rope = received(&pool, &payload).into_iter().collect();
+    let borrowed = received(&pool, &payload).finalize().unwrap();
+    let mapped = scattered(&pool, &payload, 64 << 10).finalize().unwrap();
+    let moved = scattered(&pool, &payload, 512 << 10).finalize().unwrap();
+    let sealed = Bytes::from(received(&pool, &payload).finalize().unwrap()).slice(MIB / 2..);
+    let room = pool.try_room(MIB).unwrap();
+    let small = Rope::from("on the heap");
+    Held { pool, growing, segments, borrowed, mapped, moved, sealed, room, small }
+}
+
+impl Held {
+    fn assert_intact(&self) {
+        let payload = pattern(7, MIB);
+        assert!(self.growing == payload && self.segments == payload);
+        assert!(*self.borrowed == payload && *self.mapped == payload && *self.moved == payload);
+        assert!(self.sealed == payload[MIB / 2..] && self.small == b"on the heap"[..]);
+        // Recycled pages are not those that are held.
+        drop(received(&self.pool, &[0xee; 2 * MIB]));
+        assert!(self.growing == payload && *self.moved == payload && *self.borrowed == payload);
+    }
+}
+
+fn kinds() -> [PoolOptions; 4] {
+    let options = || Pool::options().capacity(64 << 20);
+    [
+        options(),
+        options().retain(0),
+        options().zero_on_release(true),
+        options().decay(Duration::ZERO).background(true),
+    ]
+}
+
+#[test]
+fn what_a_child_drops_stays_with_the_parent() {
+    for options in kinds() {
+        let held = held(options);
+        let drops: [fn(Held); 9] = [
+            |held| drop(held.growing),
+            |held| drop(held.segments),
+            |held| drop(held.borrowed),
+            |held| drop(held.mapped),
+            |held| drop(held.moved),
+            |held| drop(held.sealed),
+            |held| drop(held.room),
+            |held| drop(held.pool),
+            |held| drop(held),
+        ];
+        let mut held = Some(held);
+        for drop_some in drops {
+            // The child drops its copy of everything; the parent's stays in the option.
+            in_fork(|| drop_some(held.take().unwrap()));
+            held.as_ref().unwrap().assert_intact();
+        }
+        let stats = held.as_ref().unwrap().pool.stats();
+        assert!(stats.in_use > 0 && stats.fallbacks == 0);
+        drop(held);
+    }
+}
+
+#[test]
+fn what_needs_the_pool_is_an_error_in_a_child() {
+    let mut held = held(Pool::options().capacity(64 << 20).decay(Duration::ZERO));
+    in_fork(|| {
+        let pool = &held.pool;
+        let unsupported = |error: std::io::Error| {
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            assert!(error.to_string().contains("fork()"), "{error}");
+        };
+        unsupported(pool.trim().unwrap_err());
+        unsupported(pool.decay().unwrap_err());
+        unsupported(pool.try_room(1).unwrap_err());
+        assert_eq!((pool.decay_timeout(), pool.stats().capacity), (None, 0));
+        let mut fresh = Rope::in_pool(pool);
+        unsupported(fresh.reserve(1).unwrap_err());
+        unsupported(fresh.write_all(b"bytes").unwrap_err());
+        let (mut peer, socket) = UnixStream::pair().unwrap();
+        peer.write_all(&pattern(1, 100_000)).unwrap();
+        unsupported(fresh.readv_from(&socket).unwrap_err());
+        unsupported(held.growing.readv_from(&socket).unwrap_err());
+        unsupported(held.growing.reserve(MIB).unwrap_err());
+        unsupported(held.growing.write_all(b"bytes").unwrap_err());
+        unsupported(
+            Rope::in_room(pool.try_room(0).map_or_else(|_| return_room(&mut held.room), |room| room))
+                .reserve(1)
+                .unwrap_err(),
+        );
+        // Nothing was taken out of the socket.
+        let mut heap = Rope::new();
+        while heap.len() < 100_000 {
+            heap.readv_from(&socket).unwrap();
+        }
+        assert!(heap == pattern(1, 100_000));
+        // What cannot report an error uses the heap.
+        let mut copied = Rope::in_pool(pool);
+        copied.extend_from_slice(b"on the heap");
+        copied.put_u8(b'!');
+        assert_eq!(copied.copy_to_bytes(12), "on the heap!");
+        held.growing.extend_from_slice(b"beyond");
+        held.growing.put_slice(b"and more");
+        // A pool that the child makes is its own.
+        let own = Pool::new().unwrap();
+        assert!(received(&own, &pattern(3, MIB)) == pattern(3, MIB));
+        assert!(own.trim().unwrap() > 0);
+        unsupported(held.pool.trim().unwrap_err());
+    });
+    held.assert_intact();
+}
+
+fn return_room(room: &mut Room) -> Room {
+    let empty = Pool::new().unwrap().try_room(0).unwrap();
+    std::mem::replace(room, empty)
+}
+
+#[test]
+fn finalizing_what_was_inherited_is_an_error() {
+    let held = held(Pool::options().capacity(64 << 20));
+    let mut apart = received(&held.pool, &pattern(7, MIB));
+    drop(apart.split_off(1000));
+    apart.append(held.segments.slice(5000..MIB));
+    in_fork(|| {
+        let error = apart.finalize().unwrap_err();
+        assert_eq!(std::io::Error::from(error).kind(), ErrorKind::Unsupported);
+    });
+    held.assert_intact();
+}
+
+#[test]
+fn bytes_of_a_pool_are_not_mapped_in_a_child() {
+    let held = held(Pool::options().capacity(64 << 20));
+    let views: [&[u8]; 4] = [&held.borrowed, &held.mapped, &held.moved, &held.sealed];
+    for bytes in views {
+        // SAFETY: the child reads one byte.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Parent { child } => {
+                let status = waitpid(child, None).unwrap();
+                assert!(matches!(status, WaitStatus::Signaled(_, Signal::SIGSEGV, _)), "{status:?}");
+            }
+            ForkResult::Child => {
+                std::hint::black_box(bytes[MIB / 4]);
+                // SAFETY: ends the child at once.
+                unsafe { libc::_exit(0) }
+            }
+        }
+    }
+    held.assert_intact();
+}
+
+#[test]
+fn what_the_parent_does_meanwhile_does_not_reach_the_child() {
+    let mut held = held(Pool::options().capacity(64 << 20));
+    let (mut to_child, mut at_child) = UnixStream::pair().unwrap();
+    // SAFETY: the child waits, drops and exits.
+    match unsafe { fork() }.unwrap() {
+        ForkResult::Parent { child } => {
+            held.growing.clear();
+            drop(std::mem::take(&mut held.borrowed));
+            held.pool.trim().unwrap();
+            drop(received(&held.pool, &[0xee; 4 * MIB]));
+            to_child.write_all(b"!").unwrap();
+            assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
+        }
+        ForkResult::Child => {
+            std::io::Read::read_exact(&mut at_child, &mut [0]).unwrap();
+            let heap = held.small == b"on the heap"[..];
+            drop(held);
+            // SAFETY: ends the child at once.
+            unsafe { libc::_exit(i32::from(!heap)) }
+        }
+    }
+}
+
+/// Where a dropped view or pool was mapped, the child may have mapped something else by now.
+#[test]
+fn dropping_unmaps_nothing_of_the_childs() {
+    let held = held(Pool::options().capacity(64 << 20));
+    let (view, arena) = (held.moved.as_ptr().addr(), held.borrowed.as_ptr().addr());
+    in_fork(|| {
+        let mapped = [view, arena].map(|at| {
+            let at = at.next_multiple_of(4096);
+            let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+            // SAFETY: nothing is mapped there in the child, or this fails.
+            let got = unsafe {
+                libc::mmap(at as *mut libc::c_void, 4096, prot, flags | libc::MAP_FIXED_NOREPLACE, -1, 0)
+            };
+            assert_eq!(got.addr(), at);
+            // SAFETY: mapped just now.
+            unsafe { got.cast::<u8>().write(7) };
+            got.cast::<u8>()
+        });
+        drop(held);
+        // SAFETY: mapped above, and nobody else's.
+        assert!(mapped.iter().all(|at| unsafe { at.read() } == 7));
+    });
+}
+
+/// Threads that have the pool's lock are gone in the child, and the lock stays taken: no call may wait for it.
+#[test]
+fn a_child_never_waits_for_a_lock() {
+    let pool = Pool::options().capacity(64 << 20).retain(0).create().unwrap();
+    let stop = AtomicBool::new(false);
+    let rope = received(&pool, &pattern(5, MIB));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    drop(received(&pool, &[1; 300_000]));
+                }
+            });
+        }
+        for _ in 0..50 {
+            in_fork(|| {
+                let mut copy = rope.clone();
+                assert!(copy.reserve(MIB).is_err() && pool.trim().is_err());
+                let _ = pool.stats();
+                drop(copy.split_off(MIB / 2));
+                drop((copy, rope.slice(5..), pool.clone()));
+            });
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(rope == pattern(5, MIB));
+}
+
+#[test]
+fn a_daemon_that_forked_twice_gets_an_error() {
+    let pool = Pool::new().unwrap();
+    drop(received(&pool, &[1; 100_000]));
+    in_fork(|| {
+        in_fork(|| {
+            assert_eq!(Rope::in_pool(&pool).reserve(1).unwrap_err().kind(), ErrorKind::Unsupported);
+            let own = Pool::new().unwrap();
+            drop(received(&own, &[2; 100_000]));
+            in_fork(|| assert!(own.try_room(1).is_err() && pool.try_room(1).is_err()));
+            assert!(own.try_room(1).is_ok());
+        });
+        assert!(pool.try_room(1).is_err());
+    });
+    assert!(pool.try_room(1).is_ok());
+}
