@@ -23,7 +23,7 @@ use zeroize::Zeroize;
 use crate::pool::{Extent, Pool, is_at_capacity};
 use crate::rope::{LITTLE, Rope, first_read};
 use crate::sys::iovec::UninitIovec;
-use crate::sys::{self, Received};
+use crate::sys::{self, FdKind, Received};
 
 impl Rope {
     /// readv(2): appends what has arrived. Returns how many bytes that were; `Ok(0)` is the end of the
@@ -92,11 +92,40 @@ impl Rope {
     #[inline(always)]
     pub fn readv_up_to(&mut self, fd: impl AsFd, max: usize) -> io::Result<usize> {
         let fd = fd.as_fd();
-        let mut socket = *self.socket();
-        let received = self.receive(fd, 0, max, |rooms| sys::readv(fd, rooms, &mut socket), |&count| count);
-        // After an error, too: a pipe that has nothing yet is no socket the next time either.
-        *self.socket() = socket;
-        Ok(received?.unwrap_or(0))
+        let mut kind = self.source().kind(fd);
+        if kind == FdKind::Message {
+            return self.read_message(fd, max);
+        }
+        let received = self.receive(fd, 0, max, |rooms| sys::readv(fd, rooms, &mut kind), |&count| count);
+        self.source().note(kind);
+        match received {
+            Ok(Some(count)) if count > 0 => Ok(count),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
+            last => {
+                self.source().forget();
+                Ok(last?.unwrap_or(0))
+            }
+        }
+    }
+
+    /// recvmsg(2) of one message that has bytes.
+    #[inline(never)]
+    fn read_message(&mut self, fd: BorrowedFd<'_>, max: usize) -> io::Result<usize> {
+        if max == 0 {
+            return Ok(0);
+        }
+        let mut len = sys::next_message_len(fd, 0)?;
+        while len == 0 {
+            if sys::recvmsg(fd, &mut [], 0)?.end {
+                return Ok(0);
+            }
+            len = sys::next_message_len(fd, 0)?;
+        }
+        if len > max {
+            return Err(longer_than(len, max));
+        }
+        let call = |iovecs: &mut [UninitIovec<'_>]| sys::readv(fd, iovecs, &mut FdKind::Message);
+        self.receive_message(len, call, |&count| count)
     }
 
     /// recvmsg(2): like [`readv_from`](Rope::readv_from) on a socket, with the descriptors that came
@@ -127,9 +156,41 @@ impl Rope {
     pub fn recvmsg_from(&mut self, fd: impl AsFd, flags: i32) -> io::Result<Received> {
         let fd = fd.as_fd();
         sys::check_recv_flags(flags)?;
-        let received =
-            self.receive(fd, flags, usize::MAX, |rooms| sys::recvmsg(fd, rooms, flags), |got| got.bytes)?;
-        Ok(received.unwrap_or_default())
+        let call = |iovecs: &mut [UninitIovec<'_>]| sys::recvmsg(fd, iovecs, flags);
+        if self.source().kind(fd) == FdKind::Message {
+            return match sys::next_message_len(fd, flags)? {
+                0 => call(&mut []),
+                len => self.receive_message(len, call, |got| got.bytes),
+            };
+        }
+        let received = self.receive(fd, flags, usize::MAX, call, |got| got.bytes)?;
+        Ok(received.unwrap_or_else(|| Received { end: true, ..Received::default() }))
+    }
+
+    /// Makes the call with room for all `len` bytes of a message: what is not offered room is lost.
+    fn receive_message<T>(
+        &mut self,
+        len: usize,
+        call: impl FnOnce(&mut [UninitIovec<'_>]) -> io::Result<T>,
+        count: impl FnOnce(&T) -> usize,
+    ) -> io::Result<T> {
+        if len > self.limit().saturating_sub(self.len()) {
+            return Err(LimitReached(self.limit()).into());
+        }
+        if len <= LITTLE && self.is_empty() && !self.has_tail() {
+            return self.receive_little(len, false, call, count);
+        }
+        self.reserve(len)?;
+        let mut memory = Box::new_uninit_slice(len);
+        let result = call(&mut [UninitIovec::new(&mut memory, len)])?;
+        let message = filled(&memory, count(&result));
+        if let Err(not_copied) = self.copy_in(message) {
+            self.push(self.own(message[message.len() - not_copied.bytes..].into()));
+        }
+        if self.zeroes() {
+            memory.zeroize();
+        }
+        Ok(result)
     }
 
     /// Offers rooms to one `call` and keeps what it filled, which `count` tells. `None`: nothing to do.
@@ -429,6 +490,12 @@ fn some_room(offered: usize) -> io::Result<()> {
         return Ok(());
     }
     Err(io::Error::new(io::ErrorKind::OutOfMemory, "no room for even one byte"))
+}
+
+fn longer_than(len: usize, max: usize) -> io::Error {
+    let message =
+        format!("the next message has {len} bytes, more than the {max} asked for; it was not taken");
+    io::Error::new(io::ErrorKind::InvalidInput, message)
 }
 
 /// There is no room, which does not matter at the end of the stream.

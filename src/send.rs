@@ -226,7 +226,7 @@ fn offer(
 /// writev(2) on a socket raises SIGPIPE, so a socket gets sendmsg(2).
 fn write(fd: BorrowedFd<'_>, iovecs: &Iovecs<'_>) -> io::Result<usize> {
     match sys::sendmsg(fd, iovecs, 0, &[]) {
-        Err(error) if sys::is_refused_as_no_socket(&error) => sys::writev(fd, iovecs),
+        Err(error) if sys::is_no_socket(fd, &error) => sys::writev(fd, iovecs),
         done => done,
     }
 }

@@ -23,6 +23,7 @@ use std::ops::{Bound, RangeBounds};
 use bytes::Bytes;
 
 use crate::pool::{Extent, Pool};
+use crate::sys::KnownFd;
 pub use cursor::Cursor;
 pub(crate) use pace::{Pace, first_read};
 use segments::{IntoSegments, Segments};
@@ -65,8 +66,8 @@ pub struct Rope {
     /// How much to ask for; nothing was received yet, if `None`.
     reads: Option<Pace>,
     sends: Pace,
-    /// Whether what it reads from may be a socket.
-    socket: bool,
+    /// What it was received from last.
+    source: KnownFd,
 }
 
 impl Default for Rope {
@@ -120,7 +121,7 @@ impl Rope {
             limit: usize::MAX,
             reads: None,
             sends: Pace::SENDS,
-            socket: true,
+            source: KnownFd::NONE,
         }
     }
 
@@ -601,10 +602,10 @@ impl Rope {
         })
     }
 
-    /// Whether what this rope reads from may be a socket.
+    /// What this rope was received from last.
     #[inline]
-    pub(crate) fn socket(&mut self) -> &mut bool {
-        &mut self.socket
+    pub(crate) fn source(&mut self) -> &mut KnownFd {
+        &mut self.source
     }
 
     pub(crate) fn sends(&mut self) -> &mut Pace {
@@ -620,7 +621,7 @@ impl Rope {
             limit: self.limit,
             reads: self.reads,
             sends: self.sends,
-            socket: self.socket,
+            source: self.source,
         }
     }
 

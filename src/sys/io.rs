@@ -2,24 +2,30 @@
 #![allow(unsafe_code)] // raw calls: nix has no vectored read into uninitialised memory
 
 use std::io;
-use std::mem;
+use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags};
 
 use super::iovec::{Iovecs, UninitIovec, offered};
 #[cfg(test)]
 use super::mock;
+use super::peek::{FdKind, Next, has_ended, is_refused, peek};
 
 /// Most descriptors that the kernel passes in one message: `SCM_MAX_FD`, unix(7).
 const MAX_FDS: usize = 253;
 
-/// Words of ancillary data in one message: a full load of descriptors and some to spare.
-const CONTROL_WORDS: usize = MAX_FDS.div_ceil(2) + 32;
+/// Since Linux 6.5; not in `libc` for all targets.
+const SCM_PIDFD: libc::c_int = 4;
+
+/// Words of ancillary data in one message: a full load of descriptors, and 3 KiB for credentials, a pidfd, timestamps,
+/// a security label and whatever else the caller's socket options ask for.
+const CONTROL_WORDS: usize = MAX_FDS.div_ceil(2) + 384;
+
+type Control = [MaybeUninit<u64>; CONTROL_WORDS];
 
 /// What one [`Rope::recvmsg_from`](crate::Rope::recvmsg_from) brought.
 ///
@@ -37,24 +43,40 @@ const CONTROL_WORDS: usize = MAX_FDS.div_ceil(2) + 32;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct Received {
-    /// Bytes appended to the rope; 0 is the end of the stream.
+    /// Bytes appended to the rope. 0 is the end of the stream, or a message without bytes: see `end`.
     pub bytes: usize,
     /// Descriptors that came with them (`SCM_RIGHTS`), close-on-exec, in the sender's order.
     pub fds: Vec<OwnedFd>,
+    /// The sender's process, close-on-exec, where the socket has `SO_PASSPIDFD`.
+    pub pidfd: Option<OwnedFd>,
     /// Whether the kernel dropped something for want of room: the rest of a datagram (`MSG_TRUNC`)
     /// or descriptors and other ancillary data (`MSG_CTRUNC`).
     pub truncated: bool,
+    /// Whether the stream has ended: nothing was received, and nothing will be. A peer that hangs up behind messages
+    /// without bytes has ended with the first of these, since the kernel does not tell them from the end.
+    pub end: bool,
 }
 
-/// readv(2). Into a single iovec recv(2), or read(2) from what turns out to be no `socket`: these are the same
-/// and cost the kernel less.
+/// readv(2); with one iovec recv(2) or read(2), which are the same and cost the kernel less. From a message
+/// socket recvmsg(2), until a message has bytes: 0 is the end of the stream.
+///
+/// A socket that a seccomp filter allows no recv(2) on turns into [`FdKind::Other`].
+///
+/// # Errors
+///
+/// `InvalidData` for a message that was cut, because it is longer than what was offered: see
+/// [`next_message_len`](super::next_message_len).
 #[inline]
 pub(crate) fn readv(
     fd: BorrowedFd<'_>,
     iovecs: &mut [UninitIovec<'_>],
-    socket: &mut bool,
+    kind: &mut FdKind,
 ) -> io::Result<usize> {
+    if *kind == FdKind::Message {
+        return read_message(fd, iovecs);
+    }
     let offer = offered(iovecs);
     let count = retry(|| {
         #[cfg(test)]
@@ -62,7 +84,7 @@ pub(crate) fn readv(
             return answer;
         }
         if let [iovec] = iovecs {
-            return read(fd, iovec, socket);
+            return read(fd, iovec, kind);
         }
         let (base, len) = (iovecs.as_mut_ptr().cast::<libc::iovec>(), count_of(iovecs.len()));
         // SAFETY: a `UninitIovec` is a transparent iovec over memory that it borrows mutably, so the kernel
@@ -73,12 +95,12 @@ pub(crate) fn readv(
 }
 
 #[inline]
-fn read(fd: BorrowedFd<'_>, iovec: &mut UninitIovec<'_>, socket: &mut bool) -> nix::Result<usize> {
+fn read(fd: BorrowedFd<'_>, iovec: &mut UninitIovec<'_>, kind: &mut FdKind) -> nix::Result<usize> {
     let (fd, to, len) = (fd.as_raw_fd(), iovec.as_mut_ptr().cast(), iovec.len());
-    if *socket {
+    if *kind == FdKind::Stream {
         // SAFETY: the iovec is memory that it borrows mutably, of this length.
         match Errno::result(unsafe { libc::recv(fd, to, len, 0) }) {
-            Err(Errno::ENOTSOCK) => *socket = false,
+            Err(error) if is_refused(error) => *kind = FdKind::Other,
             received => return received.map(isize::unsigned_abs),
         }
     }
@@ -86,34 +108,74 @@ fn read(fd: BorrowedFd<'_>, iovec: &mut UninitIovec<'_>, socket: &mut bool) -> n
     Errno::result(unsafe { libc::read(fd, to, len) }).map(isize::unsigned_abs)
 }
 
-/// recvmsg(2), with `MSG_CMSG_CLOEXEC`.
+#[inline(never)]
+fn read_message(fd: BorrowedFd<'_>, iovecs: &mut [UninitIovec<'_>]) -> io::Result<usize> {
+    let offer = offered(iovecs);
+    loop {
+        // With this flag the kernel tells the length that the message had.
+        let (len, _) = recvmsg_raw(fd, iovecs, &mut [], libc::MSG_TRUNC)?;
+        if len > offer {
+            let message = format!("a message of {len} bytes was cut to the {offer} that there was room for");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+        if len > 0 || has_ended(fd)? {
+            return Ok(len);
+        }
+    }
+}
+
+/// recvmsg(2), with `MSG_CMSG_CLOEXEC`. Without iovecs it takes a message that has no bytes.
 pub(crate) fn recvmsg(
     fd: BorrowedFd<'_>,
     iovecs: &mut [UninitIovec<'_>],
     flags: i32,
 ) -> io::Result<Received> {
     let offer = offered(iovecs);
-    let mut control = [0u64; CONTROL_WORDS];
+    let mut control: Control = [MaybeUninit::uninit(); CONTROL_WORDS];
+    let (count, header) = recvmsg_raw(fd, iovecs, &mut control, flags | libc::MSG_CMSG_CLOEXEC)?;
+    let mut received = Received::default();
+    own_fds(&header, &mut received);
+    received.truncated = header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
+    received.bytes = within_offer(count, offer, "recvmsg")?;
+    let nothing = count == 0 && header.msg_controllen == 0;
+    received.end = nothing && (FdKind::of(fd) != FdKind::Message || has_ended(fd)?);
+    Ok(received)
+}
+
+/// The header points to what it was made of; only its flags and control data may be looked at.
+fn recvmsg_raw(
+    fd: BorrowedFd<'_>,
+    iovecs: &mut [UninitIovec<'_>],
+    control: &mut [MaybeUninit<u64>],
+    flags: i32,
+) -> io::Result<(usize, libc::msghdr)> {
     let mut header = empty_header();
     header.msg_iov = iovecs.as_mut_ptr().cast();
-    header.msg_iovlen = iovecs.len();
+    header.msg_iovlen = iovecs.len() as _;
     header.msg_control = control.as_mut_ptr().cast();
-    let flags = flags | libc::MSG_CMSG_CLOEXEC;
     let count = retry(|| {
         #[cfg(test)]
         if let Some(answer) = mock::read(iovecs) {
             header.msg_controllen = 0;
             return answer;
         }
-        header.msg_controllen = size_of_val(&control);
-        // SAFETY: the header points to the iovecs, which are borrowed mutably, and to `control`,
-        // both alive until the end of this function; the lengths are theirs.
+        header.msg_controllen = size_of_val(control) as _;
+        // SAFETY: the header points to the iovecs and to `control`, both borrowed mutably for longer than the
+        // call; the lengths are theirs.
         Errno::result(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, flags) })
             .map(isize::unsigned_abs)
     })?;
-    let fds = owned_fds(&header);
-    let truncated = header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
-    Ok(Received { bytes: within_offer(count, offer, "recvmsg")?, fds, truncated })
+    Ok((count, header))
+}
+
+/// Whether the stream has ended; [`peek`] that takes messages without bytes.
+pub(crate) fn at_end_of_stream(fd: BorrowedFd<'_>, flags: i32) -> io::Result<bool> {
+    loop {
+        match peek(fd, flags)? {
+            Next::NoBytes if !recvmsg(fd, &mut [], flags)?.end => {}
+            next => return Ok(next != Next::More),
+        }
+    }
 }
 
 /// writev(2), for whatever is not a socket.
@@ -176,68 +238,49 @@ fn check_flags(flags: i32, refused: i32, names: &str) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, message))
 }
 
-/// Whether `sendmsg` failed because the descriptor is a pipe, a file or the like.
-pub(crate) fn is_refused_as_no_socket(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::ENOTSOCK)
-}
-
-/// recv(2) with `MSG_PEEK`, else poll(2) and `FIONREAD`: whether the stream has ended. Takes nothing out of it.
-///
-/// # Errors
-///
-/// `WouldBlock` when the descriptor is non-blocking, or `flags` has `MSG_DONTWAIT`, and nothing has come yet.
-pub(crate) fn at_end_of_stream(fd: BorrowedFd<'_>, flags: i32) -> io::Result<bool> {
-    let flags = libc::MSG_PEEK | flags & libc::MSG_DONTWAIT;
-    let mut byte = 0u8;
-    let peeked = retry(|| {
-        // SAFETY: one byte may be written to `byte`, which outlives the call.
-        Errno::result(unsafe { libc::recv(fd.as_raw_fd(), (&raw mut byte).cast(), 1, flags) })
-    });
-    match peeked {
-        Ok(count) => Ok(count == 0),
-        Err(error) if is_refused_as_no_socket(&error) => nothing_left(fd),
-        Err(error) => Err(error),
-    }
-}
-
-/// The same for pipes and files, which cannot be peeked into.
-fn nothing_left(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    let flags = nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_GETFL)?;
-    let timeout = if flags & libc::O_NONBLOCK == 0 { PollTimeout::NONE } else { PollTimeout::ZERO };
-    let mut ready = [PollFd::new(fd, PollFlags::POLLIN)];
-    if retry(|| poll(&mut ready, timeout))? == 0 {
-        return Err(io::ErrorKind::WouldBlock.into());
-    }
-    let mut left = 0;
-    // SAFETY: FIONREAD writes one int, ioctl_tty(2), and `left` is one.
-    retry(|| Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut left) }))?;
-    Ok(left == 0)
-}
-
 /// Takes ownership of every descriptor in the ancillary data, so that none can leak.
-fn owned_fds(header: &libc::msghdr) -> Vec<OwnedFd> {
-    let mut fds = Vec::new();
+fn own_fds(header: &libc::msghdr, received: &mut Received) {
     // SAFETY: the kernel has filled the control data that `header` describes.
     let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
     // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR return null or a header that lies whole in that data.
     while let Some(message) = unsafe { next.as_ref() } {
-        if message.cmsg_level == libc::SOL_SOCKET && message.cmsg_type == libc::SCM_RIGHTS {
-            // SAFETY: `message` is one of those headers; its data follows it.
-            let data = unsafe { libc::CMSG_DATA(next) };
-            let bytes = message.cmsg_len - data.addr().wrapping_sub(next.addr());
-            for at in 0..bytes / size_of::<RawFd>() {
-                // SAFETY: the kernel wrote `cmsg_len` bytes, all of them descriptors.
-                let raw = unsafe { data.cast::<RawFd>().add(at) };
-                // SAFETY: one of them, which may not be aligned.
-                let raw = unsafe { ptr::read_unaligned(raw) };
-                // SAFETY: SCM_RIGHTS gave this process the descriptor, and nobody else knows of it.
-                fds.push(unsafe { OwnedFd::from_raw_fd(raw) });
+        // Socket options other than `SO_PASSRIGHTS` and `SO_PASSPIDFD` bring no descriptors.
+        if message.cmsg_level == libc::SOL_SOCKET
+            && [libc::SCM_RIGHTS, SCM_PIDFD].contains(&message.cmsg_type)
+        {
+            // SAFETY: `next` is such a header, and the kernel has made these descriptors for this process.
+            let fds = unsafe { fds_behind(next) };
+            if message.cmsg_type == libc::SCM_RIGHTS {
+                received.fds.extend(fds);
+            } else {
+                received.pidfd = fds.last();
             }
         }
         // SAFETY: `next` is the header just looked at, within the same data.
         next = unsafe { libc::CMSG_NXTHDR(header, next) };
     }
-    fds
+}
+
+/// The descriptors in the data of a control message. Where the kernel could make none, it says -1.
+///
+/// # Safety
+///
+/// `message` is a whole control message, and all of its data is descriptors that nobody owns.
+#[allow(clippy::unnecessary_cast)] // `cmsg_len` is a u32 on some targets
+unsafe fn fds_behind(message: *const libc::cmsghdr) -> impl Iterator<Item = OwnedFd> {
+    // SAFETY: the caller has such a header.
+    let len = unsafe { (*message).cmsg_len } as usize;
+    // SAFETY: the data follows the header.
+    let data = unsafe { libc::CMSG_DATA(message) }.cast_const();
+    let count = len.saturating_sub(data.addr() - message.addr()) / size_of::<RawFd>();
+    (0..count).filter_map(move |at| {
+        // SAFETY: the kernel wrote `count` descriptors.
+        let raw = unsafe { data.cast::<RawFd>().add(at) };
+        // SAFETY: one of them, which may not be aligned.
+        let raw = unsafe { ptr::read_unaligned(raw) };
+        // SAFETY: the caller gives the descriptor away.
+        (raw >= 0).then(|| unsafe { OwnedFd::from_raw_fd(raw) })
+    })
 }
 
 fn empty_header() -> libc::msghdr {

@@ -106,6 +106,11 @@ pub(crate) fn refusing_some<T, const N: usize>(
     result
 }
 
+/// Whether this thread has a mock kernel. Its descriptors are no message sockets.
+pub(crate) fn is_set() -> bool {
+    KERNEL.with_borrow(Option::is_some)
+}
+
 fn step(answer: impl FnOnce(&mut MockKernel, Step) -> nix::Result<usize>) -> Option<nix::Result<usize>> {
     KERNEL.with_borrow_mut(|kernel| {
         let kernel = kernel.as_mut()?;

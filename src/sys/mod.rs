@@ -8,11 +8,10 @@ pub(crate) mod iovec;
 pub(crate) mod memory;
 #[cfg(test)]
 pub(crate) mod mock;
+mod peek;
 pub(crate) mod pressure;
 pub(crate) mod space;
 
 pub use io::Received;
-pub(crate) use io::{
-    at_end_of_stream, check_recv_flags, check_send_flags, is_refused_as_no_socket, readv, recvmsg, sendmsg,
-    writev,
-};
+pub(crate) use io::{at_end_of_stream, check_recv_flags, check_send_flags, readv, recvmsg, sendmsg, writev};
+pub(crate) use peek::{FdKind, KnownFd, is_no_socket, next_message_len};

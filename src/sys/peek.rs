@@ -1,0 +1,293 @@
+//! What a descriptor would deliver next, without taking it: for a receive that has no room left.
+//!
+//! A receive of no bytes returns 0, and so does one at the end of the stream. So that neither a limit nor a full
+//! pool is taken for the end, [`peek`] answers which of the two it is:
+//!
+//! | descriptor | asked by | end | otherwise |
+//! |---|---|---|---|
+//! | stream socket, also shut down for reading | `recv` with `MSG_PEEK` | 0 | more; `WouldBlock` or waits; the socket's error |
+//! | datagram, raw, seqpacket socket | the same; after a receive of 0 `poll` and `FIONREAD` | hung up or shut down, no bytes left | more, or a message of no bytes |
+//! | listening, unconnected | the same | never | its error: `ENOTCONN`, `EINVAL` |
+//! | pipe, FIFO | `poll`; if it says nothing, `tee` | no writer and nothing in it | more; `WouldBlock` or waits |
+//! | regular file of any size, memfd, block device, `/proc`, `/sys` | `pread` of one byte at the position | 0 | more; the file's error |
+//! | the same with `O_DIRECT` | position and `st_size` | at or behind the size | more |
+//! | `/dev/null`, `zero`, `full`, `random`, `urandom` | `pread` of one byte | 0: `/dev/null` | more |
+//! | terminal | `poll`, then `FIONREAD` | end of file was typed; hung up | more; `WouldBlock` or waits |
+//! | eventfd, timerfd, signalfd, inotify, other devices | `poll`, then `FIONREAD` | never, unless it is known that 0 are left | more; `WouldBlock` or waits |
+//! | directory | `pread` | never | `EISDIR` |
+//! | opened with `O_WRONLY` | `fcntl` | never | `EBADF` |
+//!
+//! "Waits" is for descriptors without `O_NONBLOCK`. Where the kernel gives no answer, it is "more": a limit that is
+//! reported one call early is better than a payload that is cut. `FIONREAD` is an `int`, wrong for files
+//! beyond 2 GiB and refused by most devices, so only what has no better answer is asked for it.
+//! A byte of `/proc/kmsg` cannot be looked at without taking it.
+#![allow(unsafe_code)] // raw calls: what nix has of these knows neither POLLRDHUP nor 64 bits on all targets
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc::{self, POLLHUP, POLLIN, POLLPRI, POLLRDHUP, c_int, c_short};
+use nix::unistd::pipe2;
+
+use super::io::retry;
+#[cfg(test)]
+use super::mock;
+
+/// What a descriptor would deliver next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Nothing, ever.
+    End,
+    /// Bytes; or the kernel does not tell.
+    More,
+    /// No bytes from a message socket: a message without any, or the end. The receive tells which.
+    NoBytes,
+}
+
+/// What the calls for receiving differ by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FdKind {
+    Stream,
+    /// A socket that keeps message boundaries: what a receive has no room for is dropped.
+    Message,
+    /// Not a socket, or not known: read(2) serves both.
+    Other,
+}
+
+impl FdKind {
+    /// getsockopt(2), `SO_TYPE`; for seqpacket sockets `SO_DOMAIN` too, because SCTP keeps what is left of a message
+    /// and those of the kernel's cryptography have none.
+    pub(crate) fn of(fd: BorrowedFd<'_>) -> FdKind {
+        #[cfg(test)]
+        if mock::is_set() {
+            return FdKind::Other;
+        }
+        let keeps_messages = || {
+            option(fd, libc::SO_DOMAIN)
+                .is_some_and(|domain| [libc::AF_UNIX, libc::AF_BLUETOOTH].contains(&domain))
+        };
+        match option(fd, libc::SO_TYPE) {
+            Some(libc::SOCK_STREAM) => FdKind::Stream,
+            Some(libc::SOCK_DGRAM | libc::SOCK_RAW) => FdKind::Message,
+            Some(libc::SOCK_SEQPACKET) if keeps_messages() => FdKind::Message,
+            _ => FdKind::Other,
+        }
+    }
+}
+
+/// The kind of the descriptor that was used last, so that it is asked for once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KnownFd {
+    fd: i32,
+    kind: FdKind,
+}
+
+impl KnownFd {
+    pub(crate) const NONE: KnownFd = KnownFd { fd: -1, kind: FdKind::Other };
+
+    /// Returns what `fd` is. It may have been closed and its number given to another: see [`KnownFd::forget`].
+    #[inline]
+    pub(crate) fn kind(&mut self, fd: BorrowedFd<'_>) -> FdKind {
+        if self.fd != fd.as_raw_fd() {
+            *self = KnownFd { fd: fd.as_raw_fd(), kind: FdKind::of(fd) };
+        }
+        self.kind
+    }
+
+    /// Notes what a call has found out.
+    #[inline]
+    pub(crate) fn note(&mut self, kind: FdKind) {
+        self.kind = kind;
+    }
+
+    /// For the end of the stream and for errors, after which descriptors are closed.
+    pub(crate) fn forget(&mut self) {
+        *self = KnownFd::NONE;
+    }
+}
+
+/// Tells the end of a stream from anything else; see the table above. Takes nothing out of the descriptor.
+///
+/// # Errors
+///
+/// `WouldBlock` when nothing has come yet and the descriptor is non-blocking or `flags` has `MSG_DONTWAIT`; and
+/// what a receive would report.
+pub(super) fn peek(fd: BorrowedFd<'_>, flags: i32) -> io::Result<Next> {
+    let mut byte = 0u8;
+    let peeked = retry(|| {
+        let (to, flags) = ((&raw mut byte).cast(), libc::MSG_PEEK | flags & libc::MSG_DONTWAIT);
+        // SAFETY: one byte may be written to `byte`, which outlives the call.
+        Errno::result(unsafe { libc::recv(fd.as_raw_fd(), to, 1, flags) })
+    });
+    match peeked {
+        Ok(0) if FdKind::of(fd) == FdKind::Message => Ok(Next::NoBytes),
+        Ok(0) => Ok(Next::End),
+        Ok(_) => Ok(Next::More),
+        Err(error) if error.raw_os_error().map(Errno::from_raw).is_some_and(is_refused) => {
+            peek_file(fd, flags)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a socket call failed because the descriptor is no socket, or because a seccomp filter forbids the call.
+pub(super) fn is_refused(error: Errno) -> bool {
+    matches!(error, Errno::ENOTSOCK | Errno::ENOSYS | Errno::EPERM | Errno::EACCES)
+}
+
+/// Whether a socket call failed because the descriptor is a pipe, a file or the like; fstat(2) where it is not clear.
+pub(crate) fn is_no_socket(fd: BorrowedFd<'_>, error: &io::Error) -> bool {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOTSOCK) => true,
+        #[cfg(test)]
+        _ if mock::is_set() => false,
+        Some(error) if is_refused(error) => {
+            stat(fd).is_ok_and(|stat| stat.st_mode & libc::S_IFMT != libc::S_IFSOCK)
+        }
+        _ => false,
+    }
+}
+
+/// recv(2) with `MSG_PEEK` and `MSG_TRUNC`: bytes of the next message of a message socket. Waits for one unless
+/// the socket is non-blocking or `flags` has `MSG_DONTWAIT`.
+pub(crate) fn next_message_len(fd: BorrowedFd<'_>, flags: i32) -> io::Result<usize> {
+    let flags = libc::MSG_PEEK | libc::MSG_TRUNC | flags & libc::MSG_DONTWAIT;
+    let len = retry(|| {
+        // SAFETY: no byte may be written, so the address does not matter.
+        Errno::result(unsafe { libc::recv(fd.as_raw_fd(), ptr::null_mut(), 0, flags) })
+    })?;
+    Ok(len.unsigned_abs())
+}
+
+/// Whether a receive of 0 bytes from a message socket was the end. If not, it was a message without bytes: such
+/// messages behind the last one with bytes, of a peer that has hung up, are taken for the end.
+pub(super) fn has_ended(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let hung_up = poll(fd, POLLRDHUP, AT_ONCE)? & (POLLRDHUP | POLLHUP) != 0;
+    Ok(hung_up && bytes_left(fd).is_none_or(|left| left == 0))
+}
+
+/// What is no socket, or may not be asked as one.
+fn peek_file(fd: BorrowedFd<'_>, flags: i32) -> io::Result<Next> {
+    let status = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    if status & OFlag::O_ACCMODE == OFlag::O_WRONLY {
+        return Err(Errno::EBADF.into());
+    }
+    let stat = stat(fd)?;
+    if has_position(&stat) {
+        match peek_at_position(fd, &stat) {
+            Err(error) if error.raw_os_error() == Some(libc::ESPIPE) => {}
+            next => return next,
+        }
+    }
+    let waits = !status.contains(OFlag::O_NONBLOCK) && flags & libc::MSG_DONTWAIT == 0;
+    peek_by_poll(fd, stat.st_mode & libc::S_IFMT == libc::S_IFIFO, waits)
+}
+
+/// Whether pread(2) takes nothing out of what is behind the descriptor. A device may ignore the position, so of
+/// those only memory devices are asked, mem(4).
+fn has_position(stat: &libc::stat64) -> bool {
+    const MEMORY: u32 = 1;
+    const NULL_ZERO_FULL_RANDOM_URANDOM: [u32; 5] = [3, 5, 7, 8, 9];
+    match stat.st_mode & libc::S_IFMT {
+        libc::S_IFREG | libc::S_IFBLK | libc::S_IFDIR => true,
+        libc::S_IFCHR => {
+            libc::major(stat.st_rdev) == MEMORY
+                && NULL_ZERO_FULL_RANDOM_URANDOM.contains(&libc::minor(stat.st_rdev))
+        }
+        _ => false,
+    }
+}
+
+/// lseek(2), then pread(2) of one byte.
+fn peek_at_position(fd: BorrowedFd<'_>, stat: &libc::stat64) -> io::Result<Next> {
+    // SAFETY: moves the position by nothing.
+    let position = Errno::result(unsafe { libc::lseek64(fd.as_raw_fd(), 0, libc::SEEK_CUR) })?;
+    let mut byte = 0u8;
+    let read = retry(|| {
+        // SAFETY: one byte may be written to `byte`, which outlives the call.
+        Errno::result(unsafe { libc::pread64(fd.as_raw_fd(), (&raw mut byte).cast(), 1, position) })
+    });
+    match read {
+        Ok(0) => Ok(Next::End),
+        Ok(_) => Ok(Next::More),
+        // `O_DIRECT`, or a file of records.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            Ok(if (1..=position).contains(&stat.st_size) { Next::End } else { Next::More })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// poll(2), and what tells more where that is not enough.
+fn peek_by_poll(fd: BorrowedFd<'_>, is_pipe: bool, waits: bool) -> io::Result<Next> {
+    let mut ready = poll(fd, POLLIN | POLLPRI, AT_ONCE)?;
+    if ready == 0 {
+        if is_pipe && has_no_writer(fd) {
+            return Ok(Next::End);
+        }
+        if !waits {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        ready = poll(fd, POLLIN | POLLPRI, FOR_EVER)?;
+    }
+    let hung_up = ready & POLLHUP != 0;
+    Ok(match ready & (POLLIN | POLLPRI) {
+        0 if hung_up => Next::End,
+        POLLIN if !is_pipe => match bytes_left(fd) {
+            Some(0) => Next::End,
+            None if hung_up => Next::End,
+            _ => Next::More,
+        },
+        _ => Next::More,
+    })
+}
+
+const AT_ONCE: c_int = 0;
+const FOR_EVER: c_int = -1;
+
+/// poll(2). Not that of nix, which does not know `POLLRDHUP`.
+fn poll(fd: BorrowedFd<'_>, events: c_short, timeout: c_int) -> io::Result<c_short> {
+    let mut polled = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
+    // SAFETY: one such struct, which outlives the call.
+    retry(|| Errno::result(unsafe { libc::poll(&raw mut polled, 1, timeout) }))?;
+    Ok(polled.revents)
+}
+
+/// getsockopt(2) of a number of the socket itself.
+fn option(fd: BorrowedFd<'_>, name: c_int) -> Option<c_int> {
+    const LEN: libc::socklen_t = 4; // of a C int
+    let (mut value, mut len): (c_int, _) = (0, LEN);
+    let to = (&raw mut value).cast();
+    // SAFETY: `value` has `len` bytes, and both outlive the call.
+    let done = unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, to, &raw mut len) };
+    (done == 0).then_some(value)
+}
+
+/// ioctl(2), `FIONREAD`. Of a seqpacket socket these are the bytes of all messages, of others not.
+fn bytes_left(fd: BorrowedFd<'_>) -> Option<usize> {
+    let mut left = 0;
+    // SAFETY: FIONREAD writes one int, and `left` is one.
+    let done = retry(|| Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut left) }));
+    done.ok().and_then(|_| usize::try_from(left).ok())
+}
+
+/// tee(2): whether reading from this empty pipe returns 0. poll(2) does not tell before the first writer has come.
+fn has_no_writer(fd: BorrowedFd<'_>) -> bool {
+    let Ok((_read, write)) = pipe2(OFlag::O_CLOEXEC) else { return false };
+    // SAFETY: moves no memory of this process.
+    let copied = unsafe { libc::tee(fd.as_raw_fd(), write.as_raw_fd(), 1, libc::SPLICE_F_NONBLOCK) };
+    copied == 0
+}
+
+/// fstat(2), in its 64-bit form on all targets.
+fn stat(fd: BorrowedFd<'_>) -> io::Result<libc::stat64> {
+    let mut stat = MaybeUninit::uninit();
+    // SAFETY: `stat` is memory for such a struct.
+    Errno::result(unsafe { libc::fstat64(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    // SAFETY: the call has succeeded, so it has filled the struct.
+    Ok(unsafe { stat.assume_init() })
+}
