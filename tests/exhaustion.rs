@@ -1,6 +1,8 @@
 //! What happens when something runs out. Each test sets the real limit, in a process of its own.
 #![allow(unsafe_code)] // the limits are set by raw calls
 
+#[path = "support/seccomp.rs"]
+mod seccomp;
 mod support;
 
 use std::fs;
@@ -18,6 +20,7 @@ use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use ropewalk::{Backing, Pool, Rope};
+use seccomp::forbid;
 use support::{in_child, pair, pattern, receive, received};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -427,29 +430,6 @@ fn without_memory_for_cold_pages(errno: i32) {
     assert!(error.is_none(), "of {:?} {got} came, then {more}, then {error:?}", pool.stats());
     assert!(*rope.finalize().unwrap() == payload[..]);
     assert_eq!(pool.stats().in_use, 0);
-}
-
-/// Makes a system call fail for this thread, for good; if an `argument` is named, only where its low half has this value.
-fn forbid(call: libc::c_long, argument: Option<(u32, u32)>, errno: i32) {
-    let load = |at: u32| statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at, 0);
-    // Whatever does not equal is allowed, by the last instruction.
-    let unequal = |value: u32, skip: u8| statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, value, skip);
-    let give = |what: u32| statement(libc::BPF_RET | libc::BPF_K, what, 0);
-    // `seccomp_data`: the call's number at 0, its arguments from 16 on.
-    let mut filter = vec![load(0), unequal(call as u32, if argument.is_some() { 3 } else { 1 })];
-    if let Some((at, value)) = argument {
-        filter.extend([load(16 + 8 * at), unequal(value, 1)]);
-    }
-    filter.extend([give(libc::SECCOMP_RET_ERRNO | errno as u32), give(libc::SECCOMP_RET_ALLOW)]);
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    let set =
-        |option, a: libc::c_ulong, b: *const libc::sock_fprog| unsafe { libc::prctl(option, a, b, 0, 0) };
-    assert_eq!(set(libc::PR_SET_NO_NEW_PRIVS, 1, ptr::null()), 0);
-    assert_eq!(set(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER as libc::c_ulong, &program), 0);
-}
-
-fn statement(code: u32, k: u32, skip_unless: u8) -> libc::sock_filter {
-    libc::sock_filter { code: code as u16, jt: 0, jf: skip_unless, k }
 }
 
 /// Ropes of `pool` and sockets in which more waits for them than the pool can hold.
