@@ -7,8 +7,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::rope::{Cursor, Pace, Rope};
-use crate::sys;
-use crate::sys::iovec::Iovecs;
+use crate::sys::iovec::{Iovecs, MAX_BYTES, MAX_IOVECS};
+use crate::sys::{self, FdKind};
 
 impl Rope {
     /// sendmsg(2), or writev(2) for what is not a socket: sends from the front. What was sent leaves
@@ -18,8 +18,16 @@ impl Rope {
     /// One call that takes effect, repeated on EINTR; at most 1 024 segments. Sockets never raise
     /// SIGPIPE; pipes do, unless the signal is ignored, as it is in Rust programs.
     ///
+    /// To a socket that keeps message boundaries (datagram, seqpacket) one call sends all of the rope as one
+    /// message, or fails. An empty rope sends nothing, not even an empty message.
+    ///
+    /// Costs O(segments sent).
+    ///
     /// # Errors
     ///
+    /// * [`InvalidInput`](io::ErrorKind::InvalidInput): the rope is to be one message and has more than 1 024
+    ///   segments. [Finalise](Rope::finalize) it and send the view. A message that is too long for the socket
+    ///   is EMSGSIZE.
     /// * [`WouldBlock`](io::ErrorKind::WouldBlock): the descriptor takes nothing now.
     /// * [`WriteZero`](io::ErrorKind::WriteZero): it took nothing and reported no error.
     /// * Whatever else the kernel reports, [`BrokenPipe`](io::ErrorKind::BrokenPipe) for one.
@@ -44,7 +52,8 @@ impl Rope {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn writev_to(&mut self, fd: impl AsFd) -> io::Result<usize> {
-        self.send(|iovecs| write(fd.as_fd(), iovecs))
+        let fd = fd.as_fd();
+        self.send(fd, |iovecs| write(fd, iovecs))
     }
 
     /// sendmsg(2): like [`writev_to`](Rope::writev_to) on a socket, with descriptors beside the bytes.
@@ -80,7 +89,8 @@ impl Rope {
     /// ```
     pub fn sendmsg_to(&mut self, fd: impl AsFd, flags: i32, fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
         check_message(self.is_empty(), flags, fds)?;
-        self.send(|iovecs| sys::sendmsg(fd.as_fd(), iovecs, flags, fds))
+        let fd = fd.as_fd();
+        self.send(fd, |iovecs| sys::sendmsg(fd, iovecs, flags, fds))
     }
 
     /// [`writev_to`](Rope::writev_to) until the rope is empty.
@@ -106,10 +116,19 @@ impl Rope {
         until_done(|| self.writev_to(&fd))
     }
 
-    fn send(&mut self, call: impl FnOnce(&Iovecs<'_>) -> io::Result<usize>) -> io::Result<usize> {
+    fn send(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        call: impl FnOnce(&Iovecs<'_>) -> io::Result<usize>,
+    ) -> io::Result<usize> {
         let mut pace = *self.sends();
         let mut iovecs = Iovecs::default();
         self.gather(0, 0, pace.bytes(), &mut iovecs);
+        if iovecs.held() < self.len() && FdKind::of(fd) == FdKind::Message {
+            iovecs.clear();
+            self.gather(0, 0, MAX_BYTES, &mut iovecs);
+            check_whole(&iovecs, self.len())?;
+        }
         let sent = offer(&iovecs, &mut pace, call)?;
         drop(iovecs);
         *self.sends() = pace;
@@ -140,7 +159,8 @@ impl<R: Borrow<Rope>> Cursor<R> {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn writev_to(&mut self, fd: impl AsFd) -> io::Result<usize> {
-        self.send(|iovecs| write(fd.as_fd(), iovecs))
+        let fd = fd.as_fd();
+        self.send(fd, |iovecs| write(fd, iovecs))
     }
 
     /// sendmsg(2): like [`writev_to`](Cursor::writev_to) on a socket, with descriptors that go with the
@@ -167,7 +187,8 @@ impl<R: Borrow<Rope>> Cursor<R> {
     /// ```
     pub fn sendmsg_to(&mut self, fd: impl AsFd, flags: i32, fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
         check_message(self.remaining() == 0, flags, fds)?;
-        self.send(|iovecs| sys::sendmsg(fd.as_fd(), iovecs, flags, fds))
+        let fd = fd.as_fd();
+        self.send(fd, |iovecs| sys::sendmsg(fd, iovecs, flags, fds))
     }
 
     /// [`writev_to`](Cursor::writev_to) until the cursor is at the end.
@@ -193,10 +214,19 @@ impl<R: Borrow<Rope>> Cursor<R> {
         until_done(|| self.writev_to(&fd))
     }
 
-    fn send(&mut self, call: impl FnOnce(&Iovecs<'_>) -> io::Result<usize>) -> io::Result<usize> {
+    fn send(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        call: impl FnOnce(&Iovecs<'_>) -> io::Result<usize>,
+    ) -> io::Result<usize> {
         let mut pace = *self.sends();
         let mut iovecs = Iovecs::default();
         self.gather(pace.bytes(), &mut iovecs);
+        if iovecs.held() < self.remaining() && FdKind::of(fd) == FdKind::Message {
+            iovecs.clear();
+            self.gather(MAX_BYTES, &mut iovecs);
+            check_whole(&iovecs, self.remaining())?;
+        }
         let sent = offer(&iovecs, &mut pace, call)?;
         drop(iovecs);
         *self.sends() = pace;
@@ -229,6 +259,19 @@ fn write(fd: BorrowedFd<'_>, iovecs: &Iovecs<'_>) -> io::Result<usize> {
         Err(error) if sys::is_no_socket(fd, &error) => sys::writev(fd, iovecs),
         done => done,
     }
+}
+
+/// A message that is sent in parts would arrive as several.
+fn check_whole(iovecs: &Iovecs<'_>, len: usize) -> io::Result<()> {
+    let held = iovecs.held();
+    if held == len {
+        return Ok(());
+    }
+    let message = format!(
+        "a message of {len} bytes cannot be sent by one call: the first {MAX_IOVECS} segments have {held} bytes; \
+         finalize the rope and send the view"
+    );
+    Err(io::Error::new(io::ErrorKind::InvalidInput, message))
 }
 
 fn check_message(empty: bool, flags: i32, fds: &[BorrowedFd<'_>]) -> io::Result<()> {

@@ -69,6 +69,11 @@ impl<'a> Iovecs<'a> {
         }
     }
 
+    pub(crate) fn clear(&mut self) {
+        self.slices.clear();
+        self.held = 0;
+    }
+
     #[inline]
     pub(crate) fn slices(&self) -> &[IoSlice<'a>] {
         &self.slices

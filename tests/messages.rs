@@ -1,0 +1,421 @@
+//! Sockets that keep message boundaries: a message arrives whole or is reported, is sent by one call or not at all,
+//! and every descriptor that comes with one is owned.
+#![allow(unsafe_code)] // socket options that have no safe interface
+
+#[allow(dead_code)] // it is for several test files
+mod support;
+
+use std::fs;
+use std::io::{ErrorKind, IoSlice, Write};
+use std::net::UdpSocket;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::process;
+use std::thread;
+use std::time::Duration;
+
+use nix::libc;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use ropewalk::{Pool, Rope};
+use socket2::{Domain, Socket, Type};
+use support::{in_child, pattern};
+
+/// Both ends of each kind, with room in the socket for 1 MiB.
+fn sockets() -> Vec<(&'static str, Socket, Socket)> {
+    let udp = || Socket::from(UdpSocket::bind("127.0.0.1:0").unwrap());
+    let (udp, udp_there) = (udp(), udp());
+    udp.connect(&udp_there.local_addr().unwrap()).unwrap();
+    let unix = |kind| Socket::pair(Domain::UNIX, kind, None).unwrap();
+    let ((datagram, datagram_there), (packet, packet_there)) = (unix(Type::DGRAM), unix(Type::SEQPACKET));
+    let all = vec![
+        ("udp", udp, udp_there),
+        ("unix datagram", datagram, datagram_there),
+        ("seqpacket", packet, packet_there),
+    ];
+    for (_, sender, receiver) in &all {
+        sender.set_send_buffer_size(1 << 20).unwrap();
+        receiver.set_recv_buffer_size(1 << 20).unwrap();
+        receiver.set_nonblocking(true).unwrap();
+    }
+    all
+}
+
+fn sizes(name: &str) -> impl Iterator<Item = usize> {
+    let most = if name == "udp" { 65_507 } else { 200 << 10 };
+    let sizes =
+        [1, 2, 15, 16, 17, 4095, 4096, 4097, 8000, 8191, 8192, 8193, 65_507, 65_536, 65_537, 200 << 10];
+    sizes.into_iter().filter(move |&size| size <= most)
+}
+
+/// Ropes that a message may meet: fresh, behind something short or long, with reserved room; on the heap and in a
+/// pool.
+fn ropes(pool: &Pool) -> Vec<(&'static str, Rope)> {
+    let both = || [Rope::new(), Rope::in_pool(pool)];
+    let mut ropes = Vec::new();
+    ropes.extend(both().map(|rope| ("fresh", rope)));
+    ropes.extend(both().map(|mut rope| {
+        rope.push("short");
+        ("behind a segment", rope)
+    }));
+    ropes.extend(both().map(|mut rope| {
+        rope.extend_from_slice(&[7; 5000]);
+        ("behind a tail", rope)
+    }));
+    ropes.extend(both().map(|mut rope| {
+        rope.reserve(65_536).unwrap();
+        ("with reserved room", rope)
+    }));
+    ropes
+}
+
+fn open_descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+#[test]
+fn messages_of_all_sizes_arrive_whole() {
+    let pool = Pool::options().capacity(64 << 20).create().unwrap();
+    for (name, sender, receiver) in sockets() {
+        for size in sizes(name) {
+            let message = pattern(size as u64, size);
+            for (state, mut rope) in ropes(&pool) {
+                let before = rope.len();
+                sender.send(&message).unwrap();
+                assert_eq!(rope.readv_from(&receiver).unwrap(), size, "{name}, {size} bytes, {state}");
+                assert_eq!(rope.slice(before..), message, "{name}, {size} bytes, {state}");
+                sender.send(&message).unwrap();
+                let received = rope.recvmsg_from(&receiver, 0).unwrap();
+                assert_eq!(
+                    (received.bytes, received.truncated),
+                    (size, false),
+                    "{name}, {size} bytes, {state}"
+                );
+                assert_eq!(rope.slice(before + size..), message, "{name}, {size} bytes, {state}");
+                let error = rope.readv_from(&receiver).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::WouldBlock, "one call is one message");
+            }
+        }
+    }
+    assert_eq!(pool.stats().in_use, 0);
+}
+
+/// What has no room stays in the socket, and comes once there is room.
+#[test]
+fn a_message_without_room_is_not_taken() {
+    let message = pattern(3, 5000);
+    for (name, sender, receiver) in sockets() {
+        sender.send(&message).unwrap();
+        let mut rope = Rope::new();
+        rope.set_limit(4999);
+        for _ in 0..2 {
+            assert_eq!(rope.readv_from(&receiver).expect_err(name).kind(), ErrorKind::QuotaExceeded);
+            assert_eq!(rope.recvmsg_from(&receiver, 0).expect_err(name).kind(), ErrorKind::QuotaExceeded);
+        }
+        rope.set_limit(usize::MAX);
+        let error = rope.readv_up_to(&receiver, 4999).expect_err(name);
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("5000") && error.to_string().contains("4999"), "{error}");
+        let pool = Pool::options().capacity(4096).create().unwrap();
+        let mut pooled = Rope::in_pool(&pool);
+        assert_eq!(pooled.readv_from(&receiver).expect_err(name).kind(), ErrorKind::OutOfMemory);
+        assert_eq!((rope.len(), pooled.len()), (0, 0));
+        assert_eq!(rope.readv_up_to(&receiver, 5000).unwrap(), 5000, "{name}");
+        assert_eq!(rope, message, "{name}");
+    }
+}
+
+#[test]
+fn a_rope_is_sent_as_one_message() {
+    for (name, sender, receiver) in sockets() {
+        for size in sizes(name) {
+            for segments in [1, 2, 3, 1023, 1024].into_iter().filter(|&segments| segments <= size) {
+                let message = pattern(size as u64, size);
+                let rope: Rope = message.chunks(size.div_ceil(segments)).map(<[u8]>::to_vec).collect();
+                rope.cursor().writev_to(&sender).unwrap_or_else(|error| panic!("{name}, {size}: {error}"));
+                let mut got = Rope::new();
+                assert_eq!(got.readv_from(&receiver).unwrap(), size, "{name}, {size} in {segments}");
+                assert_eq!(got, message);
+                let mut rope = rope;
+                rope.write_all_to(&sender).unwrap();
+                assert_eq!(got.readv_from(&receiver).unwrap(), size, "{name}, {size} in {segments}");
+                assert!(rope.is_empty());
+            }
+        }
+        assert_eq!(Rope::new().writev_to(&sender).unwrap(), 0);
+        assert_eq!(Rope::new().readv_from(&receiver).unwrap_err().kind(), ErrorKind::WouldBlock);
+    }
+}
+
+#[test]
+fn a_rope_of_too_many_segments_is_no_message() {
+    for (name, sender, receiver) in sockets() {
+        let mut rope: Rope = (0..1025).map(|_| vec![1; 10]).collect();
+        for _ in 0..2 {
+            let error = rope.writev_to(&sender).expect_err(name);
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+            assert!(error.to_string().contains("10250 bytes"), "{error}");
+            let error = rope.cursor().write_all_to(&sender).expect_err(name);
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+            assert_eq!(rope.sendmsg_to(&sender, 0, &[]).expect_err(name).kind(), ErrorKind::InvalidInput);
+        }
+        assert_eq!(rope.len(), 10_250, "nothing was sent");
+        assert_eq!(Rope::new().readv_from(&receiver).unwrap_err().kind(), ErrorKind::WouldBlock);
+        rope.advance(10);
+        assert_eq!(rope.writev_to(&sender).unwrap(), 10_240);
+        assert_eq!(Rope::new().readv_from(&receiver).unwrap(), 10_240, "{name}");
+    }
+}
+
+/// More than the adaptive send size offers at first, which is 1 MiB.
+#[test]
+fn a_large_message_is_one_message_or_an_error() {
+    for (name, sender, receiver) in sockets() {
+        let mut rope: Rope = (0..3).map(|_| vec![1; 1 << 20]).collect();
+        let large =
+            sender.set_send_buffer_size(8 << 20).is_ok() && sender.send_buffer_size().unwrap() > 4 << 20;
+        match rope.writev_to(&sender) {
+            Ok(sent) => {
+                assert_eq!((sent, rope.len()), (3 << 20, 0), "{name}");
+                assert_eq!(Rope::new().readv_from(&receiver).unwrap(), 3 << 20);
+            }
+            Err(error) => {
+                assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE), "{name}, buffer is large: {large}");
+                assert_eq!(rope.len(), 3 << 20);
+            }
+        }
+        assert_eq!(Rope::new().readv_from(&receiver).unwrap_err().kind(), ErrorKind::WouldBlock, "{name}");
+    }
+}
+
+/// Two readers of one socket: one takes the message whose length the other has asked for. Whatever is received is
+/// whole, or reported.
+#[test]
+fn readers_that_share_a_socket_lose_nothing_silently() {
+    let (sender, receiver) = Socket::pair(Domain::UNIX, Type::DGRAM, None).unwrap();
+    let total = 2000;
+    let readers: Vec<_> = (0..2)
+        .map(|_| {
+            let receiver = receiver.try_clone().unwrap();
+            thread::spawn(move || {
+                let (mut whole, mut cut) = (0, 0);
+                loop {
+                    let mut rope = Rope::new();
+                    match rope.readv_from(&receiver) {
+                        Ok(1) => return (whole, cut),
+                        Ok(len) => {
+                            let seed = len as u64;
+                            assert!(rope == pattern(seed, len), "a message of {len} bytes");
+                            whole += 1;
+                        }
+                        Err(error) => {
+                            assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");
+                            assert!(rope.is_empty() && error.to_string().contains("was cut"), "{error}");
+                            cut += 1;
+                        }
+                    }
+                }
+            })
+        })
+        .collect();
+    for at in 0..total {
+        let len = if at % 2 == 0 { 10 } else { 20_000 };
+        sender.send(&pattern(len as u64, len)).unwrap();
+    }
+    // A message for each reader that ends it; one is taken at a time.
+    for _ in &readers {
+        sender.send(&[0]).unwrap();
+        thread::sleep(Duration::from_millis(20));
+    }
+    let (whole, cut) = readers.into_iter().fold((0, 0), |(whole, cut), reader| {
+        let (more, also) = reader.join().unwrap();
+        (whole + more, cut + also)
+    });
+    assert_eq!(whole + cut, total);
+}
+
+fn enable(socket: &impl AsRawFd, level: i32, name: i32) -> bool {
+    let (on, len) = (1i32, size_of::<i32>() as libc::socklen_t);
+    // SAFETY: `on` has `len` bytes.
+    unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const on).cast(), len) == 0 }
+}
+
+fn send_with_descriptors(socket: &impl AsRawFd, bytes: &[u8], count: usize) {
+    let null = fs::File::open("/dev/null").unwrap();
+    let fds = vec![null.as_raw_fd(); count];
+    let rights = [ControlMessage::ScmRights(&fds)];
+    let slices = [IoSlice::new(bytes)];
+    let control = if count == 0 { &[] } else { &rights[..] };
+    assert_eq!(
+        sendmsg::<()>(socket.as_raw_fd(), &slices, control, MsgFlags::empty(), None).unwrap(),
+        bytes.len()
+    );
+}
+
+/// `SO_PASSPIDFD` since Linux 6.5; not in `libc` for all targets.
+const SO_PASSPIDFD: i32 = 76;
+const SO_TIMESTAMP_NEW: i32 = 63;
+const SO_TIMESTAMPNS_NEW: i32 = 64;
+
+#[test]
+fn every_descriptor_that_comes_is_owned() {
+    in_child("every_descriptor_that_comes_is_owned", || {
+        let options = [
+            vec![],
+            vec![SO_PASSPIDFD],
+            vec![libc::SO_PASSCRED],
+            vec![SO_PASSPIDFD, libc::SO_PASSCRED, libc::SO_TIMESTAMP, libc::SO_PASSSEC],
+            vec![SO_TIMESTAMP_NEW, SO_PASSPIDFD],
+            vec![SO_TIMESTAMPNS_NEW, libc::SO_PASSCRED],
+        ];
+        for kind in [Type::STREAM, Type::DGRAM, Type::SEQPACKET] {
+            for options in &options {
+                let before = open_descriptors();
+                descriptors_of_each_count(kind, options);
+                assert_eq!(open_descriptors(), before, "{kind:?} {options:?}");
+            }
+        }
+    });
+}
+
+fn descriptors_of_each_count(kind: Type, options: &[i32]) {
+    let (sender, receiver) = Socket::pair(Domain::UNIX, kind, None).unwrap();
+    let set = |&&name: &&i32| enable(&receiver, libc::SOL_SOCKET, name);
+    let set: Vec<_> = options.iter().filter(set).collect();
+    for count in [0, 1, 2, 252, 253] {
+        send_with_descriptors(&sender, b"with descriptors", count);
+        let received = Rope::new().recvmsg_from(&receiver, 0).unwrap();
+        assert_eq!((received.bytes, received.fds.len(), received.truncated), (16, count, false));
+        assert_eq!(received.pidfd.is_some(), set.contains(&&SO_PASSPIDFD), "{set:?}");
+        for fd in received.fds.iter().chain(&received.pidfd) {
+            // SAFETY: asks for the flags of an open descriptor.
+            assert_eq!(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFD) }, libc::FD_CLOEXEC);
+        }
+    }
+    if let Some(pidfd) = Rope::new().recvmsg_from(&receiver_of_one(&sender, &receiver), 0).unwrap().pidfd {
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).unwrap();
+        assert!(info.contains(&format!("Pid:\t{}", process::id())), "{info}");
+    }
+    // A call that fails owns them as well, and so does one that has no place to report them.
+    send_with_descriptors(&sender, b"with descriptors", 5);
+    let mut rope = Rope::new();
+    rope.set_limit(3);
+    if kind == Type::STREAM {
+        assert_eq!(rope.recvmsg_from(&receiver, 0).unwrap().bytes, 3);
+    }
+    assert_eq!(rope.recvmsg_from(&receiver, 0).unwrap_err().kind(), ErrorKind::QuotaExceeded);
+    assert!(Rope::new().readv_from(&receiver).unwrap() > 0);
+}
+
+fn receiver_of_one<'a>(sender: &Socket, receiver: &'a Socket) -> impl AsFd + 'a {
+    send_with_descriptors(sender, b"one more", 0);
+    receiver
+}
+
+/// Descriptors of a message without bytes: datagrams may have them.
+#[test]
+fn descriptors_without_a_byte() {
+    in_child("descriptors_without_a_byte", || {
+        for kind in [Type::DGRAM, Type::SEQPACKET] {
+            let before = open_descriptors();
+            let (sender, receiver) = Socket::pair(Domain::UNIX, kind, None).unwrap();
+            receiver.set_nonblocking(true).unwrap();
+            for limit in [usize::MAX, 0] {
+                send_with_descriptors(&sender, b"", 3);
+                let mut rope = Rope::new();
+                rope.set_limit(limit);
+                let received = rope.recvmsg_from(&receiver, 0).unwrap();
+                assert_eq!((received.bytes, received.fds.len(), received.end), (0, 3, false));
+                send_with_descriptors(&sender, b"", 3);
+                assert_eq!(rope.readv_from(&receiver).unwrap_err().kind(), ErrorKind::WouldBlock);
+            }
+            drop((sender, receiver));
+            assert_eq!(open_descriptors(), before);
+        }
+    });
+}
+
+/// What is dropped for want of descriptors is reported.
+#[test]
+fn descriptors_for_which_the_process_has_no_room() {
+    in_child("descriptors_for_which_the_process_has_no_room", || {
+        let (sender, receiver) = Socket::pair(Domain::UNIX, Type::SEQPACKET, None).unwrap();
+        send_with_descriptors(&sender, b"five", 5);
+        let (_, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
+        let numbers = receiver.as_raw_fd().max(sender.as_raw_fd()) as u64 + 1;
+        nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, numbers + 2, hard)
+            .unwrap();
+        let received = Rope::new().recvmsg_from(&receiver, 0).unwrap();
+        assert!(received.truncated && received.fds.len() < 5, "{received:?}");
+        assert_eq!(received.bytes, 4);
+    });
+}
+
+#[test]
+fn waiting_for_all_loses_nothing() {
+    let (mut here, there) = UnixStream::pair().unwrap();
+    let writer = thread::spawn(move || {
+        for piece in [&b"in "[..], b"three ", b"pieces"] {
+            here.write_all(piece).unwrap();
+            thread::sleep(Duration::from_millis(10));
+        }
+        send_with_descriptors(&here, b"!", 2);
+    });
+    let mut rope = Rope::new();
+    rope.set_limit(12);
+    assert_eq!(rope.recvmsg_from(&there, libc::MSG_WAITALL).unwrap().bytes, 12);
+    let error = rope.recvmsg_from(&there, libc::MSG_WAITALL).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::QuotaExceeded);
+    rope.set_limit(1000);
+    // The rest, the descriptors, and then the end, which is before all have come.
+    let (mut fds, mut end) = (0, false);
+    while !end {
+        let received = rope.recvmsg_from(&there, libc::MSG_WAITALL).unwrap();
+        (fds, end) = (fds + received.fds.len(), received.end);
+    }
+    assert_eq!((&rope, fds), (&Rope::from("in three pieces!"), 2));
+    writer.join().unwrap();
+}
+
+/// A message is never waited for in parts: `MSG_WAITALL` is for streams.
+#[test]
+fn waiting_for_all_of_a_message() {
+    for (name, sender, receiver) in sockets() {
+        let mut rope = Rope::new();
+        for message in ["one", "other"] {
+            sender.send(message.as_bytes()).unwrap();
+            assert_eq!(
+                rope.recvmsg_from(&receiver, libc::MSG_WAITALL).unwrap().bytes,
+                message.len(),
+                "{name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_signal_and_a_timeout_lose_nothing() {
+    let (mut here, there) = UnixStream::pair().unwrap();
+    there.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    here.write_all(b"part").unwrap();
+    let mut rope = Rope::new();
+    assert_eq!(rope.recvmsg_from(&there, libc::MSG_WAITALL).unwrap().bytes, 4);
+    assert_eq!(rope.recvmsg_from(&there, libc::MSG_WAITALL).unwrap_err().kind(), ErrorKind::WouldBlock);
+    assert_eq!(rope, b"part");
+}
+
+/// Datagram sockets without a peer of their own.
+#[test]
+fn messages_of_many_senders() {
+    let directory = tempfile::tempdir().unwrap();
+    let receiver = UnixDatagram::bind(directory.path().join("socket")).unwrap();
+    let mut rope = Rope::new();
+    for size in [8000, 0, 1, 70_000] {
+        let sender = UnixDatagram::unbound().unwrap();
+        sender.connect(directory.path().join("socket")).unwrap();
+        sender.send(&pattern(1, size)).unwrap();
+    }
+    for size in [8000, 1, 70_000] {
+        assert_eq!(rope.readv_from(&receiver).unwrap(), size);
+    }
+    drop(OwnedFd::from(receiver));
+}
