@@ -208,6 +208,41 @@ fn a_memory_cgroup_refuses_before_it_kills() {
     });
 }
 
+/// The limit that a pool was made under is not the one that counts.
+#[test]
+fn a_limit_that_comes_down_is_noticed() {
+    in_child("a_limit_that_comes_down_is_noticed", || {
+        let Some(group) = Group::enter(1024 * MIB) else {
+            return println!("skipped: no memory cgroup may be made here");
+        };
+        let pool = pool(512 * MIB);
+        let other = self::pool(32 * MIB);
+        let held = received(&other, &pattern(6, 16 * MIB));
+        group.limit(64 * MIB).unwrap();
+        refuses_and_goes_on(&pool, &group.0.display().to_string());
+        assert!(held == pattern(6, 16 * MIB));
+        // More is allowed again.
+        group.limit(1024 * MIB).unwrap();
+        let more = received(&pool, &pattern(7, 80 * MIB));
+        assert!(pool.stats().in_use >= 80 << 20);
+        drop((held, more));
+    });
+}
+
+#[test]
+fn a_limit_that_comes_later_is_noticed() {
+    in_child("a_limit_that_comes_later_is_noticed", || {
+        let pool = pool(512 * MIB);
+        drop(received(&pool, &pattern(6, MIB)));
+        pool.trim().unwrap();
+        // What was charged elsewhere stays there.
+        let Some(group) = Group::enter(64 * MIB) else {
+            return println!("skipped: no memory cgroup may be made here");
+        };
+        refuses_and_goes_on(&pool, &group.0.display().to_string());
+    });
+}
+
 /// A control group of this process's own.
 struct Group(PathBuf);
 
@@ -215,17 +250,18 @@ impl Group {
     /// With a limit of so many bytes; `None` where that is not allowed.
     fn enter(bytes: usize) -> Option<Group> {
         let id = process::id();
-        let (v1, v2) = ("/sys/fs/cgroup/memory", "/sys/fs/cgroup");
-        let (root, file) = if Path::new(v1).join("memory.limit_in_bytes").exists() {
-            (v1, "memory.limit_in_bytes")
-        } else {
-            (v2, "memory.max")
-        };
-        let group = Group(Path::new(root).join(format!("ropewalk-test-{id}")));
+        let (v1, v2) = (Path::new("/sys/fs/cgroup/memory"), Path::new("/sys/fs/cgroup"));
+        let root = if v1.join("memory.limit_in_bytes").exists() { v1 } else { v2 };
+        let group = Group(root.join(format!("ropewalk-test-{id}")));
         fs::create_dir(&group.0).ok()?;
-        fs::write(group.0.join(file), bytes.to_string()).ok()?;
+        group.limit(bytes).ok()?;
         fs::write(group.0.join("cgroup.procs"), id.to_string()).ok()?;
         Some(group)
+    }
+
+    fn limit(&self, bytes: usize) -> io::Result<()> {
+        let (v1, v2) = (self.0.join("memory.limit_in_bytes"), self.0.join("memory.max"));
+        fs::write(if v1.exists() { v1 } else { v2 }, bytes.to_string())
     }
 }
 

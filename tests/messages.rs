@@ -8,7 +8,7 @@ mod support;
 use std::fs;
 use std::io::{ErrorKind, IoSlice, Write};
 use std::net::UdpSocket;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process;
 use std::thread;
@@ -291,7 +291,8 @@ fn descriptors_of_each_count(kind: Type, options: &[i32]) {
             assert_eq!(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFD) }, libc::FD_CLOEXEC);
         }
     }
-    if let Some(pidfd) = Rope::new().recvmsg_from(&receiver_of_one(&sender, &receiver), 0).unwrap().pidfd {
+    send_with_descriptors(&sender, b"one more", 0);
+    if let Some(pidfd) = Rope::new().recvmsg_from(&receiver, 0).unwrap().pidfd {
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).unwrap();
         assert!(info.contains(&format!("Pid:\t{}", process::id())), "{info}");
     }
@@ -304,11 +305,6 @@ fn descriptors_of_each_count(kind: Type, options: &[i32]) {
     }
     assert_eq!(rope.recvmsg_from(&receiver, 0).unwrap_err().kind(), ErrorKind::QuotaExceeded);
     assert!(Rope::new().readv_from(&receiver).unwrap() > 0);
-}
-
-fn receiver_of_one<'a>(sender: &Socket, receiver: &'a Socket) -> impl AsFd + 'a {
-    send_with_descriptors(sender, b"one more", 0);
-    receiver
 }
 
 /// Descriptors of a message without bytes: datagrams may have them.

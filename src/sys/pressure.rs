@@ -1,19 +1,50 @@
-//! How much memory there still is: commits stop here before the kernel kills for them.
+//! How much memory is available: commits stop here before the kernel kills for them.
 //!
-//! Neither `MADV_POPULATE_WRITE` nor fallocate(2) nor pwrite(2) fails when memory is gone, be it the
-//! machine's or a control group's: each calls the out-of-memory killer. So a commit asks first.
+//! What stands in the way of memory, and how that is noticed:
+//!
+//! | limit | noticed when | as |
+//! |---|---|---|
+//! | the machine's memory | a page is touched | a kill, so [`admit`] asks first: `OutOfMemory` |
+//! | a control group's `memory.max`, `memory.limit_in_bytes` | the same | the same |
+//! | a control group's `memory.high` | the same | stalls of seconds, so [`admit`] counts it as a limit |
+//! | `RLIMIT_AS` | the arena, a view or the heap is mapped | `ENOMEM` |
+//! | `RLIMIT_DATA` | the heap or an anonymous arena is mapped; a memfd does not count | `ENOMEM` |
+//! | `RLIMIT_MEMLOCK` with `mlockall(MCL_FUTURE)` | the arena, a view or the heap is mapped | `EAGAIN` |
+//! | overcommit mode 2 | an anonymous arena is mapped; a memfd's page is populated | `ENOMEM`; `EFAULT` |
+//! | `RLIMIT_FSIZE` | the memfd is sized: SIGXFSZ, so [`memory`](super::memory) asks first | a smaller arena |
+//!
+//! Only the first three need to be asked for: the kernel reports the others by itself, before it is too late. It
+//! never reports these. `MADV_POPULATE_WRITE`, fallocate(2) and pwrite(2) all call the out-of-memory killer.
+//!
+//! Limits change while a process runs, and it can be moved to another group. So they are read again before more than
+//! [`REFRESH_BYTES`] are admitted by what was known, and after [`REFRESH_TIME`].
+//!
+//! # Cost
+//!
+//! An admission is one sysinfo(2), and one pread(2) for each group that has a limit. Reading the limits again is one
+//! open, read and close of `/proc/self/cgroup`, and for each group on the way to the root one pread(2) in version 1
+//! and two in version 2.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::RwLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use nix::sys::sysinfo::sysinfo;
+use nix::sys::time::TimeValLike;
+use nix::time::{ClockId, clock_gettime};
 
 /// Left to the rest of the process, to page tables and to the buffers of sockets.
 const MARGIN: u64 = 4 << 20;
+
+/// Most bytes that are admitted before the limits are read again. Less than the margin, so that a limit that has come
+/// down since leaves room for them.
+const REFRESH_BYTES: u64 = MARGIN / 2;
+
+/// Milliseconds for which the limits are not read again.
+const REFRESH_TIME: u64 = 20;
 
 /// Bytes that are being committed just now, by all pools of this process.
 static UNDER_WAY: AtomicU64 = AtomicU64::new(0);
@@ -24,7 +55,7 @@ pub(crate) struct Admission(u64);
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        UNDER_WAY.fetch_sub(self.0, Ordering::Relaxed);
+        UNDER_WAY.fetch_sub(self.0, Relaxed);
     }
 }
 
@@ -37,27 +68,97 @@ pub(crate) fn admit(bytes: u64) -> io::Result<Admission> {
     if bytes == 0 {
         return Ok(Admission(0));
     }
-    let before = UNDER_WAY.fetch_add(bytes, Ordering::Relaxed);
+    let before = UNDER_WAY.fetch_add(bytes, Relaxed);
     // Dropped on an error, which undoes it.
     let admission = Admission(bytes);
-    let needed = before + bytes + MARGIN;
+    let needed = before.saturating_add(bytes).saturating_add(MARGIN);
     if !machine_has(needed) {
         return Err(refusal(bytes, "the machine"));
     }
-    match groups().iter().find(|group| !group.has(needed)) {
+    FRESHNESS.refresh(bytes);
+    // Never waits: a child may have been forked while the lock was held. It is held for a moment when this process
+    // has been moved to another group.
+    let Ok(groups) = GROUPS.try_read() else { return Ok(admission) };
+    match groups.found.iter().find(|group| !group.has(needed)) {
         Some(group) => Err(refusal(bytes, &group.directory.display().to_string())),
         None => Ok(admission),
     }
 }
 
-/// The most memory that this process may ever have.
+/// The most memory that this process may have now.
 pub(crate) fn memory_limit() -> u64 {
-    groups().iter().map(|group| group.limit).fold(super::memory::physical_memory(), u64::min)
+    refresh();
+    let physical = super::memory::physical_memory();
+    GROUPS.try_read().map_or(physical, |groups| {
+        groups.found.iter().map(|group| group.limit.load(Relaxed)).fold(physical, u64::min)
+    })
 }
 
 fn refusal(bytes: u64, whose: &str) -> io::Error {
     let message = format!("committing {bytes} bytes would use up the memory of {whose}");
     io::Error::new(io::ErrorKind::OutOfMemory, message)
+}
+
+/// When the limits were read, and how much was admitted by them.
+struct Freshness {
+    /// Milliseconds on the monotonic clock.
+    read_at: AtomicU64,
+    admitted: AtomicU64,
+}
+
+/// As if they were read long ago.
+static FRESHNESS: Freshness =
+    Freshness { read_at: AtomicU64::new(0), admitted: AtomicU64::new(REFRESH_BYTES) };
+
+impl Freshness {
+    /// Reads the limits again if it is time, before another `bytes` are admitted by them.
+    fn refresh(&self, bytes: u64) {
+        let now = milliseconds();
+        let admitted = self.admitted.fetch_add(bytes, Relaxed).saturating_add(bytes);
+        if admitted > REFRESH_BYTES || now.saturating_sub(self.read_at.load(Relaxed)) >= REFRESH_TIME {
+            self.read_at.store(now, Relaxed);
+            self.admitted.store(bytes, Relaxed);
+            refresh();
+        }
+    }
+}
+
+/// clock_gettime(2). It makes no system call, and is as precise as the kernel's tick.
+fn milliseconds() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map(|now| now.num_milliseconds());
+    now.ok().and_then(|now| u64::try_from(now).ok()).unwrap_or(0)
+}
+
+/// The groups that limit this process, from its own up to the root.
+struct Groups {
+    /// The text of `/proc/self/cgroup` by which they were found.
+    memberships: String,
+    found: Vec<Group>,
+}
+
+static GROUPS: RwLock<Groups> = RwLock::new(Groups { memberships: String::new(), found: Vec::new() });
+
+/// Reads the limits again, and finds the groups again if this process has been moved.
+fn refresh() {
+    let memberships = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    if let Ok(groups) = GROUPS.try_read() {
+        if groups.memberships == memberships {
+            return groups.found.iter().for_each(Group::refresh);
+        }
+    }
+    let found = find(&memberships);
+    if let Ok(mut groups) = GROUPS.try_write() {
+        *groups = Groups { memberships, found };
+    }
+}
+
+fn find(memberships: &str) -> Vec<Group> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    VERSIONS
+        .iter()
+        .filter_map(|version| Some((version, directories(version, &mounts, memberships)?)))
+        .flat_map(|(version, found)| found.into_iter().filter_map(|at| Group::open(&at, version)))
+        .collect()
 }
 
 /// sysinfo(2), and `MemAvailable` of proc_meminfo(5) only where that is not enough.
@@ -69,39 +170,48 @@ fn machine_has(bytes: u64) -> bool {
             .is_none_or(|kib| kib * 1024 >= bytes)
 }
 
-/// A control group that limits the memory of this process, cgroups(7).
+/// A control group, cgroups(7). It may have no limit yet.
 struct Group {
     directory: PathBuf,
-    limit: u64,
+    /// Least of its limits; `u64::MAX` if it has none.
+    limit: AtomicU64,
+    limits: Vec<File>,
     usage: File,
     /// The line of `memory.stat` that counts file pages the kernel can drop.
     reclaimable: &'static str,
 }
 
 impl Group {
-    /// The group of this directory, if it has a limit.
+    /// The group of this directory, if it can limit memory.
     fn open(directory: &Path, version: &Version) -> Option<Group> {
-        let limit = fs::read_to_string(directory.join(version.limit)).ok()?.trim().parse().ok()?;
-        let usage = File::open(directory.join(version.usage)).ok()?;
-        let reclaimable = version.reclaimable;
-        (limit < super::memory::physical_memory()).then(|| Group {
+        let open = |name: &&str| File::open(directory.join(name)).ok();
+        let limits: Vec<File> = version.limits.iter().filter_map(open).collect();
+        let group = Group {
             directory: directory.into(),
-            limit,
-            usage,
-            reclaimable,
-        })
+            limit: AtomicU64::new(u64::MAX),
+            usage: open(&version.usage).filter(|_| !limits.is_empty())?,
+            limits,
+            reclaimable: version.reclaimable,
+        };
+        group.refresh();
+        Some(group)
+    }
+
+    /// Reads the limits again. "max" is none, nor is more than the machine has.
+    fn refresh(&self) {
+        let limits = self.limits.iter().filter_map(number);
+        let least = limits.filter(|&limit| limit < super::memory::physical_memory()).min();
+        self.limit.store(least.unwrap_or(u64::MAX), Relaxed);
     }
 
     fn has(&self, bytes: u64) -> bool {
-        let Some(used) = self.used() else { return true };
-        let left = self.limit.saturating_sub(used);
-        left >= bytes || left + self.reclaimable() >= bytes
-    }
-
-    fn used(&self) -> Option<u64> {
-        let mut digits = [0; 24];
-        let len = self.usage.read_at(&mut digits, 0).ok()?;
-        std::str::from_utf8(&digits[..len]).ok()?.trim().parse().ok()
+        let limit = self.limit.load(Relaxed);
+        if limit == u64::MAX {
+            return true;
+        }
+        let Some(used) = number(&self.usage) else { return true };
+        let left = limit.saturating_sub(used);
+        left >= bytes || left.saturating_add(self.reclaimable()) >= bytes
     }
 
     fn reclaimable(&self) -> u64 {
@@ -110,13 +220,20 @@ impl Group {
     }
 }
 
+/// pread(2) of a file that is one number.
+fn number(file: &File) -> Option<u64> {
+    let mut digits = [0; 24];
+    let len = file.read_at(&mut digits, 0).ok()?;
+    std::str::from_utf8(&digits[..len]).ok()?.trim().parse().ok()
+}
+
 /// Where the two versions of control groups keep what.
 struct Version {
     /// The file system's name in proc_pid_mountinfo(5).
     file_system: &'static str,
     /// The option of the mount and the controller in `/proc/self/cgroup`.
     controller: &'static str,
-    limit: &'static str,
+    limits: &'static [&'static str],
     usage: &'static str,
     reclaimable: &'static str,
 }
@@ -125,32 +242,18 @@ const VERSIONS: [Version; 2] = [
     Version {
         file_system: "cgroup2",
         controller: "",
-        limit: "memory.max",
+        limits: &["memory.max", "memory.high"],
         usage: "memory.current",
         reclaimable: "inactive_file",
     },
     Version {
         file_system: "cgroup",
         controller: "memory",
-        limit: "memory.limit_in_bytes",
+        limits: &["memory.limit_in_bytes"],
         usage: "memory.usage_in_bytes",
         reclaimable: "total_inactive_file",
     },
 ];
-
-/// The groups that limit this process, from its own up to the root; as they were at the first call.
-fn groups() -> &'static [Group] {
-    static GROUPS: OnceLock<Vec<Group>> = OnceLock::new();
-    GROUPS.get_or_init(|| {
-        let read = |path| fs::read_to_string(path).unwrap_or_default();
-        let (mounts, memberships) = (read("/proc/self/mountinfo"), read("/proc/self/cgroup"));
-        VERSIONS
-            .iter()
-            .filter_map(|version| Some((version, directories(version, &mounts, &memberships)?)))
-            .flat_map(|(version, found)| found.into_iter().filter_map(|at| Group::open(&at, version)))
-            .collect()
-    })
-}
 
 /// The directory of this process's group and those above it, as far as they are mounted here.
 fn directories(version: &Version, mounts: &str, memberships: &str) -> Option<Vec<PathBuf>> {
@@ -220,16 +323,48 @@ mod tests {
             let group = || Group::open(directory.path(), version);
             assert!(group().is_none(), "no files");
             write(version.usage, "700\n");
-            write(version.limit, "max\n");
-            assert!(group().is_none(), "no limit");
-            write(version.limit, "1000\n");
-            let group = group().expect("a limit");
-            assert!(group.has(300) && !group.has(301));
+            assert!(group().is_none(), "no limits");
+            version.limits.iter().for_each(|limit| write(limit, "max\n"));
+            let group = group().expect("files");
+            assert!(group.has(u64::MAX), "no limit yet");
+            for limit in version.limits {
+                write(limit, "1000\n");
+                assert!(group.has(301), "not read again yet");
+                group.refresh();
+                assert!(group.has(300) && !group.has(301), "a limit that has come later");
+                write(limit, "800\n");
+                group.refresh();
+                assert!(group.has(100) && !group.has(101), "a limit that has come down");
+                write(limit, "max\n");
+                group.refresh();
+                assert!(group.has(u64::MAX), "a limit that is gone");
+            }
+            write(version.limits[0], "1000\n");
+            group.refresh();
             write("memory.stat", &format!("anon 500\n{} 100\nfile 200\n", version.reclaimable));
             assert!(group.has(400) && !group.has(401), "pages of files can be dropped");
             write(version.usage, "1100\n");
             assert!(group.has(100) && !group.has(101), "more is used than allowed");
+            write(version.limits[0], "0\n");
+            group.refresh();
+            assert!(!group.has(101), "nothing is allowed");
         }
+    }
+
+    #[test]
+    fn limits_are_read_again_in_time() {
+        let freshness = Freshness { read_at: AtomicU64::new(milliseconds()), admitted: AtomicU64::new(0) };
+        let is_read = |bytes| {
+            let before = freshness.admitted.load(Relaxed);
+            freshness.refresh(bytes);
+            freshness.admitted.load(Relaxed) != before + bytes
+        };
+        assert!(!is_read(REFRESH_BYTES));
+        assert!(is_read(1), "more than may be admitted");
+        assert!(is_read(u64::MAX / 2));
+        freshness.admitted.store(7, Relaxed);
+        freshness.read_at.store(milliseconds() - REFRESH_TIME, Relaxed);
+        assert!(is_read(1), "too old");
     }
 
     #[test]
