@@ -37,6 +37,9 @@ pub(crate) enum Call {
     Allocate,
     /// fallocate(2), `FALLOC_FL_PUNCH_HOLE`
     Punch,
+    /// madvise(2), `MADV_POPULATE_WRITE` and `MADV_POPULATE_READ`
+    #[allow(dead_code)] // the arena still makes this call itself
+    Populate,
     /// mmap(2) of pages of a view
     Map,
     /// mremap(2) of pages to a view

@@ -10,6 +10,7 @@ pub(crate) mod memory;
 pub(crate) mod mock;
 mod peek;
 pub(crate) mod pressure;
+pub(crate) mod psi;
 pub(crate) mod space;
 
 pub use io::Received;

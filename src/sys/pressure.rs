@@ -163,6 +163,13 @@ fn read_memberships(buffer: &mut [u8; MEMBERSHIPS]) -> &[u8] {
     &buffer[..read.unwrap_or(0)]
 }
 
+/// The directory of this process's group in version 2, mounted or not.
+#[allow(dead_code)] // see `psi`
+pub(super) fn own_group() -> Option<PathBuf> {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    directories(&VERSIONS[0], &read("/proc/self/mountinfo"), &read("/proc/self/cgroup"))?.into_iter().next()
+}
+
 fn find(memberships: &str) -> Vec<Group> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     VERSIONS
