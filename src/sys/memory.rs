@@ -98,10 +98,11 @@ fn system_value(name: SysconfVar) -> Option<usize> {
 }
 
 /// getrlimit(2), `RLIMIT_FSIZE`.
+#[allow(clippy::useless_conversion)] // a limit has 32 bits on some targets
 fn file_size_limit() -> u64 {
     match getrlimit(Resource::RLIMIT_FSIZE) {
         Ok((RLIM_INFINITY, _)) | Err(_) => u64::MAX,
-        Ok((soft, _)) => soft,
+        Ok((soft, _)) => soft.into(),
     }
 }
 
