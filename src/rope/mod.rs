@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! segments.rs  the owned pieces and where each starts
+//! entries.rs   the queue that they are kept in
 //! tail.rs      the extent behind them that is being filled
 //! pace.rs      how many bytes to ask for, or to offer, next
 //! gather.rs    the iovecs of one send
@@ -10,6 +11,7 @@
 //! ```
 
 mod cursor;
+mod entries;
 mod gather;
 mod pace;
 mod search;
