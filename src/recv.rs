@@ -36,6 +36,12 @@ impl Rope {
     /// not: 4 KiB to 1 MiB. A first read of up to 4 KiB lies in a segment of its own size rather than in a
     /// page. Works with any descriptor that readv(2) reads from.
     ///
+    /// From a socket that keeps message boundaries (datagram, seqpacket) one call brings one whole message: its length
+    /// is asked for first. Messages without bytes are skipped, since `Ok(0)` is the end;
+    /// [`recvmsg_from`](Rope::recvmsg_from) brings them too. At the limit and in a full pool `Ok(0)` is the end of the
+    /// stream as well, for each kind of descriptor; where the kernel cannot tell, as of a device that has no end, it is
+    /// the error.
+    ///
     /// # Errors
     ///
     /// * [`WouldBlock`](io::ErrorKind::WouldBlock): nothing has arrived yet on a non-blocking descriptor.
@@ -43,6 +49,8 @@ impl Rope {
     ///   and more has arrived. Nothing was taken out of the kernel.
     /// * [`OutOfMemory`](io::ErrorKind::OutOfMemory): the pool is at its capacity and more has arrived,
     ///   or the system has no memory. Nothing was taken out of the kernel.
+    /// * [`InvalidData`](io::ErrorKind::InvalidData): a message was cut, because another reader took the one whose
+    ///   length was asked for. The message is lost.
     /// * Whatever else readv(2) reports.
     ///
     /// After any error the rope holds what it held before, and the call can be repeated.
@@ -69,11 +77,13 @@ impl Rope {
     }
 
     /// readv(2): like [`readv_from`](Rope::readv_from), but never takes more than `max` bytes, so that
-    /// the next message stays where it is. `Ok(0)` is the end of the stream, or `max` was 0.
+    /// the next message stays where it is. `Ok(0)` is the end of the stream, or `max` was 0: then the descriptor is not
+    /// looked at, as by read(2).
     ///
     /// # Errors
     ///
-    /// As for [`readv_from`](Rope::readv_from).
+    /// As for [`readv_from`](Rope::readv_from); and [`InvalidInput`](io::ErrorKind::InvalidInput) where the next
+    /// message of a socket that keeps boundaries is longer than `max`. It stays in the socket.
     ///
     /// # Examples
     ///
@@ -131,7 +141,8 @@ impl Rope {
     /// recvmsg(2): like [`readv_from`](Rope::readv_from) on a socket, with the descriptors that came
     /// beside the bytes (`SCM_RIGHTS`). They are close-on-exec and owned from the start.
     ///
-    /// `flags` are those of recvmsg(2), such as `MSG_DONTWAIT`; usually 0.
+    /// `flags` are those of recvmsg(2), such as `MSG_DONTWAIT`; usually 0. With `MSG_WAITALL` a stream is waited for
+    /// until as much has come as the call asks for, which a [limit](Rope::set_limit) bounds.
     ///
     /// # Errors
     ///
