@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench --bench thresholds                     all tables, in less than a minute
-//! cargo bench --bench thresholds -- --only map       one: read bounce map run stitch piece gather calls decay
+//! cargo bench --bench thresholds -- --only map       one: read bounce map run stitch piece gather calls decay growth
 //! cargo bench --bench thresholds -- --json --quick   for machines; fewer rounds
 //! ```
 //!
@@ -20,6 +20,8 @@ use serde::Serialize;
 mod calls;
 #[path = "thresholds/cold.rs"]
 mod cold;
+#[path = "thresholds/growth.rs"]
+mod growth;
 #[path = "thresholds/memory.rs"]
 mod memory;
 #[path = "thresholds/pieces.rs"]
@@ -33,7 +35,7 @@ fn main() -> io::Result<()> {
         report: Report::new("group      at            way                                  figure", line),
     };
     let only = report::value_of("--only");
-    let all: [(&str, Table); 9] = [
+    let all: [(&str, Table); 10] = [
         ("read", calls::read),
         ("bounce", cold::bounce),
         ("map", views::map),
@@ -43,6 +45,7 @@ fn main() -> io::Result<()> {
         ("gather", calls::gather),
         ("calls", calls::offered),
         ("decay", cold::decay),
+        ("growth", growth::table),
     ];
     for (name, table) in all {
         if only.as_deref().is_none_or(|only| only == name) {

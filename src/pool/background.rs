@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::core::Core;
-use crate::sys::pressure::Watch;
+use crate::sys::psi::PressureWatch;
 use crate::sys::without_signals;
 
 /// Longest sleep: after that a pool that was dropped is noticed.
@@ -27,16 +27,26 @@ pub(super) fn start(core: &Arc<Core>) {
 }
 
 fn run(pool: &Weak<Core>) {
-    let watch = Watch::open();
-    while let Some(timeout) = pool.upgrade().and_then(|core| step(&core, &watch)) {
-        watch.wait(timeout.min(MAX_SLEEP));
+    // Without notifications pages go after the usual time.
+    let mut watch = PressureWatch::from_env().ok().flatten();
+    let mut pressed = false;
+    while let Some(timeout) = pool.upgrade().and_then(|core| step(&core, pressed)) {
+        pressed = match watch.as_ref().map(|watch| watch.wait(timeout.min(MAX_SLEEP))) {
+            Some(Ok(pressed)) => pressed,
+            // Notifications have ended.
+            Some(Err(_)) => watch.take().is_none(),
+            None => {
+                thread::sleep(timeout.min(MAX_SLEEP));
+                false
+            }
+        };
     }
 }
 
-/// Gives back what is due, or everything under memory pressure; returns how long to sleep, `None` to end.
-fn step(core: &Core, watch: &Watch) -> Option<Duration> {
+/// Gives back what is due, or everything if memory is `pressed`; returns how long to sleep, `None` to end.
+fn step(core: &Core, pressed: bool) -> Option<Duration> {
     // What the kernel does not take back stays usable, and is asked for again in the next epoch.
-    let _ = if watch.has_fired() { core.trim() } else { core.decay() };
+    let _ = if pressed { core.trim() } else { core.decay() };
     let timeout = core.decay_timeout();
     if timeout.is_none() {
         core.background_runs.store(false, Ordering::Release);

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! segments.rs  the owned pieces and where each starts
+//! entries.rs   the queue that they are kept in
 //! extent.rs    memory that is being filled, and the segments cut off it
 //! tail.rs      the extent behind the segments
 //! recv.rs      one call of the kernel into the tail
@@ -13,6 +14,7 @@
 //! ```
 
 mod cursor;
+mod entries;
 mod extent;
 mod gather;
 mod pace;
@@ -86,7 +88,8 @@ impl Default for Rope {
 }
 
 impl Rope {
-    /// An empty rope that receives into the heap. For many or large payloads use [`in_pool`](Rope::in_pool).
+    /// Creates an empty rope that receives into the heap. For many or large payloads use [`in_pool`](Rope::in_pool).
+    /// O(1), allocates nothing.
     ///
     /// # Examples
     ///
@@ -101,7 +104,8 @@ impl Rope {
         Rope::empty(Memory::Heap(Limits::SHIPPED))
     }
 
-    /// An empty rope that receives into `pool`. It holds no memory of it until bytes arrive.
+    /// Creates an empty rope that receives into `pool`. It holds no memory of it until bytes arrive. O(1), allocates
+    /// nothing.
     ///
     /// # Examples
     ///
@@ -186,7 +190,7 @@ impl Rope {
         }
     }
 
-    /// The pool that this rope receives into.
+    /// Returns the pool that this rope receives into. O(1).
     ///
     /// # Examples
     ///
@@ -205,7 +209,7 @@ impl Rope {
         self.memory.pool()
     }
 
-    /// Bytes in the rope. O(1).
+    /// Returns the number of bytes in the rope. O(1).
     ///
     /// # Examples
     ///
@@ -219,7 +223,7 @@ impl Rope {
         self.segments.len() + self.tail_len()
     }
 
-    /// Whether there are none. O(1).
+    /// Returns `true` if the rope holds no bytes. O(1).
     ///
     /// # Examples
     ///
@@ -232,7 +236,7 @@ impl Rope {
         self.len() == 0
     }
 
-    /// Pieces that the rope is made of, the tail included. O(1).
+    /// Returns the number of segments, the tail included. O(1).
     ///
     /// # Examples
     ///
@@ -248,7 +252,7 @@ impl Rope {
         self.segments.count() + usize::from(self.tail_len() > 0)
     }
 
-    /// Most bytes that this rope may hold by receiving; [`usize::MAX`] if there is no limit.
+    /// Returns the most bytes that this rope may hold by receiving; [`usize::MAX`] if there is no limit. O(1).
     ///
     /// Where [`BufMut`](bytes::BufMut) is in scope, whose method of that name takes a buffer by value, write
     /// `Rope::limit(&rope)`.
@@ -270,7 +274,7 @@ impl Rope {
     /// Sets the most bytes that the rope may hold by receiving or through
     /// [`BufMut`](bytes::BufMut). Beyond it a receive fails with
     /// [`QuotaExceeded`](std::io::ErrorKind::QuotaExceeded) and takes nothing more from the kernel;
-    /// all that has arrived stays. What the program itself [pushes](Rope::push) is not limited.
+    /// all that has arrived stays. What the program itself [pushes](Rope::push) is not limited. O(1).
     ///
     /// # Examples
     ///
@@ -293,6 +297,10 @@ impl Rope {
     }
 
     /// Appends a segment without copying it. Amortised O(1).
+    ///
+    /// # Panics
+    ///
+    /// If the rope would have more than [`usize::MAX`] bytes, which takes many segments that share their memory.
     ///
     /// # Examples
     ///
@@ -341,6 +349,10 @@ impl Rope {
 
     /// Puts a segment in front without copying it. Amortised O(1).
     ///
+    /// # Panics
+    ///
+    /// As [`push`](Rope::push).
+    ///
     /// # Examples
     ///
     /// ```
@@ -353,9 +365,13 @@ impl Rope {
         self.segments.push_front(bytes.into());
     }
 
-    /// Moves all of `other` to the end, without copying. O(segments of the shorter one).
+    /// Moves all of `other` to the end, without copying. Amortised O(segments of the shorter one), whichever that is.
     ///
     /// This rope keeps its own pool and limit.
+    ///
+    /// # Panics
+    ///
+    /// As [`push`](Rope::push).
     ///
     /// # Examples
     ///
@@ -424,7 +440,7 @@ impl Rope {
         self.beside(segments)
     }
 
-    /// Drops the first `count` bytes; segments and pages that are used up are released at once.
+    /// Drops the first `count` bytes; segments and pages that are used up are released at once. O(segments dropped).
     ///
     /// # Panics
     ///
@@ -454,7 +470,7 @@ impl Rope {
         self.segments.advance(count);
     }
 
-    /// Keeps the first `len` bytes and drops the rest; does nothing if there are fewer.
+    /// Keeps the first `len` bytes and drops the rest; does nothing if there are fewer. O(log n + segments dropped).
     ///
     /// # Examples
     ///
@@ -471,7 +487,7 @@ impl Rope {
         }
     }
 
-    /// Drops all bytes and gives the tail back. Pool and limit stay.
+    /// Drops all bytes and gives the tail back. Pool and limit stay. O(segments).
     ///
     /// # Examples
     ///
@@ -485,7 +501,7 @@ impl Rope {
         self.tail = None;
     }
 
-    /// The bytes of `range` as a rope of their own, sharing the memory. O(log n + segments in the range).
+    /// Returns the bytes of `range` as a rope of their own, sharing the memory. O(log n + segments in the range).
     ///
     /// # Panics
     ///
@@ -509,7 +525,7 @@ impl Rope {
         self.beside(segments)
     }
 
-    /// The bytes as borrowed slices, in order, none of them empty.
+    /// Returns the bytes as borrowed slices, in order, none of them empty. O(1), and O(1) for each.
     ///
     /// # Examples
     ///
@@ -524,7 +540,8 @@ impl Rope {
         self.segments.iter().map(|bytes| &**bytes).chain(self.filled_tail())
     }
 
-    /// The bytes as owned segments, in order, sharing the memory; none of them is empty.
+    /// Returns the bytes as owned segments, in order, sharing the memory; none of them is empty. O(1) for each, the
+    /// tail's pages aside, which are shared at once.
     ///
     /// # Examples
     ///
@@ -543,7 +560,7 @@ impl Rope {
         self.segments.iter().cloned().chain(tail)
     }
 
-    /// A copy of all bytes. To have them side by side without a copy, [finalise](Rope::finalize).
+    /// Returns a copy of all bytes. O(len). To have them contiguous without a copy, [finalise](Rope::finalize).
     ///
     /// # Examples
     ///
@@ -559,7 +576,7 @@ impl Rope {
     }
 
     /// Moves the first bytes into `dst`, which is filled: they leave the rope, as with
-    /// [`Buf::copy_to_slice`](bytes::Buf::copy_to_slice).
+    /// [`Buf::copy_to_slice`](bytes::Buf::copy_to_slice). O(bytes copied).
     ///
     /// # Panics
     ///
@@ -586,7 +603,7 @@ impl Rope {
         self.advance(done);
     }
 
-    /// A position in this rope that moves without changing it.
+    /// Returns a position in this rope that moves without changing it. O(1).
     ///
     /// # Examples
     ///
@@ -603,7 +620,7 @@ impl Rope {
         Cursor::new(self)
     }
 
-    /// A position in this rope, together with it.
+    /// Returns a position in this rope, together with it. O(1).
     ///
     /// # Examples
     ///

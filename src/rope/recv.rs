@@ -21,7 +21,7 @@ use zeroize::Zeroize;
 
 use super::{Rope, first_read};
 use crate::pool::is_at_capacity;
-use crate::sys::iovec::UninitIovec;
+use crate::sys::iovec::{self, UninitIovec};
 use crate::sys::{self, FdKind, Received};
 
 /// Bytes on the stack for a small first read: no less than `Limits::inline_max`.
@@ -35,8 +35,13 @@ impl Rope {
     /// socket's. Pages that are not resident are committed before, by one madvise(2). The read size is adaptive: at first
     /// about what the first read of the pool's last payload brought, or twice that if it brought all it asked for,
     /// 4 KiB to 256 KiB; doubled while that much comes, halved when it does not, 4 KiB to 1 MiB. A first read of up to
-    /// 4 KiB becomes a segment of its own size rather than a page. Works with any descriptor that readv(2) reads from;
-    /// from datagram and seqpacket sockets it takes one whole message that has bytes.
+    /// 4 KiB becomes a segment of its own size rather than a page. Works with any descriptor that readv(2) reads from.
+    ///
+    /// From a socket that keeps message boundaries (datagram, seqpacket) one call brings one whole message: its length
+    /// is asked for first. Messages without bytes are skipped, since `Ok(0)` is the end;
+    /// [`recvmsg_from`](Rope::recvmsg_from) brings them too. At the limit and in a full pool `Ok(0)` is the end of the
+    /// stream as well, for each kind of descriptor; where the kernel cannot tell, as of a device that has no end, it is
+    /// the error.
     ///
     /// # Errors
     ///
@@ -46,6 +51,9 @@ impl Rope {
     /// * [`OutOfMemory`](io::ErrorKind::OutOfMemory): the pool is at its capacity and more has arrived,
     ///   or the system has no memory. Nothing was taken out of the kernel.
     /// * Whatever else readv(2) reports.
+    ///
+    /// * [`InvalidData`](io::ErrorKind::InvalidData): a message was cut, because another reader took the one whose
+    ///   length was asked for. The message is lost.
     ///
     /// After any error the rope holds what it held before, and the call can be repeated.
     ///
@@ -98,9 +106,18 @@ impl Rope {
         if kind == FdKind::Message {
             return self.read_message(fd, max);
         }
-        let received = self.receive(fd, 0, max, |iovecs| sys::readv(fd, iovecs, &mut kind), |&count| count);
+        let mut offered = 0;
+        let call = |iovecs: &mut [UninitIovec<'_>]| {
+            offered = iovec::offered(iovecs);
+            sys::readv(fd, iovecs, &mut kind)
+        };
+        let received = self.receive(fd, 0, max, call, |&count| count);
         self.source().note(kind);
         match received {
+            Ok(Some(0)) if self.source().keeps_messages(fd) => self.read_message(fd, max),
+            Ok(Some(count)) if count == offered && count < max && self.source().keeps_messages(fd) => {
+                Err(cut(count))
+            }
             Ok(Some(count)) if count > 0 => Ok(count),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
             last => {
@@ -159,7 +176,7 @@ impl Rope {
         let fd = fd.as_fd();
         sys::check_recv_flags(flags)?;
         let call = |iovecs: &mut [UninitIovec<'_>]| sys::recvmsg(fd, iovecs, flags);
-        if self.source().kind(fd) == FdKind::Message {
+        if self.source().keeps_messages(fd) {
             return match sys::next_message_len(fd, flags)? {
                 0 => call(&mut []),
                 len => self.receive_message(len, call, |got| got.bytes),
@@ -198,6 +215,7 @@ impl Rope {
             return self.receive_small(len, false, call, count);
         }
         self.reserve(len)?;
+        self.tail_mut().map_or(Ok(()), |tail| tail.commit(len))?;
         self.fill(len, call, count)
     }
 
@@ -304,6 +322,11 @@ fn filled(memory: &[MaybeUninit<u8>], count: usize) -> &[u8] {
 fn whole(memory: Box<[MaybeUninit<u8>]>) -> Box<[u8]> {
     // SAFETY: the kernel wrote as many bytes as there are, which `sys` has checked to be what it was offered.
     unsafe { memory.assume_init() }
+}
+
+fn cut(count: usize) -> io::Error {
+    let message = format!("the message may be longer than the {count} bytes that were received of it");
+    io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
 fn longer_than(len: usize, max: usize) -> io::Error {

@@ -1,9 +1,8 @@
 //! The owned pieces of a rope, in order, with the position of each.
 //!
 //! ```text
-//! entries  [ ·  |  ·  | seg | seg | seg ]        · taken off the front, not yet reused
-//!                     ^head
-//! ends      .     .     e0    e1    e2           segment i ends at position e_i - start
+//! entries  [ seg | seg | seg ]
+//! ends       e0    e1    e2           segment i ends at position e_i - start
 //! ```
 //!
 //! `start` and the ends only ever differ by lengths; they wrap, so the front can move both ways and
@@ -12,28 +11,20 @@
 use std::mem;
 
 use bytes::{Buf, Bytes};
-use smallvec::SmallVec;
 
-/// Segments kept inside the rope itself.
-const INLINE: usize = 2;
+use super::entries::Entries;
 
 #[derive(Clone)]
 struct Entry {
     /// Where the segment ends, counted from the same origin as `Segments::start`.
     end: usize,
-    /// Never empty from `head` on, always empty before it.
+    /// Never empty.
     bytes: Bytes,
 }
 
-impl Entry {
-    const EMPTY: Entry = Entry { end: 0, bytes: Bytes::new() };
-}
-
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Segments {
-    entries: SmallVec<[Entry; INLINE]>,
-    /// Entries before it are empty. If there are entries, `head < entries.len()`.
-    head: usize,
+    entries: Entries<Entry>,
     /// The origin of the positions: where the first segment starts.
     start: usize,
     /// Where the last segment ends.
@@ -50,30 +41,27 @@ impl Segments {
     /// Number of segments. O(1).
     #[inline]
     pub(crate) fn count(&self) -> usize {
-        self.entries.len() - self.head
+        self.entries.len()
     }
 
     #[inline]
     pub(crate) fn get(&self, index: usize) -> Option<&Bytes> {
-        self.live().get(index).map(|entry| &entry.bytes)
+        self.entries.get(index).map(|entry| &entry.bytes)
     }
 
-    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &Bytes> + ExactSizeIterator + Clone {
+    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &Bytes> + Clone {
         self.iter_from(0)
     }
 
     /// The segments from `index` on, none if there are fewer. O(1).
-    pub(crate) fn iter_from(
-        &self,
-        index: usize,
-    ) -> impl DoubleEndedIterator<Item = &Bytes> + ExactSizeIterator + Clone {
-        self.live().get(index..).unwrap_or_default().iter().map(|entry| &entry.bytes)
+    pub(crate) fn iter_from(&self, index: usize) -> impl DoubleEndedIterator<Item = &Bytes> + Clone {
+        self.entries.iter_from(index).map(|entry| &entry.bytes)
     }
 
     /// Where segment `index` starts.
     #[inline]
     pub(crate) fn start_of(&self, index: usize) -> usize {
-        match index.checked_sub(1).and_then(|before| self.live().get(before)) {
+        match index.checked_sub(1).and_then(|before| self.entries.get(before)) {
             Some(before) => before.end.wrapping_sub(self.start),
             None => 0,
         }
@@ -82,27 +70,35 @@ impl Segments {
     /// The segment that holds the byte at `position`; `count()` if none does. O(log n).
     #[inline]
     pub(crate) fn index_of(&self, position: usize) -> usize {
-        self.live().partition_point(|entry| entry.end.wrapping_sub(self.start) <= position)
+        self.ending_within(0, self.count(), position)
     }
 
     /// How many of the `count` segments from `index` on end at `position` or before. O(log count).
     #[inline]
     pub(crate) fn ending_within(&self, index: usize, count: usize, position: usize) -> usize {
-        let some = self.live().get(index..).unwrap_or_default();
-        let some = &some[..some.len().min(count)];
-        some.partition_point(|entry| entry.end.wrapping_sub(self.start) <= position)
+        let to = index.saturating_add(count);
+        self.entries.partition_point(index, to, |entry| entry.end.wrapping_sub(self.start) <= position)
     }
 
+    /// # Panics
+    ///
+    /// If there would be more than [`usize::MAX`] bytes, all of which may be the same ones.
     #[inline]
+    #[track_caller]
     pub(crate) fn push(&mut self, bytes: Bytes) {
         if bytes.is_empty() {
             return;
         }
-        if self.entries.len() == self.entries.capacity() && self.head >= self.entries.len().div_ceil(2) {
-            self.close_gap();
-        }
+        self.check_more(bytes.len());
         self.end = self.end.wrapping_add(bytes.len());
         self.entries.push(Entry { end: self.end, bytes });
+    }
+
+    #[inline]
+    #[track_caller]
+    fn check_more(&self, more: usize) {
+        let len = self.len();
+        assert!(len.checked_add(more).is_some(), "{len} and {more} bytes are more than a rope can hold");
     }
 
     /// Makes room for so many more.
@@ -110,29 +106,27 @@ impl Segments {
         self.entries.reserve(count);
     }
 
+    /// # Panics
+    ///
+    /// As [`push`](Segments::push).
     #[inline]
+    #[track_caller]
     pub(crate) fn push_front(&mut self, bytes: Bytes) {
         if bytes.is_empty() {
             return;
         }
-        if self.head == 0 {
-            self.open_gap(self.entries.len().max(1));
-        }
+        self.check_more(bytes.len());
         let before = self.start.wrapping_sub(bytes.len());
-        self.entries[self.head - 1] = Entry { end: self.start, bytes };
-        self.head -= 1;
+        self.entries.push_front(Entry { end: self.start, bytes });
         self.start = before;
     }
 
     /// Takes the first segment. Amortised O(1).
     #[inline]
     pub(crate) fn pop_front(&mut self) -> Option<Bytes> {
-        let first = self.entries.get_mut(self.head)?;
-        let bytes = mem::take(&mut first.bytes);
+        let first = self.entries.pop_front()?;
         self.start = first.end;
-        self.head += 1;
-        self.forget_taken();
-        Some(bytes)
+        Some(first.bytes)
     }
 
     /// Takes the only segment, an empty one if there is none; nothing if there are more.
@@ -147,15 +141,14 @@ impl Segments {
 
     #[inline]
     pub(crate) fn last(&self) -> Option<&Bytes> {
-        self.live().last().map(|entry| &entry.bytes)
+        self.entries.last().map(|entry| &entry.bytes)
     }
 
     /// Takes the last segment.
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<Bytes> {
-        let last = if self.head < self.entries.len() { self.entries.pop() } else { None }?.bytes;
+        let last = self.entries.pop()?.bytes;
         self.end = self.end.wrapping_sub(last.len());
-        self.forget_taken();
         Some(last)
     }
 
@@ -163,9 +156,8 @@ impl Segments {
     #[inline]
     pub(crate) fn advance(&mut self, count: usize) {
         let mut left = count;
-        let entries = &mut self.entries[..];
         while left > 0 {
-            let first = &mut entries[self.head];
+            let Some(first) = self.entries.first_mut() else { return };
             let len = first.bytes.len();
             if left < len {
                 first.bytes.advance(left);
@@ -174,17 +166,14 @@ impl Segments {
             }
             left -= len;
             // Dropped at the end of the turn, by when it has left: an owner's drop may panic.
-            let _gone = mem::take(&mut first.bytes);
-            self.start = first.end;
-            self.head += 1;
+            let _gone = self.pop_front();
         }
-        self.forget_taken();
     }
 
     /// Takes the first `len` bytes if they lie in one segment and are not nothing.
     #[inline]
     pub(crate) fn take_within_first(&mut self, len: usize) -> Option<Bytes> {
-        let first = &mut self.entries.get_mut(self.head)?.bytes;
+        let first = &mut self.entries.first_mut()?.bytes;
         if len == first.len() {
             return self.pop_front();
         }
@@ -201,16 +190,12 @@ impl Segments {
             return mem::replace(self, rest);
         }
         let (cut, end) = (self.start.wrapping_add(at), self.start.wrapping_add(self.start_of(whole)));
-        let taken = self.entries[self.head..self.head + whole].iter_mut();
-        let entries = taken.map(|entry| mem::replace(entry, Entry::EMPTY)).collect();
-        let mut front = Segments { entries, head: 0, start: self.start, end };
-        self.head += whole;
+        let mut front = Segments { entries: self.entries.split_to(whole), start: self.start, end };
         let inside = cut.wrapping_sub(end);
-        if inside > 0 {
-            front.push(self.entries[self.head].bytes.split_to(inside));
+        if let (true, Some(first)) = (inside > 0, self.entries.first_mut()) {
+            front.push(first.bytes.split_to(inside));
         }
         self.start = cut;
-        self.forget_taken();
         front
     }
 
@@ -219,24 +204,27 @@ impl Segments {
         let index = self.index_of(at);
         let inside = at - self.start_of(index);
         let cut = self.start.wrapping_add(at);
-        let mut rest: SmallVec<[Entry; INLINE]> = self.entries.drain(self.head + index..).collect();
-        if let (true, Some(first)) = (inside > 0, rest.first_mut()) {
+        let mut rest = Segments { entries: self.entries.split_off(index), start: cut, end: self.end };
+        if let (true, Some(first)) = (inside > 0, rest.entries.first_mut()) {
             self.entries.push(Entry { end: cut, bytes: first.bytes.split_to(inside) });
         }
-        let rest = Segments { entries: rest, head: 0, start: cut, end: self.end };
         self.end = cut;
-        self.forget_taken();
         rest
     }
 
     /// Moves all of `other` behind the last segment. O(segments of the shorter one).
+    ///
+    /// # Panics
+    ///
+    /// As [`push`](Segments::push).
+    #[track_caller]
     pub(crate) fn append(&mut self, mut other: Segments) {
-        if self.count() >= other.count() {
-            self.extend(other);
+        self.check_more(other.len());
+        if self.count() < other.count() {
+            mem::swap(self, &mut other);
+            other.into_iter().rev().for_each(|bytes| self.push_front(bytes));
         } else {
-            let front = mem::take(self);
-            front.into_iter().rev().for_each(|bytes| other.push_front(bytes));
-            *self = other;
+            self.extend(other);
         }
     }
 
@@ -246,7 +234,8 @@ impl Segments {
             return Segments::default();
         }
         let (first, last) = (self.index_of(from), self.index_of(to - 1));
-        let mut entries = shared(&self.live()[first..=last]);
+        let mut entries: Entries<Entry> =
+            self.entries.iter_from(first).take(last + 1 - first).cloned().collect();
         let (start, end) = (self.start.wrapping_add(from), self.start.wrapping_add(to));
         if let Some(last) = entries.last_mut() {
             last.bytes.truncate(last.bytes.len() - last.end.wrapping_sub(end));
@@ -255,57 +244,18 @@ impl Segments {
         if let Some(first) = entries.first_mut() {
             first.bytes.advance(first.bytes.len() - first.end.wrapping_sub(start));
         }
-        Segments { entries, head: 0, start, end }
-    }
-
-    #[inline]
-    fn live(&self) -> &[Entry] {
-        &self.entries[self.head..]
-    }
-
-    /// Lets go of the gap in front if nothing is left behind it.
-    #[inline]
-    fn forget_taken(&mut self) {
-        if self.head == self.entries.len() && self.head > 0 {
-            self.entries.clear();
-            self.head = 0;
-        }
-    }
-
-    #[cold]
-    fn close_gap(&mut self) {
-        self.entries.drain(..self.head);
-        self.head = 0;
-    }
-
-    #[cold]
-    fn open_gap(&mut self, gap: usize) {
-        self.entries.insert_many(0, std::iter::repeat_n(Entry::EMPTY, gap));
-        self.head = gap;
+        Segments { entries, start, end }
     }
 
     #[cfg(any(test, fuzzing))]
     pub(crate) fn assert_invariants(&self) {
-        assert!(self.head < self.entries.len() || (self.head == 0 && self.entries.is_empty()));
-        assert!(self.entries[..self.head].iter().all(|entry| entry.bytes.is_empty()));
         let mut end = self.start;
-        for entry in self.live() {
+        for entry in self.entries.iter_from(0) {
             assert!(!entry.bytes.is_empty());
             end = end.wrapping_add(entry.bytes.len());
             assert_eq!(entry.end, end);
         }
         assert_eq!(self.end, end);
-    }
-}
-
-/// The same bytes once more. Many are cloned faster into a vector.
-fn shared(entries: &[Entry]) -> SmallVec<[Entry; INLINE]> {
-    if entries.len() > INLINE { SmallVec::from_vec(entries.to_vec()) } else { entries.into() }
-}
-
-impl Clone for Segments {
-    fn clone(&self) -> Segments {
-        Segments { entries: shared(self.live()), head: 0, start: self.start, end: self.end }
     }
 }
 
@@ -316,17 +266,14 @@ impl Extend<Bytes> for Segments {
 }
 
 /// The segments, one after the other.
-pub(crate) struct IntoSegments(smallvec::IntoIter<[Entry; INLINE]>);
+pub(crate) struct IntoSegments(Segments);
 
 impl IntoIterator for Segments {
     type Item = Bytes;
     type IntoIter = IntoSegments;
 
-    fn into_iter(mut self) -> IntoSegments {
-        if self.head > 0 {
-            self.close_gap();
-        }
-        IntoSegments(self.entries.into_iter())
+    fn into_iter(self) -> IntoSegments {
+        IntoSegments(self)
     }
 }
 
@@ -334,17 +281,17 @@ impl Iterator for IntoSegments {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {
-        self.0.next().map(|entry| entry.bytes)
+        self.0.pop_front()
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        self.0.size_hint()
+        (self.0.count(), Some(self.0.count()))
     }
 }
 
 impl DoubleEndedIterator for IntoSegments {
     fn next_back(&mut self) -> Option<Bytes> {
-        self.0.next_back().map(|entry| entry.bytes)
+        self.0.pop()
     }
 }
 

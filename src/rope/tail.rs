@@ -11,9 +11,9 @@
 
 use std::io;
 
-use super::Rope;
 use super::extent::{Extent, Memory};
 use super::segments::Segments;
+use super::{Pace, Rope};
 use crate::pool::Pool;
 use crate::sys::iovec::UninitIovec;
 
@@ -174,14 +174,14 @@ impl Rope {
     /// When the pool is at capacity, or there is no memory. The rope is as it was.
     pub(crate) fn offer(&mut self, want: usize) -> io::Result<Offer> {
         self.absorb_short();
-        let held = self.len();
+        let (held, ahead) = (self.len(), self.commit_ahead());
         let mut offer = Offer { in_tail: 0, next: None, copied: 0, in_next: 0 };
         if let Some(tail) = &mut self.tail {
             if tail.spare() < want {
                 tail.grow(&mut self.memory, want - tail.spare(), held, false);
             }
             // What is ready already is enough if there is no memory for more.
-            let _ = tail.commit(want.min(commit_ahead(held)));
+            let _ = tail.commit(want.min(ahead));
             offer.in_tail = tail.ready().min(want);
             if offer.in_tail > 0 && tail.spare() >= want {
                 return Ok(offer);
@@ -232,12 +232,12 @@ impl Rope {
     /// A fresh extent with up to `want` bytes ready, and how many bytes of a short last segment it begins with.
     #[inline(never)]
     fn next_extent(&mut self, want: usize) -> io::Result<(Extent, usize)> {
-        let held = self.len();
+        let (held, ahead) = (self.len(), self.commit_ahead());
         let short =
             if self.has_tail() { &[] } else { short_segment(&self.segments, &self.tail, self.inline_max()) };
         let want = want.saturating_add(short.len());
         let fresh = self.memory.allocate(want, held)?;
-        let mut fresh = self.memory.commit(fresh, want.min(short.len() + commit_ahead(held)))?;
+        let mut fresh = self.memory.commit(fresh, want.min(short.len() + ahead))?;
         // The copy must leave room: this is about what follows it.
         let copied = if short.len() < fresh.ready() { short.len() } else { 0 };
         if copied > 0 && fresh.begin_with(&short[..copied]).is_ok() {
@@ -277,6 +277,13 @@ impl Rope {
         let fresh = Extent::on_heap(self.generous(want).min(most), self.memory.zeroes());
         self.memory.pool().into_iter().for_each(Pool::count_fallback);
         self.replace_tail(fresh.unwrap_or_else(|error| panic!("{error}")));
+    }
+
+    /// Bytes that are committed ahead of a read into pages that are not resident: as many as the rope holds, or as the
+    /// pool's payloads begin with. So what a peer announces and never sends commits little.
+    fn commit_ahead(&self) -> usize {
+        let usual = self.memory.pool().map_or(0, |pool| Pace::reads(pool.first_read()).bytes());
+        self.len().max(usual).max(MIN_COMMIT)
     }
 
     /// Copied pieces come one by one and tell nothing of the whole, so the tail grows with the rope.
@@ -435,12 +442,6 @@ impl Rope {
 fn short_segment<'a>(segments: &'a Segments, tail: &Option<Extent>, inline_max: usize) -> &'a [u8] {
     let apart = |last: &[u8]| tail.as_ref().is_none_or(|tail| tail.len() == 0 && !tail.follows(last));
     segments.last().map_or(&[], |last| if last.len() <= inline_max && apart(last) { last } else { &[] })
-}
-
-/// Bytes that are committed ahead of a read into pages that are not resident: as many as the rope holds, so that what a
-/// peer announces and never sends commits little.
-fn commit_ahead(held: usize) -> usize {
-    held.max(MIN_COMMIT)
 }
 
 fn no_room() -> io::Error {

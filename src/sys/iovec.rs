@@ -1,4 +1,9 @@
 //! The arithmetic of one vectored call. Pure: no I/O.
+//!
+//! On 32-bit targets: an offset lies inside one segment, so it is at most `isize::MAX`, and a call names at most
+//! [`MAX_BYTES`], so the sum of both fits a `usize`. A position is below [`usize::MAX`], since a rope refuses a segment
+//! that would make it longer; the end of what a call names, which may be beyond, is computed with saturation. File
+//! positions are 64-bit on all targets.
 
 use std::io::IoSlice;
 use std::marker::PhantomData;
@@ -40,7 +45,7 @@ impl<'a> UninitIovec<'a> {
     }
 }
 
-/// How many bytes these iovecs offer, at most [`usize::MAX`].
+/// Returns how many bytes these iovecs offer, at most [`usize::MAX`].
 #[inline]
 pub(crate) fn offered(iovecs: &[UninitIovec<'_>]) -> usize {
     iovecs.iter().fold(0, |sum, iovec| sum.saturating_add(iovec.len()))
@@ -54,14 +59,14 @@ pub(crate) struct Iovecs<'a> {
 }
 
 impl<'a> Iovecs<'a> {
-    /// Names these `bytes` in all, less those that are skipped.
+    /// Appends iovecs for `bytes` bytes, those that are skipped not counted.
     #[inline]
     pub(crate) fn extend(&mut self, slices: impl Iterator<Item = IoSlice<'a>>, bytes: usize) {
         self.slices.extend(slices);
         self.held += bytes;
     }
 
-    /// Leaves out `count` bytes of the first one, which has more.
+    /// Shortens the first iovec by `count` bytes, of which it has more.
     #[inline]
     pub(crate) fn skip(&mut self, count: usize) {
         if let (true, Some(first)) = (count > 0, self.slices.first_mut()) {

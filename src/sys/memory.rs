@@ -300,10 +300,11 @@ pub(crate) fn file_size_limit() -> u64 {
 }
 
 /// getrlimit(2): the soft limit, [`u64::MAX`] if there is none.
+#[allow(clippy::useless_conversion)] // a limit has 32 bits on some targets
 fn limit(resource: Resource) -> u64 {
     match getrlimit(resource) {
         Ok((RLIM_INFINITY, _)) | Err(_) => u64::MAX,
-        Ok((soft, _)) => soft,
+        Ok((soft, _)) => soft.into(),
     }
 }
 

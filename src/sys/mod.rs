@@ -11,6 +11,7 @@ pub(crate) mod mock;
 mod peek;
 pub(crate) mod pressure;
 pub(crate) mod process;
+pub(crate) mod psi;
 pub(crate) mod space;
 
 pub use io::Received;
