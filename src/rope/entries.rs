@@ -166,7 +166,12 @@ impl<T> Entries<T> {
     }
 
     /// Takes the first `count` elements. O(count).
+    #[inline]
     pub(super) fn split_to(&mut self, count: usize) -> Entries<T> {
+        if count == 0 { Entries::default() } else { self.drain_to(count) }
+    }
+
+    fn drain_to(&mut self, count: usize) -> Entries<T> {
         let front = match self {
             Inline(few) => Inline(few.drain(..count).collect()),
             Heap { many, .. } => many.drain(..count).collect(),
