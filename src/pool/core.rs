@@ -211,7 +211,8 @@ impl Core {
     /// Pages for so many bytes, at least one.
     #[inline]
     pub(super) fn pages(&self, bytes: usize) -> u32 {
-        pages_of(bytes as u64, self.arena.page_size() as u64).max(1)
+        let pages = bytes.div_ceil(self.arena.page_size());
+        u32::try_from(pages).unwrap_or(u32::MAX).max(1)
     }
 
     /// # Errors

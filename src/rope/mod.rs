@@ -2,7 +2,6 @@
 //!
 //! ```text
 //! segments.rs  the owned pieces and where each starts
-//! entries.rs   the queue that they are kept in
 //! extent.rs    memory that is being filled, and the segments cut off it
 //! tail.rs      the extent behind the segments
 //! recv.rs      one call of the kernel into the tail
@@ -14,7 +13,6 @@
 //! ```
 
 mod cursor;
-mod entries;
 mod extent;
 mod gather;
 mod pace;
@@ -71,6 +69,8 @@ pub struct Rope {
     tail: Option<Extent>,
     /// Where the tail is allocated.
     memory: Memory,
+    /// Those of `memory`.
+    limits: &'static Limits,
     /// Most bytes that it receives.
     limit: usize,
     /// How much to ask for; nothing was received yet, if `None`.
@@ -182,6 +182,7 @@ impl Rope {
         Rope {
             segments: Segments::default(),
             tail: None,
+            limits: memory.limits(),
             memory,
             limit: usize::MAX,
             reads: None,
@@ -676,7 +677,7 @@ impl Rope {
     pub(crate) fn reads(&mut self) -> &mut Pace {
         self.reads.get_or_insert_with(|| match self.memory.pool() {
             Some(pool) => Pace::reads(pool.first_read()),
-            None => Pace::careful(self.memory.limits().inline_max),
+            None => Pace::careful(self.limits.inline_max),
         })
     }
 
@@ -701,11 +702,12 @@ impl Rope {
     /// Longest run of bytes that is copied rather than given a page or an iovec of its own.
     #[inline]
     pub(crate) fn inline_max(&self) -> usize {
-        self.memory.limits().inline_max
+        self.limits.inline_max
     }
 
+    #[inline]
     pub(crate) fn limits(&self) -> &'static Limits {
-        self.memory.limits()
+        self.limits
     }
 
     pub(crate) fn sends(&mut self) -> &mut Pace {
@@ -718,6 +720,7 @@ impl Rope {
             segments,
             tail: None,
             memory: self.memory.share(),
+            limits: self.limits,
             limit: self.limit,
             reads: self.reads,
             sends: self.sends,

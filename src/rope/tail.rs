@@ -11,7 +11,9 @@
 
 use std::io;
 
-use super::extent::{Extent, Memory};
+use super::extent::Extent;
+#[cfg(feature = "tokio")]
+use super::extent::Memory;
 use super::segments::Segments;
 use super::{Pace, Rope};
 use crate::pool::Pool;
@@ -138,7 +140,7 @@ impl Rope {
     /// Copies into ready memory, if nothing else has to be done; returns whether it did.
     #[inline]
     pub(crate) fn copy_in_place(&mut self, bytes: &[u8]) -> bool {
-        let max_segment = self.memory.limits().max_segment;
+        let max_segment = self.limits.max_segment;
         let Some(tail) = &mut self.tail else { return false };
         // An empty tail may have to begin with a short segment, and a full one has to be cut.
         let simple = tail.len() > 0 && bytes.len() <= tail.ready() && tail.len() + bytes.len() <= max_segment;
@@ -273,7 +275,7 @@ impl Rope {
     ///
     /// When the heap has no memory either.
     pub(crate) fn make_room_on_heap(&mut self, want: usize) {
-        let most = self.memory.limits().max_segment;
+        let most = self.limits.max_segment;
         let fresh = Extent::on_heap(self.generous(want).min(most), self.memory.zeroes());
         self.memory.pool().into_iter().for_each(Pool::count_fallback);
         self.replace_tail(fresh.unwrap_or_else(|error| panic!("{error}")));
@@ -416,7 +418,7 @@ impl Rope {
     /// Cuts full segments off the tail, so that none pins more than `max_segment` bytes.
     #[inline]
     pub(crate) fn cut_segments(&mut self) {
-        let most = self.memory.limits().max_segment;
+        let most = self.limits.max_segment;
         let Some(tail) = &mut self.tail else { return };
         // A tail that is full can still grow, so the last segment stays in it.
         while tail.len() > most {

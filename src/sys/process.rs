@@ -14,8 +14,10 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, m
 /// ```
 ///
 /// Asking costs one load, and getpid(2) where the kernel does not clear pages in a child (before Linux 4.14).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Process {
+    /// Holds `generation` in this process.
+    word: Option<&'static AtomicU64>,
     generation: u64,
     pid: u32,
 }
@@ -29,7 +31,8 @@ static LAST: AtomicU64 = AtomicU64::new(0);
 impl Process {
     /// Returns this process.
     pub(crate) fn current() -> Process {
-        let generation = WORD.get_or_init(wiped_word).map_or(0, |word| {
+        let word = *WORD.get_or_init(wiped_word);
+        let generation = word.map_or(0, |word| {
             if word.load(Ordering::Acquire) == 0 {
                 let next = LAST.fetch_add(1, Ordering::Relaxed) + 1;
                 // Another thread may have been first.
@@ -37,16 +40,22 @@ impl Process {
             }
             word.load(Ordering::Acquire)
         });
-        Process { generation, pid: std::process::id() }
+        Process { word, generation, pid: std::process::id() }
     }
 
     /// Returns whether this is still the process that runs, and no child of it.
     #[inline]
     pub(crate) fn is_current(self) -> bool {
-        match WORD.get() {
-            Some(Some(word)) => word.load(Ordering::Relaxed) == self.generation,
-            _ => std::process::id() == self.pid,
+        match self.word {
+            Some(word) => word.load(Ordering::Relaxed) == self.generation,
+            None => self.has_pid(),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn has_pid(self) -> bool {
+        std::process::id() == self.pid
     }
 }
 
