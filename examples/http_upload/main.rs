@@ -93,7 +93,7 @@ struct Limits {
     #[arg(long, value_name = "N", default_value = "1000")]
     max_connections: NonZero<u16>,
     /// Most objects
-    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
     max_objects: usize,
     /// Longest time without a request, and for the head of one
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]

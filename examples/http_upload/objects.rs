@@ -32,6 +32,9 @@ use crate::{Limits, activity, metrics};
 const METADATA: [header::HeaderName; 3] =
     [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LANGUAGE];
 
+/// Most bytes of an object's name, metadata and trailers, none of which is in the pool.
+const HEADS_MAX: usize = 4 << 10;
+
 const ANY_TYPE: &str = "application/octet-stream";
 
 /// What all requests share.
@@ -85,11 +88,13 @@ impl Objects {
         let announced = body.size_hint().exact();
         let upload = Upload::begin(&self.pool, self.most, &self.limits, announced).await?;
         let (content, trailers) = upload.receive(body).await?;
+        let metadata = metadata(headers);
+        check_heads(name, [Some(&metadata), trailers.as_ref()])?;
         self.metrics.received_bytes.inc_by(content.len() as u64);
         let copy = content.clone(); // shares the memory
         let hash = tokio::task::spawn_blocking(|| hash(copy)).await.map_err(io::Error::from)??;
         let etag: ETag = format!("\"{hash}\"").parse().expect("hexadecimal digits are an entity tag");
-        let object = Object::new(content, etag.clone(), metadata(headers), trailers);
+        let object = Object::new(content, etag.clone(), metadata, trailers);
         let replaced = self.store.put(name, object, check)?;
         let mut response = text(if replaced { StatusCode::OK } else { StatusCode::CREATED }, hash);
         response.headers_mut().typed_insert(etag);
@@ -107,6 +112,16 @@ fn check_put(headers: &HeaderMap) -> Result<(), Refusal> {
         return Err(Refusal::new(StatusCode::EXPECTATION_FAILED, "only 100-continue can be expected"));
     }
     Ok(())
+}
+
+fn check_heads(name: &str, maps: [Option<&HeaderMap>; 2]) -> Result<(), Refusal> {
+    let fields = maps.into_iter().flatten().flatten();
+    let len = name.len() + fields.map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
+    if len <= HEADS_MAX {
+        return Ok(());
+    }
+    let why = format!("name, metadata and trailers have {len} bytes; {HEADS_MAX} are allowed");
+    Err(Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, why))
 }
 
 fn metadata(headers: &HeaderMap) -> HeaderMap {

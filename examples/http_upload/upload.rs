@@ -57,7 +57,8 @@ impl<'a> Upload<'a> {
                 Err(frame) => trailers = frame.into_trailers().ok(),
             }
         }
-        Ok((self.rope, trailers))
+        // A clone has no room to grow: what the rope kept for that is free once it is dropped.
+        Ok((self.rope.clone(), trailers))
     }
 
     async fn next(&mut self, body: &mut Body) -> Result<Option<http_body::Frame<bytes::Bytes>>, Refusal> {
@@ -126,8 +127,12 @@ fn no_room(patience: Duration, limits: &Limits) -> Refusal {
 }
 
 /// Waits until the pool has room for so many bytes, and reserves none of it: a peer that then sends
-/// nothing holds nothing.
+/// nothing holds nothing. Where there is room, those that wait for more are not waited for.
 async fn chance(pool: &Pool, bytes: usize, until: Instant, limits: &Limits) -> Result<(), Refusal> {
+    let stats = pool.stats();
+    if stats.in_use.saturating_add(bytes as u64) <= stats.capacity {
+        return Ok(());
+    }
     match timeout_at(until, pool.wait_for_room(bytes)).await {
         Ok(Ok(_room)) => Ok(()),
         _ => Err(no_room(limits.patience, limits)),

@@ -106,7 +106,7 @@ struct Signals {
 
 impl Signals {
     fn hold() -> io::Result<Signals> {
-        let held = SigSet::from_iter([Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM]);
+        let held = SigSet::from_iter([Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM]);
         let pending = SignalFd::with_flags(&held, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let before = held.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
         Ok(Signals { before, pending })

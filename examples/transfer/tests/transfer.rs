@@ -329,7 +329,7 @@ fn a_receiver_that_is_interrupted_leaves_nothing_behind() {
 #[test]
 fn a_receiver_that_is_interrupted_while_it_writes_leaves_nothing_behind() {
     let payload = vec![1; 64 * MIB];
-    for kind in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+    for kind in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
         let files = Files::new(0);
         fs::write(files.output(), "kept").unwrap();
         let receiver = Receiver::start(&["--output", &files.output()]);
@@ -358,6 +358,16 @@ fn standard_input_and_output() {
     assert_eq!((sent.code, received.code), (0, 0), "{} {}", sent.stderr, received.stderr);
     assert_eq!(received.stdout, "from a pipe in two pieces");
     assert_eq!(checksum(&received.stderr), checksum(&sent.stdout));
+}
+
+#[test]
+fn nobody_reads_standard_output() {
+    let mut receiver = Receiver::start(&["--output", "-"]);
+    drop(receiver.running.0.stdout.take());
+    let mut sender = transfer_with(&["send", "-", "--to", &receiver.address], Stdio::piped());
+    sender.0.stdin.take().unwrap().write_all(b"from a pipe").unwrap();
+    sender.finish().assert_failed("its own message says why");
+    receiver.finish().assert_failed("Broken pipe");
 }
 
 #[test]
