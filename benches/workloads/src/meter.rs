@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -25,7 +25,7 @@ pub(crate) struct Used {
 
 /// Counts from its start until the first [`stop`](Meter::stop).
 pub(crate) struct Meter {
-    start: Used,
+    start: Mutex<Used>,
     calls: Mutex<Vec<Counter>>,
     used: OnceLock<Used>,
 }
@@ -35,7 +35,14 @@ impl Meter {
     /// their own.
     pub(crate) fn start(count_calls: bool) -> anyhow::Result<Meter> {
         let calls = if count_calls { call_counters().unwrap_or_default() } else { Vec::new() };
-        Ok(Meter { start: usage()?, calls: Mutex::new(calls), used: OnceLock::new() })
+        Ok(Meter { start: Mutex::new(usage()?), calls: Mutex::new(calls), used: OnceLock::new() })
+    }
+
+    /// Starts anew: what was used so far does not count.
+    pub(crate) fn restart(&self) -> anyhow::Result<()> {
+        locked(&self.calls).iter_mut().try_for_each(Counter::reset)?;
+        *locked(&self.start) = usage()?;
+        Ok(())
     }
 
     /// Stops, unless it was stopped before, and returns what was used up to the first stop.
@@ -43,20 +50,19 @@ impl Meter {
         if let Some(used) = self.used.get() {
             return Ok(*used);
         }
-        let end = usage()?;
-        let used = Used {
-            cpu: end.cpu - self.start.cpu,
-            faults: end.faults - self.start.faults,
-            calls: self.calls()?,
-        };
+        let (start, end) = (*locked(&self.start), usage()?);
+        let used = Used { cpu: end.cpu - start.cpu, faults: end.faults - start.faults, calls: self.calls()? };
         Ok(*self.used.get_or_init(|| used))
     }
 
     fn calls(&self) -> io::Result<Option<u64>> {
-        let mut counters = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        let counts = counters.iter_mut().map(Counter::read).collect::<io::Result<Vec<u64>>>()?;
+        let counts = locked(&self.calls).iter_mut().map(Counter::read).collect::<io::Result<Vec<u64>>>()?;
         Ok(if counts.is_empty() { None } else { Some(counts.iter().sum()) })
     }
+}
+
+fn locked<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn usage() -> anyhow::Result<Used> {

@@ -61,13 +61,16 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 impl Traffic<'_> {
-    /// Connects once for each connection of the case, then runs `work` for each of them in a thread.
+    /// Connects once for each connection of the case, waits, then runs `work` for each of them in a thread.
     pub(crate) fn on_each_connection(
         &self,
+        wait: impl FnOnce() -> io::Result<()>,
         work: impl Fn(TcpStream, usize) -> anyhow::Result<()> + Sync,
     ) -> anyhow::Result<()> {
         let streams = (0..self.case.connections).map(|_| connect(self.target.address));
-        in_threads(streams.collect::<io::Result<Vec<_>>>()?, work)
+        let streams = streams.collect::<io::Result<Vec<_>>>()?;
+        wait()?;
+        in_threads(streams, work)
     }
 }
 

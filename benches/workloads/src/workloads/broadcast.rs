@@ -87,7 +87,7 @@ fn traffic(traffic: &Traffic<'_>) -> anyhow::Result<()> {
     thread::scope(|scope| {
         // It sends while the readers connect: more than the socket takes.
         let publisher = scope.spawn(|| publish(publisher, len));
-        traffic.on_each_connection(|stream, reader| read(traffic, stream, reader, len))?;
+        traffic.on_each_connection(|| Ok(()), |stream, reader| read(traffic, stream, reader, len))?;
         joined(publisher.join())
     })
 }

@@ -164,7 +164,7 @@ async fn by_hand(mut stream: TcpStream, round: Arc<Round>) -> anyhow::Result<()>
 }
 
 fn traffic(traffic: &Traffic<'_>) -> anyhow::Result<()> {
-    traffic.on_each_connection(|stream, connection| send_frames(traffic.case, &stream, connection))
+    traffic.on_each_connection(|| Ok(()), |stream, connection| send_frames(traffic.case, &stream, connection))
 }
 
 pub(super) fn send_frames(case: &Case, stream: &StdStream, connection: usize) -> anyhow::Result<()> {
