@@ -73,6 +73,12 @@ impl Scale {
         }
     }
 
+    /// The scale for messages that are answered one by one: those take longer.
+    #[must_use]
+    pub(crate) fn answered(self) -> Scale {
+        Scale { messages: self.messages / 50, ..self }
+    }
+
     /// A case with as many messages as make a round of this scale.
     #[must_use]
     pub(crate) fn case(&self, workload: &str, sizes: Sizes, connections: usize, variant: Variant) -> Case {

@@ -140,7 +140,7 @@ impl Contest {
 
     /// A round in which every byte is compared, one that does not count, and then those that do.
     fn run(mut self, options: &Options) -> anyhow::Result<Vec<Row>> {
-        let timed = options.rounds.unwrap_or(if options.quick { 3 } else { 11 });
+        let timed = options.rounds.unwrap_or(if options.quick { 3 } else { 9 });
         self.turn(Purpose::Verify, false)?;
         self.turn(Purpose::Time, true)?;
         self.contenders.iter_mut().for_each(|contender| contender.samples = Samples::default());

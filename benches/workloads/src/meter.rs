@@ -45,6 +45,11 @@ impl Meter {
         Ok(())
     }
 
+    /// CPU time since the start.
+    pub(crate) fn so_far(&self) -> anyhow::Result<Duration> {
+        Ok(usage()?.cpu - locked(&self.start).cpu)
+    }
+
     /// Stops, unless it was stopped before, and returns what was used up to the first stop.
     pub(crate) fn stop(&self) -> anyhow::Result<Used> {
         if let Some(used) = self.used.get() {

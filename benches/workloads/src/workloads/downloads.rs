@@ -20,6 +20,7 @@ pub(super) const WORKLOAD: Workload =
     Workload { name: "downloads", title: "reqwest downloads, each to one slice", cases, ways, traffic };
 
 fn cases(scale: &Scale) -> Vec<Case> {
+    let scale = &scale.answered();
     let sizes: &[usize] = if scale.quick {
         &[64 << 10, 16 << 20]
     } else {

@@ -31,6 +31,7 @@ pub(super) const WORKLOAD: Workload =
 const MAX: usize = 1 << 30;
 
 fn cases(scale: &Scale) -> Vec<Case> {
+    let scale = &scale.answered();
     let sizes: &[usize] = if scale.quick {
         &[1 << 10, 64 << 10, 16 << 20]
     } else {
