@@ -200,11 +200,14 @@ fn sampled(process: &mut Process) -> anyhow::Result<(Used, u64)> {
     thread::scope(|scope| {
         let sampler = scope.spawn(|| {
             let mut peak = 0;
-            while !done.load(Ordering::Relaxed) {
+            loop {
+                let last = done.load(Ordering::Relaxed);
                 peak = peak.max(meter::held(id).unwrap_or(0)); // the process may have died
+                if last {
+                    return peak;
+                }
                 thread::sleep(SAMPLE);
             }
-            peak
         });
         let used = process.hear();
         done.store(true, Ordering::Relaxed);
