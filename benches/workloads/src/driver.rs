@@ -164,15 +164,24 @@ impl Contest {
         let count = self.contenders.len();
         for at in 0..count {
             let contender = &mut self.contenders[if backwards { count - 1 - at } else { at }];
-            contender
-                .round(&mut self.traffic, purpose)
-                .with_context(|| format!("{} under {}", contender.way, contender.allocator))?;
+            let (way, allocator) = (contender.way, contender.allocator);
+            contender.turn(&mut self.traffic, purpose).with_context(|| format!("{way} under {allocator}"))?;
         }
         Ok(())
     }
 }
 
 impl Contender {
+    /// A timed round comes after one that is not: while the others had their turns this process's lines
+    /// have left the caches, and pools and allocators have given back what was idle for too long.
+    fn turn(&mut self, traffic: &mut Process, purpose: Purpose) -> anyhow::Result<()> {
+        if purpose == Purpose::Time {
+            self.round(traffic, purpose)?;
+            self.samples.timed.pop();
+        }
+        self.round(traffic, purpose)
+    }
+
     fn round(&mut self, traffic: &mut Process, purpose: Purpose) -> anyhow::Result<()> {
         self.process.tell(&purpose)?;
         traffic.tell(&Order { target: self.hello.clone(), verify: purpose == Purpose::Verify })?;
