@@ -19,7 +19,7 @@ use std::slice;
 
 use zeroize::Zeroize;
 
-use super::{Rope, first_read};
+use super::{MAX_READ, Rope, first_read};
 use crate::pool::is_at_capacity;
 use crate::sys::iovec::{self, UninitIovec};
 use crate::sys::{self, FdKind, Received};
@@ -307,7 +307,7 @@ impl Rope {
             pool.set_first_read(first_read(count, full, self.inline_max()));
         }
         let min = self.inline_max();
-        self.reads().note(offered, count, min);
+        self.reads().note(offered, count, (min, MAX_READ));
     }
 }
 
