@@ -14,6 +14,10 @@ use crate::view::View;
 
 type Inner = ropewalk::Cursor<Arc<ropewalk::Rope>>;
 
+/// A position in a rope as it was when the cursor was made: sends from there on and leaves the rope as it is.
+///
+/// Made by :meth:`Rope.cursor`. It shares the rope's memory. Moving on is O(1), going elsewhere O(log n) in the number
+/// of segments.
 #[pyclass(frozen, weakref, module = "ropewalk")]
 pub(crate) struct Cursor {
     inner: Mutex<Inner>,
@@ -54,6 +58,11 @@ fn check(position: usize, len: usize) -> PyResult<()> {
 
 #[pymethods]
 impl Cursor {
+    /// sendmsg(2), or writev(2) for what is no socket: sends from the position on, and moves it by as much. Returns
+    /// how many bytes that were; 0 only at the end. One call, at most 1024 segments (IOV_MAX); nothing is copied.
+    ///
+    /// Raises BlockingIOError when ``sock`` takes nothing now, and what else the kernel reports: the position is at the first
+    /// byte not sent. ``sock`` is a descriptor or has ``fileno()``; a TLS socket sends by its own ``send``.
     fn send(&self, py: Python<'_>, sock: &Bound<'_, PyAny>) -> PyResult<usize> {
         let fd = Fd::of(sock)?;
         if let Some(sock) = fd.encrypted()? {
@@ -69,6 +78,7 @@ impl Cursor {
         self.send(py, sock)
     }
 
+    /// sendmsg(2) with descriptors beside the bytes; they go with the first byte. As :meth:`send`.
     #[pyo3(signature = (sock, fds=Vec::new(), flags=0))]
     fn sendmsg(
         &self,
@@ -85,6 +95,7 @@ impl Cursor {
         self.with(py, |cursor| cursor.sendmsg_to(fd, flags, &fds))?.map_err(|error| plain(&error))
     }
 
+    /// Bytes before the cursor. Set it to go elsewhere; IndexError beyond the end.
     #[getter]
     fn position(&self, py: Python<'_>) -> PyResult<usize> {
         self.at(py)
@@ -96,6 +107,7 @@ impl Cursor {
         self.with(py, |cursor| cursor.set_position(position))
     }
 
+    /// Bytes from the cursor on.
     #[getter]
     fn remaining(&self, py: Python<'_>) -> PyResult<usize> {
         Ok(self.len - self.at(py)?)

@@ -88,7 +88,11 @@ impl Lending {
             // SAFETY: whether or not all of it was written, it is initialised: pages of a pool are, and
             // what is lent of the heap was filled with zeros.
             unsafe { lent.set_len(self.filled) };
-            if lent.as_init().is_empty() { drop(lent) } else { rope.take_back(lent) }
+            if lent.as_init().is_empty() {
+                drop(lent)
+            } else {
+                rope.take_back(lent)
+            }
             self.filled = 0;
         }
     }

@@ -16,6 +16,14 @@ use pyo3::types::PyTuple;
 use crate::error::plain;
 use crate::fork::Born;
 
+/// Recycled memory that ropes receive into: one sparse memfd, whose pages stay resident for the next payload.
+///
+/// ``capacity`` is the most bytes that all ropes together may hold, whole pages; by default the machine's memory, or
+/// the control group's. Only address space is set aside. ``retain`` is the most bytes kept resident though nobody uses
+/// them, without a limit by default; ``decay`` is how long, in seconds, 10 by default.
+///
+/// Raises ValueError for a capacity of 0 or of more than 2**32 pages, OSError for what the kernel refuses. Made before a
+/// fork, it raises OSError from every call in the child.
 #[pyclass(frozen, weakref, module = "ropewalk")]
 pub(crate) struct Pool {
     pool: ropewalk::Pool,
@@ -54,22 +62,27 @@ impl Pool {
         Pool::create(options)
     }
 
+    /// What the pool holds and has done so far: a named tuple, sizes in bytes. Gives back pages that have been idle
+    /// for longer than ``decay`` first.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let pool = self.check()?;
         let stats = py.detach(|| stats_of(pool));
-        let fields = PyTuple::new(py, [
-            stats.capacity,
-            stats.in_use,
-            stats.warm,
-            stats.peak,
-            stats.page_size,
-            stats.extents,
-            stats.fallbacks,
-            stats.bytes_copied,
-            stats.bytes_mapped,
-            stats.maps,
-            stats.waiting,
-        ])?;
+        let fields = PyTuple::new(
+            py,
+            [
+                stats.capacity,
+                stats.in_use,
+                stats.warm,
+                stats.peak,
+                stats.page_size,
+                stats.extents,
+                stats.fallbacks,
+                stats.bytes_copied,
+                stats.bytes_mapped,
+                stats.maps,
+                stats.waiting,
+            ],
+        )?;
         static STATS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let named = STATS.get_or_try_init(py, || {
             Ok::<_, PyErr>(py.import("ropewalk._stats")?.getattr("PoolStats")?.unbind())
@@ -78,11 +91,13 @@ impl Pool {
         named.bind(py).call1(fields.as_sequence().concat(flags.as_sequence())?.to_tuple()?)
     }
 
+    /// Gives all memory that nobody uses back to the system; returns how many bytes that were.
     fn trim(&self, py: Python<'_>) -> PyResult<u64> {
         let pool = self.check()?;
         py.detach(|| pool.trim()).map_err(|error| plain(&error))
     }
 
+    /// A place in the line of those who wait until ``nbytes`` may be had, first come, first served.
     #[pyo3(signature = (nbytes=1))]
     fn wait_for_room(&self, nbytes: usize) -> PyResult<Room> {
         Room::new(self.check()?, nbytes)
@@ -90,26 +105,27 @@ impl Pool {
 
     fn __repr__(&self) -> PyResult<String> {
         let stats = stats_of(self.check()?);
-        Ok(format!("<ropewalk.Pool {} of {} bytes in use, {} warm>", stats.in_use, stats.capacity, stats.warm))
+        Ok(format!(
+            "<ropewalk.Pool {} of {} bytes in use, {} warm>",
+            stats.in_use, stats.capacity, stats.warm
+        ))
     }
-
 }
 
 pub(crate) fn stats_of(pool: &ropewalk::Pool) -> ropewalk::PoolStats {
     pool.stats()
 }
 
-/// The pool of whatever is not told another one; a forked child gets its own.
+/// The pool of whatever is not told another one, made when it is first asked for; a forked child gets its own.
 #[pyfunction]
 pub(crate) fn default_pool(py: Python<'_>) -> PyResult<Py<Pool>> {
     static SHARED: Mutex<Option<Py<Pool>>> = Mutex::new(None);
-    if let Some(pool) = &*SHARED.lock_py_attached(py).unwrap_or_else(|poisoned| poisoned.into_inner()) {
-        if pool.get().born.here() {
-            return Ok(pool.clone_ref(py));
-        }
+    let lock = || SHARED.lock_py_attached(py).unwrap_or_else(|poisoned| poisoned.into_inner());
+    if let Some(pool) = lock().as_ref().filter(|pool| pool.get().born.here()) {
+        return Ok(pool.clone_ref(py));
     }
     let pool = Py::new(py, Pool::create(ropewalk::Pool::options())?)?;
-    let mut shared = SHARED.lock_py_attached(py).unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mut shared = lock();
     match &*shared {
         Some(first) if first.get().born.here() => Ok(first.clone_ref(py)),
         _ => Ok(shared.insert(pool).clone_ref(py)),
@@ -163,10 +179,12 @@ impl Room {
 
 #[pymethods]
 impl Room {
+    /// A descriptor that is readable when it is worth asking :meth:`ready` again.
     fn fileno(&self) -> i32 {
         self.bell.0.as_raw_fd()
     }
 
+    /// Whether there may be room now. It is a chance, not a reservation: keep the place until the try has worked.
     fn ready(&self, py: Python<'_>) -> PyResult<bool> {
         self.born.check("place in a pool's line")?;
         self.bell.silence();

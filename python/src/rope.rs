@@ -11,8 +11,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::{Buf, Bytes};
+use pyo3::PyTraverseError;
 use pyo3::exceptions::{PyBufferError, PyIndexError, PyTypeError, PyValueError};
 use pyo3::ffi;
+use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
@@ -27,6 +29,14 @@ use crate::pool::{self, Pool};
 use crate::pushed::{self, Sweep};
 use crate::view::{self, View};
 
+/// Bytes in the order in which they arrived, in as many pieces as they came in.
+///
+/// Receives straight into pages of ``pool``, by default the process's shared one; sends by gather writes; is cut and joined
+/// without copying; ends as one :class:`View`. ``limit`` is the most bytes that it may hold by receiving.
+///
+/// ``len(rope)`` is O(1). ``rope[a:b]`` is a rope of its own that shares the memory. ``bytes(rope)`` is a copy. Calls of
+/// several threads come one after the other; the GIL is released around system calls and copies. Made before a fork, it
+/// raises OSError from every call in the child.
 #[pyclass(frozen, weakref, sequence, module = "ropewalk")]
 pub(crate) struct Rope {
     state: Mutex<State>,
@@ -186,6 +196,7 @@ impl Rope {
         Ok(Rope::of(rope))
     }
 
+    /// Most bytes that the rope may hold by receiving; None without a limit.
     #[getter]
     fn limit(&self, py: Python<'_>) -> PyResult<Option<usize>> {
         Ok(Some(self.lock(py)?.rope.limit()).filter(|&limit| limit < usize::MAX))
@@ -197,6 +208,8 @@ impl Rope {
         Ok(())
     }
 
+    /// Appends any contiguous buffer without a copy. O(1). Its owner is kept alive, and exported: a bytearray cannot
+    /// be resized meanwhile. What is in it must not be changed until it was sent or dropped.
     fn push(&self, py: Python<'_>, buffer: &Bound<'_, PyAny>) -> PyResult<()> {
         let segment = segment(buffer)?;
         let mut state = self.settled(py)?;
@@ -205,6 +218,7 @@ impl Rope {
         Ok(())
     }
 
+    /// Puts any contiguous buffer in front without a copy; as :meth:`push`.
     fn push_front(&self, py: Python<'_>, buffer: &Bound<'_, PyAny>) -> PyResult<()> {
         let segment = segment(buffer)?;
         let mut state = self.settled(py)?;
@@ -213,6 +227,7 @@ impl Rope {
         Ok(())
     }
 
+    /// Appends a copy of any contiguous buffer. Consecutive ones are one segment.
     fn extend(&self, py: Python<'_>, buffer: &Bound<'_, PyAny>) -> PyResult<()> {
         let segment = segment(buffer)?;
         self.change(py, move |rope| {
@@ -220,6 +235,7 @@ impl Rope {
         })
     }
 
+    /// Moves all of ``other`` to the end without a copy; ``other`` is empty then. O(segments of the shorter one).
     fn append(&self, py: Python<'_>, other: &Bound<'_, Rope>) -> PyResult<()> {
         if std::ptr::eq(self, other.get()) {
             return Err(PyValueError::new_err("a rope cannot be appended to itself; append a slice of it"));
@@ -232,16 +248,19 @@ impl Rope {
         self.change(py, |rope| rope.append(moved))
     }
 
+    /// Takes the first ``at`` bytes off as a rope of their own, without a copy. IndexError if there are fewer.
     fn split_to(&self, py: Python<'_>, at: usize) -> PyResult<Rope> {
         let mut state = self.settled(py)?;
         self.within("split_to", at, state.rope.len())?;
         state.snapshot = None;
         let front = state.rope.split_to(at);
+        pushed::share(front.chunks().next_back().into_iter().chain(state.rope.chunks().next()));
         state.tidy();
         drop(state);
         Ok(Rope::of(front))
     }
 
+    /// Drops the first ``count`` bytes; pages that are used up are free at once. IndexError if there are fewer.
     fn advance(&self, py: Python<'_>, count: usize) -> PyResult<()> {
         let mut state = self.settled(py)?;
         self.within("advance", count, state.rope.len())?;
@@ -253,6 +272,7 @@ impl Rope {
         Ok(())
     }
 
+    /// The position of the first ``needle`` at or behind ``start``, across segments; None if there is none.
     #[pyo3(signature = (needle, start=0))]
     fn find(&self, py: Python<'_>, needle: &Bound<'_, PyAny>, start: usize) -> PyResult<Option<usize>> {
         let needle = pushed::with_bytes(needle, <[u8]>::to_vec)?;
@@ -265,14 +285,18 @@ impl Rope {
         }))
     }
 
+    /// Drops all bytes.
     fn clear(&self, py: Python<'_>) -> PyResult<()> {
         self.change(py, ropewalk::Rope::clear)
     }
 
+    /// Makes room for ``nbytes`` more, side by side: of a payload of known length nothing is copied or mapped in the
+    /// end. The pages count as in use at once. Raises PoolFull if the pool has no such run.
     fn reserve(&self, py: Python<'_>, nbytes: usize) -> PyResult<()> {
         self.attempt(py, |rope| rope.reserve(nbytes))
     }
 
+    /// Takes the first ``n`` bytes off, or all, and returns them as ``bytes``: a copy. Fewer if there are fewer.
     #[pyo3(signature = (n=-1))]
     fn read<'py>(&self, py: Python<'py>, n: isize) -> PyResult<Bound<'py, PyBytes>> {
         let held = self.__len__(py)?;
@@ -291,11 +315,24 @@ impl Rope {
         .inspect(|_| pushed::release(py))
     }
 
+    /// The pieces as views that share the memory, in order, none of them empty.
     fn segments(&self, py: Python<'_>) -> PyResult<Vec<View>> {
-        let segments = self.look(py, |rope| rope.segments().collect::<Vec<Bytes>>())?;
+        let segments = self.look(py, |rope| {
+            pushed::share(rope.chunks());
+            rope.segments().collect::<Vec<Bytes>>()
+        })?;
         Ok(segments.into_iter().map(View::part).collect())
     }
 
+    /// readv(2): appends what has arrived, at most ``max`` bytes. Returns how many bytes that were; 0 is the end of
+    /// the stream, or ``max`` was 0. One call, straight into the rope's pages.
+    ///
+    /// Raises BlockingIOError when nothing has arrived on a non-blocking descriptor, LimitExceeded when more has than the limit,
+    /// PoolFull when the pool has no room, and what else the kernel reports. The rope is as it was then, nothing was taken from
+    /// the kernel, and the call can be repeated. A signal's handler runs while it waits.
+    ///
+    /// ``sock`` is a descriptor or has ``fileno()``; a TLS socket receives by its own ``recv_into``, and may raise what that
+    /// does.
     #[pyo3(signature = (sock, max=None))]
     fn recv_from(this: &Bound<'_, Self>, sock: &Bound<'_, PyAny>, max: Option<usize>) -> PyResult<usize> {
         let (py, max) = (this.py(), max.unwrap_or(usize::MAX));
@@ -308,6 +345,8 @@ impl Rope {
         this.get().attempt(py, |rope| rope.readv_up_to(fd, max))
     }
 
+    /// sendmsg(2), or writev(2) for what is no socket: sends from the front. What was sent leaves the rope, and its
+    /// pages are free. Returns how many bytes that were; 0 only if the rope is empty. Errors as for :meth:`Cursor.send`.
     fn send_to(&self, py: Python<'_>, sock: &Bound<'_, PyAny>) -> PyResult<usize> {
         let fd = Fd::of(sock)?;
         if let Some(sock) = fd.encrypted()? {
@@ -318,6 +357,8 @@ impl Rope {
         self.attempt(py, |rope| rope.writev_to(fd))
     }
 
+    /// recvmsg(2): as :meth:`recv_from` on a socket, with the descriptors that came beside the bytes. Returns
+    /// ``(nbytes, fds, truncated)``; the descriptors are close-on-exec, and yours to close.
     #[pyo3(signature = (sock, flags=0))]
     fn recvmsg(
         &self,
@@ -334,6 +375,7 @@ impl Rope {
         Ok((received.bytes, fds, received.truncated))
     }
 
+    /// sendmsg(2): as :meth:`send_to` on a socket, with descriptors beside the bytes; they go with the first byte.
     #[pyo3(signature = (sock, fds=Vec::new(), flags=0))]
     fn sendmsg(
         &self,
@@ -350,15 +392,23 @@ impl Rope {
         self.attempt(py, |rope| rope.sendmsg_to(fd, flags, &fds))
     }
 
+    /// A position in the rope as it is now: for sending it from an offset, again, or to many. O(segments) after a
+    /// change of the rope, else O(1).
     #[pyo3(signature = (position=0))]
     fn cursor(&self, py: Python<'_>, position: usize) -> PyResult<Cursor> {
         let mut state = self.settled(py)?;
         let State { snapshot, rope, .. } = &mut *state;
+        pushed::share(rope.chunks());
         let snapshot = Arc::clone(snapshot.get_or_insert_with(|| Arc::new(rope.clone())));
         drop(state);
         Cursor::new(snapshot, position)
     }
 
+    /// All bytes as one contiguous, read-only :class:`View`; the rope is empty then.
+    ///
+    /// What lies side by side, as a rope that is alone in its pool or was reserved does, is borrowed; what does not is given a
+    /// second address, a system call a run; only short pieces, and buffers that were pushed, are copied. Raises PoolFull or
+    /// MemoryError when there is no memory for the copies; the rope is as it was then.
     fn finalize(&self, py: Python<'_>) -> PyResult<View> {
         let view = self.attempt(py, |rope| {
             let mut rest = ropewalk::Rope::default();
@@ -375,6 +425,12 @@ impl Rope {
         Ok(View::of(view))
     }
 
+    /// Room behind the rope's bytes as a writable memoryview, for ``recv_into`` and the like: what
+    /// ``asyncio.BufferedProtocol.get_buffer`` is to return. Say how much was written by :meth:`buffer_updated`.
+    ///
+    /// Asked again without that, it is the same room. What is in it before it is written is old. While it is exported, whatever
+    /// would move the room or read from it raises BufferError; receiving goes on. Where the limit or the pool refuses more, it
+    /// is one byte, and :attr:`refused` says why.
     #[pyo3(signature = (sizehint=-1))]
     fn get_buffer<'py>(this: &Bound<'py, Self>, sizehint: isize) -> PyResult<Bound<'py, PyMemoryView>> {
         let (py, rope) = (this.py(), this.get());
@@ -395,16 +451,21 @@ impl Rope {
         PyMemoryView::from(Bound::new(py, Tail(this.clone().unbind()))?.as_any())
     }
 
+    /// Appends the first ``nbytes`` of the room that :meth:`get_buffer` gave, without a copy. Returns how many bytes
+    /// the rope holds.
     fn buffer_updated(&self, py: Python<'_>, nbytes: usize) -> PyResult<usize> {
         let mut state = self.lock(py)?;
         let room = state.lending.room().len();
         if !state.lending.fill(nbytes) {
             drop(state);
-            return Err(PyValueError::new_err(format!("{nbytes} bytes are beyond the {room} that were lent")));
+            return Err(PyValueError::new_err(format!(
+                "{nbytes} bytes are beyond the {room} that were lent"
+            )));
         }
         Ok(state.len())
     }
 
+    /// Why the last room was of one byte, LimitExceeded or PoolFull; None if it was not.
     #[getter]
     fn refused(&self, py: Python<'_>) -> PyResult<Option<PyErr>> {
         let state = self.lock(py)?;
@@ -423,14 +484,17 @@ impl Rope {
         let slice = at.cast::<PySlice>().map_err(|_| PyTypeError::new_err("a rope is sliced: rope[a:b]"))?;
         let len = self.__len__(py)?;
         let (from, to) = view::range(slice, len)?;
-        let part = self.look(py, |rope| (to <= rope.len()).then(|| rope.slice(from..to)))?;
+        let part = self.look(py, |rope| {
+            pushed::share(rope.chunks());
+            (to <= rope.len()).then(|| rope.slice(from..to))
+        })?;
         Ok(Rope::of(part.ok_or_else(|| PyIndexError::new_err("the rope was changed meanwhile"))?))
     }
 
     fn __bytes__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         let all = self.look(py, ropewalk::Rope::clone)?;
         let copy = PyBytes::new_with(py, all.len(), |copy| {
-            py.detach(|| (&all).cursor().copy_to_slice(copy));
+            py.detach(|| all.cursor().copy_to_slice(copy));
             Ok(())
         });
         drop(all);
@@ -453,6 +517,11 @@ impl Rope {
         }
     }
 
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // Where it is locked, a call is under way, whose caller holds the rope anyway.
+        self.state.try_lock().map_or(Ok(()), |state| pushed::traverse(state.rope.chunks(), &visit))
+    }
+
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         let state = self.lock(py)?;
         Ok(format!("<ropewalk.Rope of {} bytes in {} segments>", state.len(), state.rope.num_segments()))
@@ -462,7 +531,11 @@ impl Rope {
 /// Bytes of a view as they are, of any other object by an export of its buffer.
 fn segment(buffer: &Bound<'_, PyAny>) -> PyResult<Bytes> {
     match buffer.cast::<View>() {
-        Ok(view) => Ok(view.get().bytes()?.clone()),
+        Ok(view) => {
+            let bytes = view.get().bytes()?;
+            pushed::share([&bytes[..]]);
+            Ok(bytes.clone())
+        }
         Err(_) => pushed::segment(buffer),
     }
 }

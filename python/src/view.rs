@@ -3,15 +3,23 @@
 use std::os::raw::c_int;
 
 use bytes::Bytes;
+use pyo3::PyTraverseError;
 use pyo3::exceptions::{PyIndexError, PyTypeError};
 use pyo3::ffi;
+use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PySlice};
 
-use crate::fork::Born;
+use crate::fork::{self, Born};
 use crate::pushed::{self, Sweep};
 
+/// All bytes of a rope, side by side, read-only: an object of the buffer protocol.
+///
+/// ``memoryview(view)``, ``numpy.frombuffer(view)``, ``pyarrow.py_buffer(view)``, ``hashlib``, ``file.write(view)`` and
+/// pickle's protocol 5 use it where it lies, without a copy, and keep its pages as long as they need them.
+///
+/// ``View(buffer)`` is a view of any contiguous buffer, without a copy. Equal to, and hashed like, the same ``bytes``.
 #[pyclass(frozen, weakref, sequence, module = "ropewalk")]
 pub(crate) struct View {
     bytes: Bytes,
@@ -45,25 +53,25 @@ impl View {
         Ok(View::part(buffer.map(pushed::segment).transpose()?.unwrap_or_default()))
     }
 
+    /// Bytes that had to be copied to lie side by side.
     #[getter]
     fn copied_bytes(&self) -> usize {
         self.copied
     }
 
+    /// Bytes whose pages were given a second address. What was neither copied nor mapped is borrowed.
     #[getter]
     fn mapped_bytes(&self) -> usize {
         self.mapped
     }
 
+    /// The text, as ``bytes.decode``: decoded from where the bytes lie.
     #[pyo3(signature = (encoding="utf-8", errors="strict"))]
-    fn decode<'py>(
-        this: &Bound<'py, Self>,
-        encoding: &str,
-        errors: &str,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    fn decode<'py>(this: &Bound<'py, Self>, encoding: &str, errors: &str) -> PyResult<Bound<'py, PyAny>> {
         this.py().get_type::<pyo3::types::PyString>().call1((this, encoding, errors))
     }
 
+    /// A copy as ``bytes``. The GIL is released meanwhile.
     fn tobytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         let bytes = self.bytes()?;
         PyBytes::new_with(py, bytes.len(), |copy| {
@@ -86,6 +94,7 @@ impl View {
             return Ok(bytes[index(at, bytes.len())?].into_pyobject(py)?.into_any());
         };
         let (from, to) = range(slice, bytes.len())?;
+        pushed::share([&bytes[..]]);
         Ok(Bound::new(py, View::part(bytes.slice(from..to)))?.into_any())
     }
 
@@ -106,7 +115,9 @@ impl View {
     fn __repr__(&self) -> String {
         format!(
             "<ropewalk.View of {} bytes, {} copied, {} mapped>",
-            self.bytes.len(), self.copied, self.mapped
+            self.bytes.len(),
+            self.copied,
+            self.mapped
         )
     }
 
@@ -134,9 +145,18 @@ impl View {
         // SAFETY: attached, and `export` is the caller's to be filled. It is read-only, and holds this object,
         // whose bytes neither move nor change.
         match unsafe { ffi::PyBuffer_FillInfo(export, this.as_ptr(), start, len, 1, flags) } {
-            0 => Ok(()),
-            _ => Err(PyErr::fetch(this.py())),
+            0 => fork::export(bytes),
+            _ => return Err(PyErr::fetch(this.py())),
         }
+        Ok(())
+    }
+
+    unsafe fn __releasebuffer__(&self, _export: *mut ffi::Py_buffer) {
+        fork::unexport(&self.bytes);
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        pushed::traverse([&self.bytes[..]], &visit)
     }
 }
 
