@@ -254,7 +254,10 @@ impl Rope {
         self.within("split_to", at, state.rope.len())?;
         state.snapshot = None;
         let front = state.rope.split_to(at);
-        pushed::share(front.chunks().next_back().into_iter().chain(state.rope.chunks().next()));
+        let (last, first) = (front.chunks().next_back(), state.rope.chunks().next());
+        if last.map(|last| last.as_ptr_range().end) == first.map(<[u8]>::as_ptr) {
+            pushed::share(first); // cut in the middle
+        }
         state.tidy();
         drop(state);
         Ok(Rope::of(front))
