@@ -3,17 +3,14 @@
 //! Nothing runs Python code while the lock is held, so that none of it can wait for the lock: what dies there
 //! is released behind it (`pushed.rs`), and objects are made before or after.
 
-use std::ffi::c_void;
 use std::io;
 use std::mem;
 use std::os::fd::IntoRawFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::{Buf, Bytes};
 use pyo3::PyTraverseError;
-use pyo3::exceptions::{PyBufferError, PyIndexError, PyTypeError, PyValueError};
-use pyo3::ffi;
+use pyo3::exceptions::{PyIndexError, PyTypeError, PyValueError};
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -40,8 +37,6 @@ use crate::view::{self, View};
 #[pyclass(frozen, weakref, sequence, module = "ropewalk")]
 pub(crate) struct Rope {
     state: Mutex<State>,
-    /// Exports of the room that is lent. Raised under the lock only.
-    exports: AtomicUsize,
     born: Born,
     _sweep: Sweep,
 }
@@ -95,7 +90,7 @@ const MAX_HINT: usize = 64 << 10;
 impl Rope {
     fn of(rope: ropewalk::Rope) -> Rope {
         let state = State { rope, lending: Lending::default(), refused: None, snapshot: None };
-        Rope { state: Mutex::new(state), exports: AtomicUsize::new(0), born: Born::now(), _sweep: Sweep }
+        Rope { state: Mutex::new(state), born: Born::now(), _sweep: Sweep }
     }
 
     fn lock(&self, py: Python<'_>) -> PyResult<MutexGuard<'_, State>> {
@@ -106,18 +101,8 @@ impl Rope {
     /// The lock, with all bytes in the rope.
     fn settled(&self, py: Python<'_>) -> PyResult<MutexGuard<'_, State>> {
         let mut state = self.lock(py)?;
-        if state.lending.is_out() {
-            match self.exports.load(Ordering::Acquire) {
-                0 => {
-                    let State { lending, rope, .. } = &mut *state;
-                    lending.settle(rope);
-                }
-                exports => {
-                    drop(state);
-                    return Err(exported(exports));
-                }
-            }
-        }
+        let State { lending, rope, .. } = &mut *state;
+        lending.settle(rope);
         Ok(state)
     }
 
@@ -153,36 +138,12 @@ impl Rope {
         Ok(look(&self.settled(py)?.rope))
     }
 
-    /// Counts an export of the room, and says where that is.
-    pub(crate) fn export(&self, py: Python<'_>) -> PyResult<(*mut c_void, ffi::Py_ssize_t)> {
-        let mut state = self.lock(py)?;
-        let room = state.lending.room();
-        if room.is_empty() {
-            drop(state);
-            return Err(PyBufferError::new_err("there is no room to write to: call get_buffer first"));
-        }
-        self.exports.fetch_add(1, Ordering::AcqRel);
-        Ok((room.as_mut_ptr().cast(), ffi::Py_ssize_t::try_from(room.len()).unwrap_or(ffi::Py_ssize_t::MAX)))
-    }
-
-    pub(crate) fn unexport(&self) {
-        self.exports.fetch_sub(1, Ordering::AcqRel);
-    }
-
     fn within(&self, what: &str, at: usize, len: usize) -> PyResult<()> {
         if at > len {
             return Err(PyIndexError::new_err(format!("{what}: {at} is beyond the rope's {len} bytes")));
         }
         Ok(())
     }
-}
-
-#[cold]
-fn exported(exports: usize) -> PyErr {
-    PyBufferError::new_err(format!(
-        "{exports} writable exports of the rope's room live, which could change bytes that are read only from \
-         now on; release those memoryviews first"
-    ))
 }
 
 #[pymethods]
@@ -431,35 +392,31 @@ impl Rope {
     /// Room behind the rope's bytes as a writable memoryview, for ``recv_into`` and the like: what
     /// ``asyncio.BufferedProtocol.get_buffer`` is to return. Say how much was written by :meth:`buffer_updated`.
     ///
-    /// Asked again without that, it is the same room. What is in it before it is written is old. While it is exported, whatever
-    /// would move the room or read from it raises BufferError; receiving goes on. Where the limit or the pool refuses more, it
-    /// is one byte, and :attr:`refused` says why.
+    /// Asked again without that, it is the same room. What is in it before it is written is old. An export that is still
+    /// kept when the bytes are read from the rope could change them: then the rope reads a copy. Where the limit or the pool
+    /// refuses more, the room is of one byte, and :attr:`refused` says why.
     #[pyo3(signature = (sizehint=-1))]
     fn get_buffer<'py>(this: &Bound<'py, Self>, sizehint: isize) -> PyResult<Bound<'py, PyMemoryView>> {
         let (py, rope) = (this.py(), this.get());
         let mut state = rope.lock(py)?;
-        let exports = rope.exports.load(Ordering::Acquire);
-        if exports == 0 && state.lending.is_short() {
+        if state.lending.is_short() {
             let hint = usize::try_from(sizehint).unwrap_or(0).min(MAX_HINT);
             if let Err(error) = state.lend(hint) {
                 let context = state.context();
                 drop(state);
                 return Err(context.raise(py, &error));
             }
-        } else if state.lending.room().is_empty() {
-            drop(state);
-            return Err(exported(exports));
         }
+        let loan = state.lending.loan();
         drop(state);
-        PyMemoryView::from(Bound::new(py, Tail(this.clone().unbind()))?.as_any())
+        PyMemoryView::from(Bound::new(py, Tail(loan))?.as_any())
     }
 
     /// Appends the first ``nbytes`` of the room that :meth:`get_buffer` gave, without a copy. Returns how many bytes
     /// the rope holds.
     fn buffer_updated(&self, py: Python<'_>, nbytes: usize) -> PyResult<usize> {
         let mut state = self.lock(py)?;
-        let room = state.lending.room().len();
-        if !state.lending.fill(nbytes) {
+        if let Err(room) = state.lending.fill(nbytes) {
             drop(state);
             return Err(PyValueError::new_err(format!(
                 "{nbytes} bytes are beyond the {room} that were lent"
