@@ -224,7 +224,7 @@ class StreamReader(asyncio.StreamReader):
             if len(rope) > self._limit:
                 raise rope.refused if overrun is LimitExceeded else _overrun(rope)
             if isinstance(rope.refused, PoolFull):
-                await self._wait_for_room(rope.refused)
+                await self._wait_for_room()
             self._resume()
             self._need, self._waiter = need, self._loop.create_future()
             try:
@@ -232,15 +232,15 @@ class StreamReader(asyncio.StreamReader):
             finally:
                 self._waiter = None
 
-    async def _wait_for_room(self, refused):
-        """Until the pool has some. Raises ``refused`` if those who wait hold all of it, so that none ever will."""
+    async def _wait_for_room(self):
+        """Until the pool has some. Raises PoolFull if those who wait hold all of it, so that none ever will."""
         waiting = _WAITING.setdefault(self._pool, set())
         waiting.add(self)
         room = self._pool.wait_for_room()
         try:
             while not room.ready():
                 if _holds_all(waiting, self._pool):
-                    raise refused
+                    raise self._rope.refused
                 await _readable(self._loop, room.fileno())
         finally:
             waiting.discard(self)
@@ -335,7 +335,14 @@ class StreamWriter(asyncio.StreamWriter):
         self._behind("write_eof")
 
     def close(self):
-        self._behind("close")
+        """Closes once everything written is sent. To end TLS, all that was sent by the other end has to be read
+        first: where a full pool has no room for it and nothing is left to be sent, the connection is aborted,
+        as the kernel does with one that is closed with bytes unread."""
+        refused = isinstance(self._reader._rope.refused, PoolFull)
+        if refused and not self._out and not self._transport.get_write_buffer_size():
+            self._transport.abort()
+        else:
+            self._behind("close")
 
     def is_closing(self):
         return self._then == "close" or self._transport.is_closing()
@@ -398,15 +405,15 @@ class _Protocol(asyncio.BufferedProtocol):
 
     def _served(self, task):
         self._task = None
-        if task.cancelled():
-            self.writer.close()
-        elif task.exception() is not None:
+        failed = task.cancelled() or task.exception() is not None
+        if failed and self.reader._transport is not None:
+            self.reader._transport.close()
+        if not task.cancelled() and task.exception() is not None:
             self._loop.call_exception_handler({
                 "message": "Unhandled exception in client_connected_cb",
                 "exception": task.exception(),
                 "transport": self.reader._transport,
             })
-            self.writer.close()
 
     def get_buffer(self, sizehint):
         return self.reader._rope.get_buffer(sizehint)
@@ -430,13 +437,17 @@ class _Protocol(asyncio.BufferedProtocol):
         if self.writer is not None and self.writer._out:
             self.writer._out.clear()
         self.reader.set_transport(None)
+        # Without a cycle, pages go back when the last user of the reader is gone.
+        self.writer = None
+        del self.get_buffer, self.buffer_updated
 
     def pause_writing(self):
         self.writing_paused = True
 
     def resume_writing(self):
         self.writing_paused = False
-        self.writer._pump()
+        if self.writer is not None:
+            self.writer._pump()
         if not self.writing_paused:
             for drain in self._drains:
                 if not drain.done():

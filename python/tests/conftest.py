@@ -30,11 +30,11 @@ def pair():
 
 @pytest.fixture(params=["asyncio", "uvloop"])
 def run(request):
-    """Runs a coroutine on a loop of its own, for no longer than a minute."""
+    """Runs a coroutine on a loop of its own, for no longer than 20 seconds."""
     runner = asyncio.run if request.param == "asyncio" else uvloop.run
 
     def run(coroutine):
-        return runner(asyncio.wait_for(coroutine, 60))
+        return runner(asyncio.wait_for(coroutine, 20))
 
     run.loop = request.param
     return run

@@ -183,16 +183,18 @@ def test_a_full_pool_makes_readers_wait(run, tls):
 
         async def receive():
             reader, writer = await connect(port, tls, pool=pool)
-            view = await reader.read_view()
-            writer.close()
-            assert view == payload
-            await asyncio.sleep(0.02)
+            try:
+                assert await reader.read_view() == payload
+                return True
+            except ropewalk.PoolFull:
+                return False
+            finally:
+                writer.close()
 
-        outcomes = await asyncio.gather(*(receive() for _ in range(10)), return_exceptions=True)
+        served = await asyncio.gather(*(receive() for _ in range(10)))
         server.close()
-        refused = [outcome for outcome in outcomes if outcome is not None]
-        assert all(isinstance(outcome, ropewalk.PoolFull) for outcome in refused), refused
-        assert len(refused) < 10
+        # Those that had all of the pool together, and would have waited for each other, were told.
+        assert sum(served) >= 6
 
     run(main())
     gc.collect()
@@ -202,9 +204,10 @@ def test_a_full_pool_makes_readers_wait(run, tls):
 def test_who_waits_gets_the_room_that_others_give_back(run, tls):
     pool = ropewalk.Pool(capacity=2 << 20)
 
+    held = ropewalk.Rope(pool)
+    held.reserve(2 << 20)
+
     async def use(reader, writer):
-        held = ropewalk.Rope(pool)
-        held.reserve(2 << 20)
         waiting = asyncio.ensure_future(reader.read_view())
         await asyncio.sleep(0.1)
         assert not waiting.done() and pool.stats().waiting == 1
@@ -251,9 +254,10 @@ def test_readers_that_wait_for_each_other_are_told(run, tls):
 def test_waiting_for_room_is_cancelled_without_a_trace(run, tls):
     pool = ropewalk.Pool(capacity=1 << 20)
 
+    held = ropewalk.Rope(pool)
+    held.reserve(1 << 20)
+
     async def use(reader, writer):
-        held = ropewalk.Rope(pool)
-        held.reserve(1 << 20)
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(reader.read_view(), 0.2)
         assert pool.stats().waiting == 0
