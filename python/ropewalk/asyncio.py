@@ -244,6 +244,7 @@ class StreamReader(asyncio.StreamReader):
                 await _readable(self._loop, room.fileno())
         finally:
             waiting.discard(self)
+            del room  # gives its place up, whoever keeps this frame in a traceback
 
     def _buffer_updated(self, nbytes):
         held = self._rope.buffer_updated(nbytes)
@@ -280,9 +281,10 @@ _WAITING = weakref.WeakKeyDictionary()
 
 
 def _holds_all(waiting, pool):
-    """Whether those who wait hold all of the pool, but for what may be pages partly filled."""
-    in_use = pool.stats().in_use
-    return in_use - sum(len(reader._rope) for reader in waiting) <= in_use // 8
+    """Whether the pool is full and those who wait hold all of it, but for what may be pages partly filled."""
+    stats = pool.stats()
+    others = stats.in_use - sum(len(reader._rope) for reader in waiting)
+    return stats.in_use > stats.capacity // 2 and others <= stats.in_use // 8
 
 
 async def _readable(loop, fd):
