@@ -6,8 +6,6 @@ import ssl
 import threading
 
 import pytest
-import trustme
-import uvloop
 
 import ropewalk
 
@@ -31,7 +29,8 @@ def pair():
 @pytest.fixture(params=["asyncio", "uvloop"])
 def run(request):
     """Runs a coroutine on a loop of its own, for no longer than 20 seconds."""
-    runner = asyncio.run if request.param == "asyncio" else uvloop.run
+    # Neither uvloop nor trustme is to be had for every interpreter.
+    runner = asyncio.run if request.param == "asyncio" else pytest.importorskip("uvloop").run
 
     def run(coroutine):
         return runner(asyncio.wait_for(coroutine, 20))
@@ -43,7 +42,7 @@ def run(request):
 @pytest.fixture(scope="session")
 def contexts():
     """The TLS contexts of a server and of its clients."""
-    authority = trustme.CA()
+    authority = pytest.importorskip("trustme").CA()
     server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.issue_cert("localhost").configure_cert(server)
     authority.configure_trust(client)
@@ -51,10 +50,11 @@ def contexts():
 
 
 @pytest.fixture(params=["plain", "tls"])
-def tls(request, contexts):
+def tls(request):
     """Options of servers and of clients."""
     if request.param == "plain":
         return {}, {}
+    contexts = request.getfixturevalue("contexts")
     return {"ssl": contexts[0]}, {"ssl": contexts[1], "server_hostname": "localhost"}
 
 
@@ -93,6 +93,4 @@ def peer():
 
 def address(buffer):
     """Where a buffer's bytes lie."""
-    import numpy
-
-    return numpy.frombuffer(buffer, dtype=numpy.uint8).__array_interface__["data"][0]
+    return pytest.importorskip("numpy").frombuffer(buffer, "uint8").__array_interface__["data"][0]

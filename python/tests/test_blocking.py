@@ -33,19 +33,19 @@ def mode(request):
 
 
 @pytest.fixture
-def connect(tls, mode, peer, contexts):
+def connect(tls, mode, peer):
     """Connects to a thread that serves, plain or by TLS."""
 
     def connect(serve):
         def serve_by(sock):
             if not tls[0]:
                 return serve(sock)
-            with contexts[0].wrap_socket(sock, server_side=True) as sock:
+            with tls[0]["ssl"].wrap_socket(sock, server_side=True) as sock:
                 serve(sock)
 
         sock = socket.create_connection(peer(serve_by))
         if tls[0]:
-            sock = contexts[1].wrap_socket(sock, server_hostname="localhost")
+            sock = tls[1]["ssl"].wrap_socket(sock, server_hostname="localhost")
         sock.settimeout(mode)
         return sock
 
