@@ -1,7 +1,7 @@
 """Types of the extension; its docstrings are at run time."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, final, overload
 
 if sys.version_info >= (3, 12):
@@ -49,7 +49,6 @@ class View:
     def __release_buffer__(self, buffer: memoryview, /) -> None: ...
     def __bytes__(self) -> bytes: ...
     def __len__(self) -> int: ...
-    def __iter__(self) -> Iterator[int]: ...
     @overload
     def __getitem__(self, at: int, /) -> int: ...
     @overload

@@ -1,10 +1,15 @@
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Iterable
 from os import PathLike
 from ssl import SSLContext
 from typing import Any
 
-from ._blocking import Buffer
+if sys.version_info >= (3, 12):
+    from collections.abc import Buffer
+else:
+    from typing_extensions import Buffer
+
 from ._ropewalk import LimitExceeded, Pool, Rope, View
 
 _Connected = Callable[[StreamReader, StreamWriter], Awaitable[None] | None]

@@ -261,7 +261,7 @@ impl Rope {
     }
 
     /// Takes the first ``n`` bytes off, or all, and returns them as ``bytes``: a copy. Fewer if there are fewer.
-    #[pyo3(signature = (n=-1))]
+    #[pyo3(signature = (n=-1), text_signature = "($self, n=-1)")]
     fn read<'py>(&self, py: Python<'py>, n: isize) -> PyResult<Bound<'py, PyBytes>> {
         let held = self.__len__(py)?;
         let count = usize::try_from(n).map_or(held, |n| n.min(held));
@@ -395,7 +395,7 @@ impl Rope {
     /// Asked again without that, it is the same room. What is in it before it is written is old. An export that is still
     /// kept when the bytes are read from the rope could change them: then the rope reads a copy. Where the limit or the pool
     /// refuses more, the room is of one byte, and :attr:`refused` says why.
-    #[pyo3(signature = (sizehint=-1))]
+    #[pyo3(signature = (sizehint=-1), text_signature = "($self, sizehint=-1)")]
     fn get_buffer<'py>(this: &Bound<'py, Self>, sizehint: isize) -> PyResult<Bound<'py, PyMemoryView>> {
         let (py, rope) = (this.py(), this.get());
         let mut state = rope.lock(py)?;
