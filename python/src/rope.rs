@@ -59,7 +59,13 @@ impl State {
     fn lend(&mut self, hint: usize) -> io::Result<()> {
         self.lending.settle(&mut self.rope);
         self.snapshot = None;
-        match self.rope.lend(self.lending.want().max(hint)) {
+        let want = self.lending.want().max(hint);
+        if self.rope.len() >= MIN_MAPPED {
+            // Room elsewhere then goes on where in a page the bytes left off, so that a view can map it. Without such
+            // a run, what there is will do.
+            let _no_run = self.rope.reserve(want);
+        }
+        match self.rope.lend(want) {
             Ok(lent) => {
                 self.lending.lend(lent);
                 self.refused = None;
@@ -83,6 +89,9 @@ impl State {
         Context { held: self.len(), ..Context::of(&self.rope) }
     }
 }
+
+/// Fewest bytes of a rope that is worth being mapped in the end, rather than copied.
+const MIN_MAPPED: usize = 256 << 10;
 
 /// Most bytes of a size hint that are heeded.
 const MAX_HINT: usize = 64 << 10;

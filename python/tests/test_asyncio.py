@@ -546,3 +546,29 @@ def test_readers_can_be_fed(run):
         assert await reader.read_view() == b"fed" and isinstance(reader, asyncio.StreamReader)
 
     run(main())
+
+
+def test_payloads_that_grow_beside_each_other_are_not_copied(run, pool):
+    payload, count = os.urandom(4 << 20), 8
+
+    async def main():
+        async def handler(reader, writer):
+            for start in range(0, len(payload), 100_000):
+                writer.write(payload[start : start + 100_000])
+                await writer.drain()
+            writer.close()
+
+        server, port = await serve(handler, ({}, {}))
+
+        async def receive():
+            reader, writer = await connect(port, ({}, {}), pool=pool)
+            view = await reader.read_view()
+            writer.close()
+            assert view == payload
+            return view
+
+        views = await asyncio.gather(*(receive() for _ in range(count)))
+        server.close()
+        assert sum(view.copied_bytes for view in views) < count * len(payload) // 100
+
+    run(main())
