@@ -2,6 +2,8 @@
 
 #[cfg(feature = "arrow")]
 mod arrow;
+#[cfg(feature = "tokio")]
+mod async_read;
 mod buf;
 mod buf_mut;
 #[cfg(feature = "tokio")]

@@ -78,6 +78,9 @@ pub struct Rope {
     sends: Pace,
     /// What it was received from last.
     source: KnownFd,
+    /// The stream's next byte, which no part of the rope has: it was read to tell the end of the stream from the want of
+    /// room. Whatever receives delivers it first. It stays with the rope that goes on receiving.
+    pub(crate) held_back: Option<u8>,
 }
 
 impl Default for Rope {
@@ -188,6 +191,7 @@ impl Rope {
             reads: None,
             sends: Pace::SENDS,
             source: KnownFd::NONE,
+            held_back: None,
         }
     }
 
@@ -382,6 +386,7 @@ impl Rope {
     /// assert_eq!(rope, b"head, and body");
     /// ```
     pub fn append(&mut self, mut other: Rope) {
+        self.held_back = self.held_back.or(other.held_back);
         if !other.is_empty() {
             self.freeze();
             other.finish();
@@ -488,7 +493,8 @@ impl Rope {
         }
     }
 
-    /// Drops all bytes and gives the tail back. Pool and limit stay. O(segments).
+    /// Drops all bytes and gives the tail back. Pool and limit stay, and so does the byte that a receive from a reader may
+    /// have held back: it is the stream's next one. For another stream make another rope. O(segments).
     ///
     /// # Examples
     ///
@@ -725,6 +731,7 @@ impl Rope {
             reads: self.reads,
             sends: self.sends,
             source: self.source,
+            held_back: None,
         }
     }
 
