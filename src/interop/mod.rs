@@ -20,6 +20,8 @@ mod serde;
 mod std_io;
 #[cfg(feature = "tokio")]
 mod tokio;
+#[cfg(feature = "tokio")]
+mod tokio_io;
 
 #[cfg(feature = "tokio")]
 pub use self::codec::RopeCodec;
