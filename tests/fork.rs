@@ -3,6 +3,7 @@
 #![allow(unsafe_code)] // forks
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
+#[allow(dead_code)] // some of it is for other tests
 mod support;
 
 use std::io::{ErrorKind, Write};
