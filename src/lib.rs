@@ -7,6 +7,7 @@
 //! |---|---|
 //! | accumulate them, length unknown | [`Rope::in_pool`], [`readv_from`](Rope::readv_from) until `Ok(0)` |
 //! | accumulate them, length known | [`reserve`](Rope::reserve) first, then [`readv_up_to`](Rope::readv_up_to) |
+//! | accumulate them from TLS, or any `AsyncRead` | `Rope::receive_from`, with the feature `tokio` |
 //! | bound what a peer can make you hold | [`set_limit`](Rope::set_limit), [`PoolOptions::capacity`] |
 //! | have them as one `&[u8]` | [`finalize`](Rope::finalize), a [`View`] |
 //! | send them, and be done with them | [`write_all_to`](Rope::write_all_to), [`writev_to`](Rope::writev_to) |
@@ -46,7 +47,7 @@
 //!
 //! | feature | brings |
 //! |---|---|
-//! | `tokio` | `ReadRope` and `WriteRope` for its sockets and pipes, `RopeCodec` for frames |
+//! | `tokio` | `ReadRope` and `WriteRope` for its sockets and pipes, `Rope::receive_from` for all else, `RopeCodec` for frames; its `AsyncRead`, `AsyncBufRead`, `AsyncWrite` and `AsyncSeek` |
 //! | `http-body` | a rope is a `Body`, for hyper and all above it; `Rope::receive_body` |
 //! | `futures-io` | `AsyncRead`, `AsyncBufRead`, `AsyncWrite`, `AsyncSeek` |
 //! | `compio` | `IoBuf`, `IoVectoredBuf`; `Rope::lend` for reads |

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)] // forks
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
+#[allow(dead_code)] // some of it is for other tests
 mod support;
 
 use std::io::{ErrorKind, Write};
@@ -302,4 +303,26 @@ fn a_daemon_that_forked_twice_gets_an_error() {
         assert!(pool.try_room(1).is_err());
     });
     assert!(pool.try_room(1).is_ok());
+}
+
+#[cfg(feature = "tokio")]
+#[test]
+fn receiving_from_a_reader_is_an_error_in_a_child() {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    let pool = Pool::new().unwrap();
+    for mut rope in [Rope::in_pool(&pool), received(&pool, &pattern(1, 10_000))] {
+        in_fork(|| {
+            let (mut reader, length) = (&b"bytes"[..], rope.len());
+            for limit in [usize::MAX, length] {
+                rope.set_limit(limit);
+                match pin!(rope.receive_from(&mut reader)).poll(&mut Context::from_waker(Waker::noop())) {
+                    Poll::Ready(Err(error)) => assert_eq!(error.kind(), ErrorKind::Unsupported),
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert_eq!((reader, rope.len()), (&b"bytes"[..], length));
+        });
+    }
 }

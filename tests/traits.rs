@@ -34,6 +34,24 @@ mod arrow {
         drop(numbers);
         assert_eq!(pool.stats().in_use, 0);
     }
+
+    #[test]
+    fn an_empty_view_is_an_empty_buffer_of_any_type() {
+        let pool = Pool::new().unwrap();
+        let full = Rope::from(vec![7; 1001]).finalize().unwrap();
+        for view in [
+            Rope::new().finalize().unwrap(),
+            Rope::in_pool(&pool).finalize().unwrap(),
+            Rope::from("").finalize().unwrap(),
+            full.slice(1..1),
+            full.slice(1001..),
+            ropewalk::View::default(),
+        ] {
+            let buffer = Buffer::from(view);
+            assert_eq!(ScalarBuffer::<i64>::from(buffer.clone()).len(), 0);
+            assert_eq!(ScalarBuffer::<i128>::from(buffer).len(), 0);
+        }
+    }
 }
 
 #[cfg(feature = "compio")]

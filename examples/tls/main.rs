@@ -5,8 +5,8 @@
 //! cargo run --release -p tls -- serve --listen 127.0.0.1:8443 --certificate localhost.pem
 //! ```
 //!
-//! TLS has no descriptor to `readv` from, so ropes go through `Buf` and `BufMut`: tokio's `read_buf`
-//! decrypts straight into the pool's pages, `write_buf` encrypts straight out of the segments.
+//! TLS has no descriptor to `readv` from: `receive_from` decrypts straight into the pool's pages, and tokio's `write_buf`
+//! encrypts straight out of the segments.
 //!
 //! ```text
 //! main.rs    the command line, and the client that shows it
@@ -26,7 +26,7 @@ use anyhow::{Context, ensure};
 use bytesize::ByteSize;
 use clap::{Parser, Subcommand};
 use ropewalk::{Pool, Rope};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -177,7 +177,7 @@ async fn echo(mut stream: TlsStream<TcpStream>, payload: &Rope, pool: &Pool) -> 
     stream.write_all_buf(&mut payload.cursor()).await?;
     stream.shutdown().await?;
     let mut back = Rope::in_pool(pool);
-    while stream.read_buf(&mut back).await.or_else(end_of_stream)? > 0 {}
+    while back.receive_from(&mut stream).await.or_else(end_of_stream)? > 0 {}
     ensure!(back == *payload, "what came back is not what was sent");
     Ok(back)
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Buf;
 use bytesize::ByteSize;
 use ropewalk::{Pool, Rope};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -17,9 +17,6 @@ use tokio_rustls::TlsAcceptor;
 
 /// Bytes that must move in each period.
 const PROGRESS: usize = 64 << 10;
-
-/// Room that is reserved for one read: what one TLS record decrypts to.
-const RECORD: usize = 16 << 10;
 
 /// Time until the next attempt when the system lets no connection be accepted, as for want of descriptors.
 const RETRY: Duration = Duration::from_millis(100);
@@ -91,45 +88,13 @@ impl Server {
         let mut rope = Rope::in_pool(&self.pool);
         rope.set_limit(usize::try_from(self.limits.max_message.0).unwrap_or(usize::MAX));
         let mut pace = Pace::new(idle);
-        while pace.of(receive_some(&mut stream, &mut rope, &self.pool)).await? > 0 {}
+        while pace.of(rope.receive_from_when_room(&mut stream)).await? > 0 {}
         let mut pace = Pace::new(idle);
         while rope.has_remaining() {
             pace.of(stream.write_buf(&mut rope)).await?;
         }
         timeout(idle, stream.shutdown()).await?
     }
-}
-
-/// Reads once; `Ok(0)` is the end of the stream and nothing else. At the rope's limit it fails with
-/// `QuotaExceeded`, and while the pool is full it waits: neither looks like the end.
-async fn receive_some(
-    stream: &mut (impl AsyncRead + Unpin),
-    rope: &mut Rope,
-    pool: &Pool,
-) -> io::Result<usize> {
-    let room = rope.limit().saturating_sub(rope.len()).min(RECORD);
-    if room == 0 {
-        return at_the_limit(stream).await;
-    }
-    reserve(rope, room, pool).await?;
-    stream.read_buf(&mut bytes::BufMut::limit(rope, room)).await
-}
-
-async fn at_the_limit(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
-    match stream.read(&mut [0]).await? {
-        0 => Ok(0),
-        _ => Err(io::Error::new(ErrorKind::QuotaExceeded, "it sends more than is allowed")),
-    }
-}
-
-/// Reserves room in the pool, so that its capacity bounds what is received; waits for it in turn.
-async fn reserve(rope: &mut Rope, bytes: usize, pool: &Pool) -> io::Result<()> {
-    if rope.reserve(bytes).is_ok() {
-        return Ok(());
-    }
-    let room = pool.wait_for_room(bytes).await?;
-    rope.add_room(room).map_err(|_other| ErrorKind::InvalidInput)?;
-    rope.reserve(bytes)
 }
 
 /// A deadline that moves on as bytes do.

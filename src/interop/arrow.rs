@@ -6,7 +6,8 @@ use bytes::Bytes;
 use crate::view::View;
 
 /// No copy. Arrow wants numbers aligned: a view that starts where the rope's memory started is aligned
-/// to a page, one that starts behind a header is where the header left it.
+/// to a page, one that starts behind a header is where the header left it. An empty view is an empty buffer, aligned for
+/// all types.
 ///
 /// # Examples
 ///
@@ -22,6 +23,6 @@ use crate::view::View;
 /// ```
 impl From<View> for Buffer {
     fn from(view: View) -> Buffer {
-        Buffer::from(Bytes::from(view))
+        if view.is_empty() { Buffer::default() } else { Buffer::from(Bytes::from(view)) }
     }
 }

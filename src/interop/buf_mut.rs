@@ -9,7 +9,8 @@ use bytes::buf::UninitSlice;
 use crate::rope::{Extent, Rope};
 
 /// Behind the rope's end, into its pool. A trait of this kind reports nothing: beyond the
-/// [limit](Rope::set_limit) it panics, and where the pool has no room the heap is used.
+/// [limit](Rope::set_limit) it panics, and where the pool has no room the heap is used. So do not receive through it, as
+/// with tokio's `read_buf`, which takes a limit for the end of the stream: `Rope::receive_from` reports both.
 ///
 /// # Examples
 ///
@@ -29,7 +30,8 @@ unsafe impl BufMut for Rope {
     /// Up to the [limit](Rope::set_limit).
     #[inline]
     fn remaining_mut(&self) -> usize {
-        self.limit().min(isize::MAX as usize).saturating_sub(self.len())
+        let taken = self.len() + usize::from(self.held_back.is_some());
+        self.limit().min(isize::MAX as usize).saturating_sub(taken)
     }
 
     unsafe fn advance_mut(&mut self, count: usize) {
@@ -45,10 +47,13 @@ unsafe impl BufMut for Rope {
         self.cut_segments();
     }
 
-    /// Pool memory. When the pool has none it is the heap's, and [`PoolStats`](crate::PoolStats) counts
+    /// Pool memory, behind a byte that a [receive](Rope::receive_from) held back. When the pool has none it is the heap's, and [`PoolStats`](crate::PoolStats) counts
     /// a fallback.
     fn chunk_mut(&mut self) -> &mut UninitSlice {
         let most = self.remaining_mut();
+        if most > 0 {
+            self.held_back.take().into_iter().for_each(|byte| self.extend_from_slice(&[byte]));
+        }
         let spare = if most == 0 { &mut [] } else { self.writable(self.limits().min_chunk.min(most)) };
         let most = most.min(spare.len());
         UninitSlice::uninit(&mut spare[..most])

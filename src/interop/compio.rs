@@ -87,6 +87,7 @@ impl Rope {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn lend(&mut self, want: usize) -> io::Result<Lent> {
+        self.deliver_held_back(usize::MAX).transpose()?;
         let allowed = self.allowed();
         if allowed == 0 {
             return Err(self.limit_reached());

@@ -3,11 +3,13 @@
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::rope::Rope;
+use crate::view::View;
 
 macro_rules! from_owned {
     ($($from:ty),*) => {$(
         impl From<$from> for Rope {
-            /// One segment, without a copy.
+            /// One segment, without a copy. Bytes that are only borrowed are copied, by
+            /// [`extend_from_slice`](Rope::extend_from_slice).
             fn from(bytes: $from) -> Rope {
                 let mut rope = Rope::new();
                 rope.push(bytes);
@@ -17,25 +19,33 @@ macro_rules! from_owned {
     )*};
 }
 
-from_owned!(Bytes, BytesMut, Vec<u8>, Box<[u8]>, String, &'static [u8], &'static str);
+from_owned!(Bytes, BytesMut, Vec<u8>, Box<[u8]>, String, &'static [u8], &'static str, View);
 
-macro_rules! into_owned {
-    ($($into:ty),*) => {$(
-        impl From<Rope> for $into {
-            /// Copies, unless the rope is one segment of the heap that nobody shares.
-            fn from(mut rope: Rope) -> $into {
-                if rope.num_segments() > 1 {
-                    let mut all = <$into>::with_capacity(rope.len());
-                    rope.chunks().for_each(|chunk| all.extend_from_slice(chunk));
-                    return all;
-                }
-                rope.pop_front().unwrap_or_default().into()
-            }
+impl From<Rope> for Vec<u8> {
+    /// Without a copy if the rope is one piece on the heap that nobody shares: a vector it was made of, or up to 2 MiB
+    /// that were copied or received into a rope outside of pools. Else copies: O(len).
+    fn from(mut rope: Rope) -> Vec<u8> {
+        match rope.take_vec() {
+            Some(vec) => vec,
+            None if rope.num_segments() > 1 => rope.to_vec(),
+            None => rope.pop_front().unwrap_or_default().into(),
         }
-    )*};
+    }
 }
 
-into_owned!(Vec<u8>, BytesMut);
+impl From<Rope> for BytesMut {
+    /// As for a vector.
+    fn from(rope: Rope) -> BytesMut {
+        Bytes::from(Vec::from(rope)).into()
+    }
+}
+
+impl From<View> for Vec<u8> {
+    /// Without a copy if the view is on the heap and nobody shares it, as one that was copied. Else copies: O(len).
+    fn from(view: View) -> Vec<u8> {
+        Bytes::from(view).into()
+    }
+}
 
 impl From<Rope> for Bytes {
     /// Without a copy if the rope is one segment, else as cheaply as [`Rope::finalize`] can.
@@ -65,32 +75,59 @@ impl PartialEq<Rope> for [u8] {
 }
 
 macro_rules! equal_as_slice {
-    ($($other:ty),*) => {$(
-        impl PartialEq<$other> for Rope {
+    ($this:ty: $($other:ty),*) => {$(
+        impl PartialEq<$other> for $this {
             fn eq(&self, other: &$other) -> bool {
-                *self == other[..]
+                *self == AsRef::<[u8]>::as_ref(other)[..]
             }
         }
 
-        impl PartialEq<Rope> for $other {
-            fn eq(&self, other: &Rope) -> bool {
-                *other == self[..]
+        impl PartialEq<$this> for $other {
+            fn eq(&self, other: &$this) -> bool {
+                *other == AsRef::<[u8]>::as_ref(self)[..]
             }
         }
     )*};
 }
 
-equal_as_slice!(&[u8], Vec<u8>, Bytes);
+equal_as_slice!(Rope: &[u8], Vec<u8>, Bytes, str, &str, String, View);
+equal_as_slice!(View: &[u8], Vec<u8>, Bytes, str, &str, String);
 
-impl<const N: usize> PartialEq<[u8; N]> for Rope {
-    fn eq(&self, other: &[u8; N]) -> bool {
-        *self == other[..]
+macro_rules! equal_as_array {
+    ($($this:ty),*) => {$(
+        impl<const N: usize> PartialEq<[u8; N]> for $this {
+            fn eq(&self, other: &[u8; N]) -> bool {
+                *self == other[..]
+            }
+        }
+
+        impl<const N: usize> PartialEq<&[u8; N]> for $this {
+            fn eq(&self, other: &&[u8; N]) -> bool {
+                *self == other[..]
+            }
+        }
+    )*};
+}
+
+equal_as_array!(Rope, View);
+
+impl PartialEq for View {
+    fn eq(&self, other: &View) -> bool {
+        **self == **other
     }
 }
 
-impl<const N: usize> PartialEq<&[u8; N]> for Rope {
-    fn eq(&self, other: &&[u8; N]) -> bool {
-        *self == other[..]
+impl Eq for View {}
+
+impl PartialEq<[u8]> for View {
+    fn eq(&self, other: &[u8]) -> bool {
+        **self == *other
+    }
+}
+
+impl PartialEq<View> for [u8] {
+    fn eq(&self, other: &View) -> bool {
+        *self == **other
     }
 }
 

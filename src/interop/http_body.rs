@@ -164,6 +164,7 @@ impl Rope {
         if body.size_hint().lower() > self.allowed() as u64 {
             return Err(BodyError::Rope(self.limit_reached()));
         }
+        self.deliver_held_back(usize::MAX).transpose().map_err(BodyError::Rope)?;
         let mut trailers = None;
         while let Some(frame) = poll_fn(|context| body.as_mut().poll_frame(context)).await {
             match frame.map_err(BodyError::Body)?.into_data() {

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "arrow")]
 mod arrow;
+#[cfg(feature = "tokio")]
+mod async_read;
 mod buf;
 mod buf_mut;
 #[cfg(feature = "tokio")]
@@ -18,6 +20,8 @@ mod serde;
 mod std_io;
 #[cfg(feature = "tokio")]
 mod tokio;
+#[cfg(feature = "tokio")]
+mod tokio_io;
 
 #[cfg(feature = "tokio")]
 pub use self::codec::RopeCodec;

@@ -1,7 +1,7 @@
 //! `std::io`: a rope is read from its front and written at its end, a cursor is read and sought in.
 
 use std::borrow::Borrow;
-use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, IoSlice, Read, Seek, SeekFrom, Write};
 
 use bytes::Buf;
 
@@ -86,6 +86,19 @@ impl Write for Rope {
             Err(not_copied) => Ok(bytes.len() - not_copied.bytes),
             Ok(()) => Ok(bytes.len()),
         }
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut written = 0;
+        for slice in slices {
+            match self.write(slice) {
+                Ok(count) if count == slice.len() => written += count,
+                Ok(count) => return Ok(written + count),
+                Err(error) if written == 0 => return Err(error),
+                Err(_) => break, // it comes again with the next write
+            }
+        }
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -20,9 +20,8 @@ use sealed::Watched;
 /// Everything here is cancel safe: what has arrived is in the rope, what has not is still in the kernel.
 /// While a read waits, the rope holds no memory but its own bytes and a few spare pages behind them.
 ///
-/// Whatever else is [`AsyncRead`](tokio::io::AsyncRead), TLS for one, reads into a rope through
-/// [`BufMut`](bytes::BufMut) with tokio's own `read_buf`; there the rope's next page is held while the
-/// read waits.
+/// From any other [`AsyncRead`](tokio::io::AsyncRead), TLS for one, a rope receives by
+/// [`receive_from`](Rope::receive_from).
 ///
 /// # Examples
 ///
@@ -265,6 +264,15 @@ impl<S: Watched> ReadRope for WhenRoom<'_, S> {
         if max == 0 {
             return Ok(0);
         }
+        while let Some(delivered) = rope.deliver_held_back(max) {
+            match delivered {
+                Err(error) if is_at_capacity(&error) => rope.wait_for_room().await?,
+                done => {
+                    rope.release_room();
+                    return done;
+                }
+            }
+        }
         loop {
             self.0.ready(Interest::READABLE).await?;
             match self.0.try_io(Interest::READABLE, |fd| rope.readv_up_to(fd, max)) {
@@ -424,6 +432,9 @@ async fn read(from: &impl Watched, rope: &mut Rope, max: usize) -> io::Result<us
     if max == 0 {
         return Ok(0);
     }
+    if let Some(delivered) = rope.deliver_held_back(max) {
+        return delivered;
+    }
     loop {
         from.ready(Interest::READABLE).await?;
         match from.try_io(Interest::READABLE, |fd| rope.readv_up_to(fd, max)) {
@@ -471,7 +482,7 @@ read_rope!(UnixStream, unix::ReadHalf<'_>, unix::OwnedReadHalf, pipe::Receiver);
 write_rope!(TcpStream, tcp::WriteHalf<'_>, tcp::OwnedWriteHalf);
 write_rope!(UnixStream, unix::WriteHalf<'_>, unix::OwnedWriteHalf, pipe::Sender);
 
-fn ended(have: usize, count: usize) -> io::Error {
+pub(super) fn ended(have: usize, count: usize) -> io::Error {
     let message = format!("the stream ended after {have} of {count} bytes");
     io::Error::new(io::ErrorKind::UnexpectedEof, message)
 }

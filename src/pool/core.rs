@@ -707,6 +707,16 @@ impl PageRef {
         PageRef { shard: Arc::clone(&self.shard), run, resident }
     }
 
+    /// A further reference to the pages from byte `bytes.start` of the arena to `bytes.end`, all of which the caller has a
+    /// reference to and has filled. O(pages).
+    pub(super) fn pin(shard: &Arc<Shard>, bytes: std::ops::Range<usize>) -> PageRef {
+        let page = shard.core.arena.page_size();
+        let (start, end) = (to_page(bytes.start / page), to_page(bytes.end.div_ceil(page)));
+        let run = PageRun::new(start, end - start);
+        shard.core.refs.add(run);
+        PageRef { shard: Arc::clone(shard), run, resident: run.len }
+    }
+
     /// Gives pages `first..end` of the run memory.
     pub(crate) fn commit(&mut self, first: u32, end: u32) -> io::Result<()> {
         let resident = self.resident.max(first);

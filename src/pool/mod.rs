@@ -291,6 +291,14 @@ impl Pool {
         self.core().arena().offset_of(bytes)
     }
 
+    /// A reference of their own to the pages of these bytes, which the caller keeps alive, if they lie in the arena.
+    /// O(pages).
+    pub(crate) fn pin(&self, bytes: &[u8]) -> Option<PageRef> {
+        self.check_process().ok()?;
+        let offset = self.offset_of(bytes)?;
+        Some(PageRef::pin(self.shard(), offset..offset + bytes.len()))
+    }
+
     /// The address of a byte of the arena, with provenance for all of it.
     pub(crate) fn address_of(&self, offset: usize) -> NonNull<u8> {
         self.core().arena().at(offset)

@@ -10,7 +10,7 @@ use crate::sys::iovec::Iovecs;
 ///
 /// `R` is anything that lends a rope: `&Rope`, `Rope` or `Arc<Rope>`. Beside its own methods a cursor is
 /// [`io::Read`](std::io::Read), [`io::BufRead`](std::io::BufRead), [`io::Seek`](std::io::Seek) and
-/// [`Buf`](bytes::Buf). Moving on is amortised O(1), going elsewhere O(log n) in the number of segments.
+/// [`Buf`](bytes::Buf), and has the asynchronous ones of tokio and `futures-io` with those features. Moving on is amortised O(1), going elsewhere O(log n) in the number of segments.
 ///
 /// # Examples
 ///

@@ -381,6 +381,24 @@ impl Extent {
         Bytes::from_owner(Segment { base: self.base, len: self.filled, owner: self.owner })
     }
 
+    /// All filled bytes as a vector, without a copy, if this is heap memory that nobody shares. What must be overwritten
+    /// before it is freed does not become one.
+    pub(crate) fn into_vec(self) -> Result<Vec<u8>, Extent> {
+        let filled = self.filled;
+        match self.owner {
+            Owner::Heap(block) if block.base == self.base && !block.zero => match Arc::try_unwrap(block) {
+                Ok(block) => {
+                    let block = ManuallyDrop::new(block);
+                    // SAFETY: exactly the parts of the vector that `Block::new` took apart; `filled` bytes from its start
+                    // on were written, and the block, of which this was the only owner, does not free it.
+                    Ok(unsafe { Vec::from_raw_parts(block.base.as_ptr(), filled, block.capacity) })
+                }
+                Err(block) => Err(Extent { owner: Owner::Heap(block), ..self }),
+            },
+            owner => Err(Extent { owner, ..self }),
+        }
+    }
+
     /// Frees an empty extent; pages of the room are reserved again.
     pub(crate) fn discard(mut self, memory: &mut Memory) {
         self.reserved = 0;
@@ -441,6 +459,13 @@ impl AsRef<[u8]> for Segment {
         // SAFETY: the extent had filled these bytes when it cut them off; the owner lives.
         unsafe { slice::from_raw_parts(self.base.as_ptr(), self.len) }
     }
+}
+
+/// These bytes of the pool's arena, which the caller keeps alive, as a segment that keeps no other pages. O(pages).
+pub(crate) fn narrow(pool: &Pool, bytes: &[u8]) -> Option<Bytes> {
+    let owner = Owner::Pages(pool.pin(bytes)?);
+    let base = pool.address_of(pool.offset_of(bytes)?);
+    Some(Bytes::from_owner(Segment { base, len: bytes.len(), owner }))
 }
 
 /// Heap memory that is filled through raw pointers.

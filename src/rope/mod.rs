@@ -22,9 +22,10 @@ mod segments;
 mod send;
 mod tail;
 
+use std::any::Any;
 use std::fmt;
 use std::iter;
-use std::ops::{Bound, RangeBounds};
+use std::ops::{Bound, Range, RangeBounds};
 
 use bytes::Bytes;
 
@@ -32,8 +33,8 @@ use crate::limits::Limits;
 use crate::pool::{Pool, Room};
 use crate::sys::KnownFd;
 pub use cursor::Cursor;
-pub(crate) use extent::Extent;
 use extent::Memory;
+pub(crate) use extent::{Extent, narrow};
 pub(crate) use pace::{MAX_READ, MAX_SEND, Pace, first_read};
 use segments::{IntoSegments, Segments};
 
@@ -78,6 +79,9 @@ pub struct Rope {
     sends: Pace,
     /// What it was received from last.
     source: KnownFd,
+    /// The stream's next byte, which no part of the rope has: it was read to tell the end of the stream from the want of
+    /// room. Whatever receives delivers it first. It stays with the rope that goes on receiving.
+    pub(crate) held_back: Option<u8>,
 }
 
 impl Default for Rope {
@@ -188,6 +192,7 @@ impl Rope {
             reads: None,
             sends: Pace::SENDS,
             source: KnownFd::NONE,
+            held_back: None,
         }
     }
 
@@ -299,6 +304,9 @@ impl Rope {
 
     /// Appends a segment without copying it. Amortised O(1).
     ///
+    /// Bytes that are only borrowed are copied by [`extend_from_slice`](Rope::extend_from_slice). Another rope is
+    /// [appended](Rope::append), without a copy.
+    ///
     /// # Panics
     ///
     /// If the rope would have more than [`usize::MAX`] bytes, which takes many segments that share their memory.
@@ -328,8 +336,11 @@ impl Rope {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     #[inline]
-    pub fn push(&mut self, bytes: impl Into<Bytes>) {
-        self.push_bytes(bytes.into());
+    pub fn push(&mut self, bytes: impl Into<Bytes> + 'static) {
+        match segment(bytes) {
+            Ok(bytes) => self.push_bytes(bytes),
+            Err(rope) => self.append(rope),
+        }
     }
 
     #[inline]
@@ -348,7 +359,8 @@ impl Rope {
         self.segments.push(bytes);
     }
 
-    /// Puts a segment in front without copying it. Amortised O(1).
+    /// Puts a segment in front without copying it. Amortised O(1). Another rope's segments are put in front one by one:
+    /// amortised O(segments of the shorter one).
     ///
     /// # Panics
     ///
@@ -362,8 +374,15 @@ impl Rope {
     /// assert_eq!(rope, b"\0\0\0\x04body");
     /// ```
     #[inline]
-    pub fn push_front(&mut self, bytes: impl Into<Bytes>) {
-        self.segments.push_front(bytes.into());
+    pub fn push_front(&mut self, bytes: impl Into<Bytes> + 'static) {
+        match segment(bytes) {
+            Ok(bytes) => self.segments.push_front(bytes),
+            Err(mut rope) => {
+                rope.finish();
+                rope.segments.append(std::mem::take(&mut self.segments));
+                self.segments = rope.segments;
+            }
+        }
     }
 
     /// Moves all of `other` to the end, without copying. Amortised O(segments of the shorter one), whichever that is.
@@ -382,6 +401,7 @@ impl Rope {
     /// assert_eq!(rope, b"head, and body");
     /// ```
     pub fn append(&mut self, mut other: Rope) {
+        self.held_back = self.held_back.or(other.held_back);
         if !other.is_empty() {
             self.freeze();
             other.finish();
@@ -488,7 +508,8 @@ impl Rope {
         }
     }
 
-    /// Drops all bytes and gives the tail back. Pool and limit stay. O(segments).
+    /// Drops all bytes and gives the tail back. Pool and limit stay, and so does the byte that a receive from a reader may
+    /// have held back: it is the stream's next one. For another stream make another rope. O(segments).
     ///
     /// # Examples
     ///
@@ -517,13 +538,36 @@ impl Rope {
     #[track_caller]
     #[must_use]
     pub fn slice(&self, range: impl RangeBounds<usize>) -> Rope {
-        let (from, to) = self.resolve(range);
+        let Range { start: from, end: to } = resolve(range, self.len(), "the rope");
         let mut segments = self.segments.slice(from, to.min(self.segments.len()));
         let before = self.segments.len();
         if let Some(tail) = self.tail.as_ref().filter(|_| to > before && to > from) {
             segments.push(tail.share(from.saturating_sub(before)..to - before));
         }
         self.beside(segments)
+    }
+
+    /// Returns `true` if the rope begins with `prefix`, wherever segments begin and end. O(bytes of `prefix`).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let rope: ropewalk::Rope = ["GI", "F89a", " and more"].into_iter().collect();
+    /// assert!(rope.starts_with(b"GIF89a"));
+    /// assert!(!rope.starts_with(b"\x89PNG"));
+    /// ```
+    #[must_use]
+    pub fn starts_with(&self, prefix: &[u8]) -> bool {
+        let mut left = prefix;
+        for chunk in self.chunks() {
+            let count = chunk.len().min(left.len());
+            let (now, later) = left.split_at(count);
+            if now != &chunk[..count] || later.is_empty() {
+                return now == &chunk[..count];
+            }
+            left = later;
+        }
+        left.is_empty()
     }
 
     /// Returns the bytes as borrowed slices, in order, none of them empty. O(1), and O(1) for each.
@@ -725,6 +769,7 @@ impl Rope {
             reads: self.reads,
             sends: self.sends,
             source: self.source,
+            held_back: None,
         }
     }
 
@@ -752,23 +797,6 @@ impl Rope {
         panic!("{operation}: {at} is beyond the rope's {} bytes", self.len());
     }
 
-    #[track_caller]
-    fn resolve(&self, range: impl RangeBounds<usize>) -> (usize, usize) {
-        let from = match range.start_bound() {
-            Bound::Included(&at) => at,
-            Bound::Excluded(&before) => before.saturating_add(1),
-            Bound::Unbounded => 0,
-        };
-        let to = match range.end_bound() {
-            Bound::Included(&last) => last.saturating_add(1),
-            Bound::Excluded(&at) => at,
-            Bound::Unbounded => self.len(),
-        };
-        assert!(from <= to, "the range starts at {from}, after its end at {to}");
-        self.check("the range ends", to);
-        (from, to)
-    }
-
     /// Panics where the parts do not fit each other; for tests and fuzzers.
     #[cfg(any(test, fuzzing))]
     pub fn assert_invariants(&self) {
@@ -780,6 +808,24 @@ impl Rope {
         assert_eq!(self.len(), self.chunks().map(<[u8]>::len).sum::<usize>());
         assert_eq!(self.num_segments(), self.chunks().count());
     }
+}
+
+/// The range in bytes of `what`, which has `len` of them.
+#[track_caller]
+pub(crate) fn resolve(range: impl RangeBounds<usize>, len: usize, what: &str) -> Range<usize> {
+    let from = match range.start_bound() {
+        Bound::Included(&at) => at,
+        Bound::Excluded(&before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let to = match range.end_bound() {
+        Bound::Included(&last) => last.saturating_add(1),
+        Bound::Excluded(&at) => at,
+        Bound::Unbounded => len,
+    };
+    assert!(from <= to, "the range starts at {from}, after its end at {to}");
+    assert!(to <= len, "the range ends: {to} is beyond {what}'s {len} bytes");
+    from..to
 }
 
 impl Clone for Rope {
@@ -817,12 +863,24 @@ impl<'a> Extend<&'a [u8]> for Rope {
     }
 }
 
-impl<B: Into<Bytes>> FromIterator<B> for Rope {
+impl<B: Into<Bytes> + 'static> FromIterator<B> for Rope {
+    /// [Pushes](Rope::push) all of them, without a copy.
     fn from_iter<I: IntoIterator<Item = B>>(segments: I) -> Rope {
-        let mut rope = Rope::new();
-        rope.extend(segments.into_iter().map(Into::into));
+        let (mut rope, segments) = (Rope::new(), segments.into_iter());
+        rope.segments.reserve(segments.size_hint().0);
+        segments.for_each(|segment| rope.push(segment));
         rope
     }
+}
+
+/// Bytes as a segment; or a rope as it is, which would be joined. Which one is known at compile time.
+#[inline]
+fn segment<B: Into<Bytes> + 'static>(bytes: B) -> Result<Bytes, Rope> {
+    let mut bytes = Some(bytes);
+    if let Some(rope) = (&mut bytes as &mut dyn Any).downcast_mut::<Option<Rope>>().and_then(Option::take) {
+        return Err(rope);
+    }
+    bytes.map(Into::into).ok_or_else(Rope::new)
 }
 
 /// The segments of a [`Rope`], one after the other.

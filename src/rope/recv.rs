@@ -101,6 +101,9 @@ impl Rope {
     /// ```
     #[inline(always)]
     pub fn readv_up_to(&mut self, fd: impl AsFd, max: usize) -> io::Result<usize> {
+        if self.held_back.is_some() && max > 0 {
+            return self.deliver();
+        }
         let fd = fd.as_fd();
         let mut kind = self.source().kind(fd);
         if kind == FdKind::Message {
@@ -175,6 +178,9 @@ impl Rope {
     pub fn recvmsg_from(&mut self, fd: impl AsFd, flags: i32) -> io::Result<Received> {
         let fd = fd.as_fd();
         sys::check_recv_flags(flags)?;
+        if self.held_back.is_some() {
+            return Ok(Received { bytes: self.deliver()?, ..Received::default() });
+        }
         let call = |iovecs: &mut [UninitIovec<'_>]| sys::recvmsg(fd, iovecs, flags);
         if self.source().keeps_messages(fd) {
             return match sys::next_message_len(fd, flags)? {
@@ -184,6 +190,24 @@ impl Rope {
         }
         let received = self.receive(fd, flags, usize::MAX, call, |got| got.bytes)?;
         Ok(received.unwrap_or_else(|| Received { end: true, ..Received::default() }))
+    }
+
+    /// Appends the byte that was held back, if there is one and it may be delivered.
+    #[cfg(any(feature = "tokio", feature = "http-body", feature = "compio"))]
+    pub(crate) fn deliver_held_back(&mut self, max: usize) -> Option<io::Result<usize>> {
+        (self.held_back.is_some() && max > 0).then(|| self.deliver())
+    }
+
+    /// Appends the byte that was held back; returns how many bytes that was.
+    #[cold]
+    fn deliver(&mut self) -> io::Result<usize> {
+        let Some(byte) = self.held_back else { return Ok(0) };
+        if self.allowed() == 0 {
+            return Err(self.limit_reached());
+        }
+        self.copy_in(&[byte]).map_err(|not_copied| not_copied.error)?;
+        self.held_back = None;
+        Ok(1)
     }
 
     /// Bytes that the limit allows.
@@ -237,13 +261,26 @@ impl Rope {
         if want == 0 {
             return Ok(None);
         }
-        if want <= self.inline_max() && self.is_empty() && !self.has_tail() {
-            return self.receive_small(want, want == max, call, count).map(Some);
-        }
-        match self.fill(want, call, count) {
+        match self.receive_ready(want, want == max, call, count) {
             Err(error) if is_at_capacity(&error) => none_at_end(fd, flags, error),
             done => done.map(Some),
         }
+    }
+
+    /// Offers memory for up to `want` bytes, `all` of which are likely to come or not, to one `call`, and keeps what it
+    /// filled, which `count` tells.
+    #[inline(always)]
+    pub(crate) fn receive_ready<T>(
+        &mut self,
+        want: usize,
+        all: bool,
+        call: impl FnOnce(&mut [UninitIovec<'_>]) -> io::Result<T>,
+        count: impl FnOnce(&T) -> usize,
+    ) -> io::Result<T> {
+        if want <= self.inline_max() && self.is_empty() && !self.has_tail() {
+            return self.receive_small(want, all, call, count);
+        }
+        self.fill(want, call, count)
     }
 
     /// Makes the call with memory that nobody has to keep, and keeps what came in a segment of its own size: a small
@@ -292,7 +329,7 @@ impl Rope {
         let moved = result.as_ref().map_or(0, count);
         self.learn(offer.len(), moved);
         // SAFETY: the kernel fills iovecs in order and wrote `moved` bytes, which `sys` has checked to be no more than
-        // it was offered.
+        // it was offered; another reader fills the first one only, and its `ReadBuf` has counted them.
         unsafe { self.commit(&mut offer, moved) };
         self.release_spare();
         result
@@ -315,7 +352,8 @@ impl Rope {
 #[allow(unsafe_code)] // that the bytes are there is known only here
 fn filled(memory: &[MaybeUninit<u8>], count: usize) -> &[u8] {
     let memory = &memory[..count];
-    // SAFETY: the kernel wrote the first `count` bytes, which `sys` has checked to be no more than it was offered.
+    // SAFETY: `receive_small` counted them: the first `count` bytes were written, by the kernel or a reader, and are
+    // no more than were offered.
     unsafe { slice::from_raw_parts(memory.as_ptr().cast(), count) }
 }
 

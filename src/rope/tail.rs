@@ -458,6 +458,12 @@ impl Rope {
         }
     }
 
+    /// Takes all bytes as a vector without a copy, if they are a tail on the heap that nobody shares.
+    pub(crate) fn take_vec(&mut self) -> Option<Vec<u8>> {
+        let tail = if self.segments.count() == 0 { self.tail.take() } else { None }?;
+        tail.into_vec().map_err(|tail| self.tail = Some(tail)).ok()
+    }
+
     /// Cuts full segments off the tail, so that none pins more than `max_segment` bytes.
     #[inline]
     pub(crate) fn cut_segments(&mut self) {

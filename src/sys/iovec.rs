@@ -38,6 +38,14 @@ impl<'a> UninitIovec<'a> {
         self.iovec.iov_len
     }
 
+    /// The memory, for a reader that is not the kernel.
+    #[cfg(feature = "tokio")]
+    #[allow(unsafe_code)] // a slice again
+    pub(crate) fn as_uninit(&mut self) -> &mut [MaybeUninit<u8>] {
+        // SAFETY: `new` made the iovec of such a slice, or of its start, which is borrowed for as long as this exists.
+        unsafe { std::slice::from_raw_parts_mut(self.iovec.iov_base.cast(), self.iovec.iov_len) }
+    }
+
     /// Where the kernel will write.
     #[inline]
     pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {

@@ -13,19 +13,22 @@ mod plan;
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::ops::Deref;
+use std::ops::{Deref, RangeBounds};
 
 use bytes::Bytes;
 
 use crate::event::event;
 use crate::pool::Pool;
-use crate::rope::Rope;
+use crate::rope::{Cursor, Rope, narrow, resolve};
 use crate::sys::memory;
 use map::{Adjacent, Mapping};
 use plan::{Bounds, Layout, Plan, Span};
 
 /// Most maps in one view.
 const MAX_MAPS: usize = 4096;
+
+/// Longest slice of a view that is copied where its pages cannot be kept by themselves: a page's worth.
+const COPY_MAX: usize = 4 << 10;
 
 /// A finalised rope: all its bytes, side by side, read only.
 ///
@@ -50,9 +53,90 @@ pub struct View {
     copied: usize,
     mapped: usize,
     maps: usize,
+    /// The pool whose pages it may show; `None` if it is short.
+    pool: Option<Pool>,
 }
 
 impl View {
+    /// Returns the bytes of `range` as a view of their own, which does not keep what this one keeps beside them.
+    ///
+    /// * Of a view that is borrowed from the pool, as most are, it keeps the pages of the range and no others.
+    ///   O(pages of the range), no copy.
+    /// * Of a view that was mapped, and of memory outside of the pool, up to 4 KiB are copied and keep nothing. A longer
+    ///   range shares all of this view: O(1). [`Vec::from`] a slice copies it, to keep only so much.
+    ///
+    /// A slice of a [`Bytes`] made of a view always shares all of the view: take the slice first.
+    ///
+    /// # Panics
+    ///
+    /// If the range starts after its end or ends beyond the view.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use ropewalk::{Pool, Rope};
+    ///
+    /// let pool = Pool::new()?;
+    /// let mut rope = Rope::in_pool(&pool);
+    /// rope.extend_from_slice(&[7; 1 << 20]);
+    /// let view = rope.finalize()?;
+    /// let kept = Bytes::from(view.slice(..10));
+    /// drop(view);
+    /// assert_eq!(pool.stats().in_use, pool.stats().page_size);
+    /// # drop(kept);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[track_caller]
+    #[must_use]
+    pub fn slice(&self, range: impl RangeBounds<usize>) -> View {
+        let range = resolve(range, self.len(), "the view");
+        let bytes = self.bytes.slice(range);
+        if bytes.len() == self.len() {
+            return self.clone();
+        }
+        let pages = self.pool.as_ref().and_then(|pool| narrow(pool, &bytes));
+        let copies = pages.is_none() && bytes.len() <= COPY_MAX && self.len() > COPY_MAX;
+        let copied = copies.then(|| self.copied_of(&bytes));
+        View {
+            copied: copied.as_ref().map_or(0, Bytes::len),
+            bytes: pages.or(copied).unwrap_or(bytes),
+            pool: self.pool.clone(),
+            ..View::default()
+        }
+    }
+
+    /// A copy on the heap, overwritten when it is freed if the pool's memory is.
+    fn copied_of(&self, bytes: &[u8]) -> Bytes {
+        let rope = self.pool.as_ref().map_or_else(Rope::new, Rope::in_pool);
+        rope.own(bytes.into())
+    }
+
+    /// Returns a position at the first byte, for sending the view: the cursor shares it, without a copy. O(1).
+    ///
+    /// To put something in front or behind, send [`Rope::from`] the view.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::Rope;
+    /// use std::io::Read;
+    /// use std::os::unix::net::UnixStream;
+    ///
+    /// let view = Rope::from("sent, and kept").finalize()?;
+    /// let (here, mut there) = UnixStream::pair()?;
+    /// view.cursor().write_all_to(&here)?;
+    /// drop(here);
+    /// let mut received = String::new();
+    /// there.read_to_string(&mut received)?;
+    /// assert_eq!(view, received);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn cursor(&self) -> Cursor<Rope> {
+        Rope::from(self.clone()).into_cursor()
+    }
+
     /// Bytes that had to be copied.
     ///
     /// # Examples
@@ -132,7 +216,7 @@ impl fmt::Debug for View {
 }
 
 impl From<View> for Bytes {
-    /// No copy. Slices of the `Bytes` keep all of the view.
+    /// No copy. Slices of the `Bytes` keep all of the view: [`View::slice`] keeps less.
     fn from(view: View) -> Bytes {
         view.bytes
     }
@@ -232,7 +316,8 @@ impl Rope {
     #[inline]
     pub fn finalize(mut self) -> Result<View, FinalizeError> {
         match self.take_single() {
-            Some(bytes) => Ok(View { bytes, ..View::default() }),
+            Some(bytes) if bytes.len() <= COPY_MAX => Ok(View { bytes, ..View::default() }),
+            Some(bytes) => Ok(View { bytes, pool: self.pool().map(Pool::share), ..View::default() }),
             None => self.finalize_many(),
         }
     }
@@ -254,7 +339,7 @@ impl Rope {
         let mappable = pool.file().is_some() && self.len() >= pool.limits().min_view;
         let most_maps = if mappable { MAX_MAPS } else { 0 };
         let bounds = Bounds { page: memory::page_size(), least_map: pool.limits().min_map, most_maps };
-        let view = match plan::plan(spans, bounds) {
+        let mut view = match plan::plan(spans, bounds) {
             Plan::Borrow { place } => Ok(self.borrow_adjacent(pool, place)),
             Plan::Map(layout) => self.map(pool, &layout).or_else(|_refused| {
                 event!(debug, error = %_refused, "the kernel refused to map a view, which is copied instead");
@@ -263,6 +348,7 @@ impl Rope {
             Plan::Copy => self.copy(),
         }?;
         pool.count_view(view.copied, view.mapped, view.maps);
+        view.pool = Some(pool.share());
         Ok(view)
     }
 
@@ -278,7 +364,8 @@ impl Rope {
         let (len, mapped) = (self.len(), layout.mapped());
         // SAFETY: the plan was made of this rope's segments and their places in this pool.
         let mapping = unsafe { Mapping::new(self, layout, pool)? };
-        Ok(View { bytes: Bytes::from_owner(mapping), copied: len - mapped, mapped, maps: layout.maps.len() })
+        let bytes = Bytes::from_owner(mapping);
+        Ok(View { bytes, copied: len - mapped, mapped, maps: layout.maps.len(), pool: None })
     }
 
     fn copy(mut self) -> Result<View, FinalizeError> {

@@ -145,7 +145,7 @@ fn more_than_allowed_is_an_error_and_not_the_end() {
     let mut back = Vec::new();
     let read = sent.and_then(|()| client.read_to_end(&mut back));
     assert!(read.is_err() && back.is_empty(), "{read:?} {} bytes", back.len());
-    server.expect_refusal(client.get_ref(), "more than is allowed");
+    server.expect_refusal(client.get_ref(), "more than the rope's limit of 100000 bytes");
 }
 
 #[test]

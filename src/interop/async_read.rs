@@ -1,0 +1,297 @@
+//! Receiving from any [`AsyncRead`]: TLS, compression, whatever has no descriptor of its own.
+//!
+//! ```text
+//!   poll_read ──► spare bytes of the tail              only while it is polled: a read that waits holds no memory
+//!        │
+//!        └─ no room ──► one byte, held back in the rope: the proof that more has come, delivered first
+//! ```
+
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, ReadBuf};
+
+use super::codec::RopeCodec;
+use super::tokio::ended;
+use crate::pool::{Pool, is_at_capacity};
+use crate::rope::Rope;
+use crate::sys::iovec::UninitIovec;
+
+impl Rope {
+    /// Appends what one read of `reader` brings, such as a TLS stream; returns how many bytes that were. `Ok(0)` is the
+    /// end of the stream and nothing else.
+    ///
+    /// The bytes are written straight into the rope's memory, with the adaptive read size of
+    /// [`readv_from`](Rope::readv_from). While the read waits, the rope holds no memory but its own bytes and a few spare
+    /// pages behind them. For tokio's sockets and pipes [`ReadRope`](crate::ReadRope) is faster: it reads from the
+    /// descriptor.
+    ///
+    /// # Errors
+    ///
+    /// * [`QuotaExceeded`](io::ErrorKind::QuotaExceeded): the rope is at its [limit](Rope::set_limit) and more has come.
+    /// * [`OutOfMemory`](io::ErrorKind::OutOfMemory): the pool is at its capacity and more has come, or the system has no
+    ///   memory. [`receive_from_when_room`](Rope::receive_from_when_room) waits instead.
+    /// * [`Unsupported`](io::ErrorKind::Unsupported) in a child of the process that made the pool; nothing was read.
+    /// * Whatever `reader` reports.
+    ///
+    /// After any error the rope holds what it held before, and the call can be repeated.
+    ///
+    /// Only a read can tell whether more has come. The one byte that it takes is held back: it is no part of the rope yet,
+    /// and the next receive that has room delivers it first, whichever method that is. So go on with the same rope, and
+    /// take a stream's next bytes with another rope only after the end or an `Ok`. [`clear`](Rope::clear),
+    /// [`split_to`](Rope::split_to) and [`split_off`](Rope::split_off) leave the byte with this rope, a clone has none, and
+    /// [`append`](Rope::append) takes over that of the other rope if this one has none.
+    ///
+    /// # Cancel safety
+    ///
+    /// If this is dropped before it is done, nothing was received.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Pool, Rope};
+    /// use std::io::ErrorKind;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// let mut upload = &b"an upload of 23 bytes.."[..]; // a TLS stream, as a rule
+    /// let mut rope = Rope::in_pool(&Pool::new()?);
+    /// rope.set_limit(9);
+    /// assert_eq!(rope.receive_from(&mut upload).await?, 9);
+    /// let error = rope.receive_from(&mut upload).await.unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::QuotaExceeded);
+    ///
+    /// rope.set_limit(1 << 20);
+    /// while rope.receive_from(&mut upload).await? > 0 {}
+    /// assert_eq!(rope, b"an upload of 23 bytes..");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn receive_from<R: AsyncRead + Unpin + ?Sized>(&mut self, reader: &mut R) -> io::Result<usize> {
+        self.receive_up_to_from(reader, usize::MAX).await
+    }
+
+    /// Like [`receive_from`](Rope::receive_from), but waits for room while the pool is at its capacity.
+    ///
+    /// As with [`when_room`](crate::ReadRope::when_room), only a rope for which bytes have come waits, and waiters are
+    /// served first come, first served. Ropes that hold pages while they wait for more can wait for each other for ever:
+    /// let the limits of all fit the pool together, or set a deadline.
+    ///
+    /// # Errors
+    ///
+    /// As for [`receive_from`](Rope::receive_from), but `OutOfMemory` only if the system has no memory.
+    ///
+    /// # Cancel safety
+    ///
+    /// If this is dropped before it is done, nothing was received, and the rope leaves the queue.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Pool, Rope};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// let pool = Pool::options().capacity(4096).create()?;
+    /// let mut held = Rope::in_pool(&pool);
+    /// held.extend_from_slice(b"all there is");
+    ///
+    /// let mut upload = &[7; 10][..];
+    /// let mut rope = Rope::in_pool(&pool);
+    /// rope.reserve(1).unwrap_err();
+    /// let receive = async { while rope.receive_from_when_room(&mut upload).await? > 0 {} std::io::Result::Ok(()) };
+    /// let (received, ()) = tokio::join!(receive, async { drop(held) });
+    /// received?;
+    /// assert_eq!(rope, [7; 10]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn receive_from_when_room<R: AsyncRead + Unpin + ?Sized>(
+        &mut self,
+        reader: &mut R,
+    ) -> io::Result<usize> {
+        loop {
+            match self.receive_from(reader).await {
+                Err(error) if is_at_capacity(&error) => self.wait_for_room().await?,
+                done => {
+                    self.release_room();
+                    return done;
+                }
+            }
+        }
+    }
+
+    /// Appends exactly `count` bytes of `reader`, and leaves what follows them there.
+    ///
+    /// # Errors
+    ///
+    /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if the stream ends before; else as for
+    /// [`receive_from`](Rope::receive_from). What has come stays in the rope.
+    ///
+    /// # Cancel safety
+    ///
+    /// If this is dropped before it is done, what has come is in the rope: its length has grown by as much. Ask for the
+    /// rest to go on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// let mut stream = &b"one message, the next"[..];
+    /// let mut rope = ropewalk::Rope::new();
+    /// rope.receive_exact_from(&mut stream, 11).await?;
+    /// assert_eq!((&rope, stream), (&"one message".into(), &b", the next"[..]));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn receive_exact_from<R: AsyncRead + Unpin + ?Sized>(
+        &mut self,
+        reader: &mut R,
+        count: usize,
+    ) -> io::Result<()> {
+        let mut missing = count;
+        while missing > 0 {
+            match self.receive_up_to_from(reader, missing).await? {
+                0 => return Err(ended(count - missing, count)),
+                more => missing -= more,
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the next frame of `reader`, if one comes before the stream ends. This rope holds what was read of frames
+    /// that are not complete: always use the same one.
+    ///
+    /// # Errors
+    ///
+    /// As for [`RopeCodec::take`] and [`receive_from`](Rope::receive_from), and `UnexpectedEof` when the stream ends
+    /// inside a frame.
+    ///
+    /// # Cancel safety
+    ///
+    /// If this is dropped before it is done, what has come is in the rope. Call again to go on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Rope, RopeCodec};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// let mut stream = &b"\0\0\0\x05first\0\0\0\x06second"[..];
+    /// let (mut received, codec) = (Rope::new(), RopeCodec::new(1 << 20));
+    /// assert_eq!(received.receive_frame_from(&mut stream, &codec).await?.unwrap(), b"first");
+    /// assert_eq!(received.receive_frame_from(&mut stream, &codec).await?.unwrap(), b"second");
+    /// assert!(received.receive_frame_from(&mut stream, &codec).await?.is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn receive_frame_from<R: AsyncRead + Unpin + ?Sized>(
+        &mut self,
+        reader: &mut R,
+        codec: &RopeCodec,
+    ) -> io::Result<Option<Rope>> {
+        loop {
+            if let Some(frame) = codec.take(self)? {
+                return Ok(Some(frame));
+            }
+            if self.receive_from(reader).await? == 0 {
+                return codec.end(self.len()).map(|()| None);
+            }
+        }
+    }
+
+    async fn receive_up_to_from<R: AsyncRead + Unpin + ?Sized>(
+        &mut self,
+        reader: &mut R,
+        max: usize,
+    ) -> io::Result<usize> {
+        poll_fn(|context| self.poll_receive(context, Pin::new(reader), max)).await
+    }
+
+    fn poll_receive(
+        &mut self,
+        context: &mut Context<'_>,
+        mut reader: Pin<&mut (impl AsyncRead + ?Sized)>,
+        max: usize,
+    ) -> Poll<io::Result<usize>> {
+        self.pool().map_or(Ok(()), Pool::check_process)?;
+        let (pace, held_back) = (*self.reads(), self.held_back);
+        let want = pace.bytes().min(max).min(self.allowed());
+        if want == 0 {
+            return self.poll_hold_back(context, reader, self.limit_reached());
+        }
+        let read = |iovecs: &mut [UninitIovec<'_>]| {
+            Ok(poll_after(held_back, iovecs[0].as_uninit(), |rest| poll_read(reader.as_mut(), context, rest)))
+        };
+        let count =
+            |read: &Poll<io::Result<usize>>| if let Poll::Ready(Ok(count)) = read { *count } else { 0 };
+        match self.receive_ready(want, want == max, read, count) {
+            Err(error) if is_at_capacity(&error) => self.poll_hold_back(context, reader, error),
+            Err(error) => Poll::Ready(Err(error)),
+            Ok(read) => {
+                match read {
+                    Poll::Ready(Ok(_)) => self.held_back = None,
+                    Poll::Ready(Err(_)) => {}
+                    Poll::Pending => *self.reads() = pace, // it says nothing of how much will come
+                }
+                read
+            }
+        }
+    }
+
+    /// There is no room, of which `error` tells. That does not matter at the end of the stream: a byte that comes instead
+    /// is held back.
+    fn poll_hold_back(
+        &mut self,
+        context: &mut Context<'_>,
+        reader: Pin<&mut (impl AsyncRead + ?Sized)>,
+        error: io::Error,
+    ) -> Poll<io::Result<usize>> {
+        if self.held_back.is_none() {
+            let mut byte = [0];
+            if ready!(poll_read(reader, context, ReadBuf::new(&mut byte)))? == 0 {
+                return Poll::Ready(Ok(0));
+            }
+            self.held_back = Some(byte[0]);
+        }
+        Poll::Ready(Err(error))
+    }
+}
+
+/// Puts the byte that was held back, if any, in front of what `read` brings; returns how many bytes that makes.
+fn poll_after<'a>(
+    held_back: Option<u8>,
+    memory: &'a mut [MaybeUninit<u8>],
+    read: impl FnOnce(ReadBuf<'a>) -> Poll<io::Result<usize>>,
+) -> Poll<io::Result<usize>> {
+    let Some(byte) = held_back else { return read(ReadBuf::uninit(memory)) };
+    memory[0].write(byte);
+    match &mut memory[1..] {
+        [] => Poll::Ready(Ok(1)),
+        rest => match read(ReadBuf::uninit(rest)) {
+            Poll::Ready(read) => Poll::Ready(read.map(|count| 1 + count)),
+            Poll::Pending => Poll::Ready(Ok(1)),
+        },
+    }
+}
+
+/// Returns how many bytes one read brought.
+///
+/// # Panics
+///
+/// If `reader` puts another buffer in the place of `into`: then nothing was read into this one.
+fn poll_read(
+    reader: Pin<&mut (impl AsyncRead + ?Sized)>,
+    context: &mut Context<'_>,
+    mut into: ReadBuf<'_>,
+) -> Poll<io::Result<usize>> {
+    let place = into.filled().as_ptr();
+    ready!(reader.poll_read(context, &mut into))?;
+    assert_eq!(into.filled().as_ptr(), place, "the reader has exchanged the buffer");
+    Poll::Ready(Ok(into.filled().len()))
+}

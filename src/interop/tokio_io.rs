@@ -1,0 +1,153 @@
+//! tokio's I/O traits: the same as [`std::io`], never pending. [`futures_io`](super::futures_io) is the like.
+
+use std::borrow::Borrow;
+use std::io::{self, BufRead, IoSlice, Seek, SeekFrom, Write};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Buf;
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncSeek, AsyncWrite, ReadBuf};
+
+use crate::rope::{Cursor, Rope};
+
+/// What is read leaves the rope. O(bytes copied).
+///
+/// [`tokio::io::copy_buf`] out of a rope hands its segments on as they are. tokio's sockets and pipes send them without a
+/// copy, with [`WriteRope`](crate::WriteRope).
+///
+/// # Examples
+///
+/// ```
+/// use ropewalk::Rope;
+/// use tokio::io::AsyncReadExt;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> std::io::Result<()> {
+/// let mut rope: Rope = ["a te", "xt"].into_iter().collect();
+/// let mut text = String::new();
+/// rope.read_to_string(&mut text).await?;
+/// assert_eq!(text, "a text");
+/// assert!(rope.is_empty());
+/// # Ok(())
+/// # }
+/// ```
+impl AsyncRead for Rope {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        fill(into, self.get_mut());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncBufRead for Rope {
+    fn poll_fill_buf(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        Poll::Ready(self.get_mut().fill_buf())
+    }
+
+    fn consume(mut self: Pin<&mut Self>, count: usize) {
+        BufRead::consume(&mut *self, count);
+    }
+}
+
+/// What is written is copied behind the rope, up to its [limit](Rope::set_limit) and to the pool's capacity.
+/// O(bytes copied).
+///
+/// Beyond them a write fails with [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) or
+/// [`OutOfMemory`](io::ErrorKind::OutOfMemory). [`tokio::io::copy`] has lost then what it had read and not written:
+/// [`Rope::receive_from`] loses nothing, and copies once less.
+///
+/// # Examples
+///
+/// ```
+/// use ropewalk::{Pool, Rope};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> std::io::Result<()> {
+/// let mut rope = Rope::in_pool(&Pool::new()?);
+/// rope.set_limit(10);
+/// assert_eq!(tokio::io::copy(&mut &b"nine byte"[..], &mut rope).await?, 9);
+/// assert!(tokio::io::copy(&mut &b"and more"[..], &mut rope).await.is_err());
+/// # Ok(())
+/// # }
+/// ```
+impl AsyncWrite for Rope {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(self.write(bytes))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(self.write_vectored(slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// What is read stays in the rope. O(bytes copied).
+///
+/// # Examples
+///
+/// ```
+/// use ropewalk::Rope;
+/// use std::io::SeekFrom;
+/// use tokio::io::{AsyncReadExt, AsyncSeekExt};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> std::io::Result<()> {
+/// let rope = Rope::from("the head and the tail");
+/// let mut cursor = rope.cursor();
+/// cursor.seek(SeekFrom::End(-4)).await?;
+/// let mut tail = String::new();
+/// cursor.read_to_string(&mut tail).await?;
+/// assert_eq!(tail, "tail");
+/// # Ok(())
+/// # }
+/// ```
+impl<R: Borrow<Rope> + Unpin> AsyncRead for Cursor<R> {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        fill(into, self.get_mut());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<R: Borrow<Rope> + Unpin> AsyncBufRead for Cursor<R> {
+    fn poll_fill_buf(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        Poll::Ready(self.get_mut().fill_buf())
+    }
+
+    fn consume(mut self: Pin<&mut Self>, count: usize) {
+        BufRead::consume(&mut *self, count);
+    }
+}
+
+/// The end is the rope's: seeking behind it is an error, as for [`std::io::Seek`]. O(log n) in the number of segments.
+impl<R: Borrow<Rope> + Unpin> AsyncSeek for Cursor<R> {
+    fn start_seek(mut self: Pin<&mut Self>, to: SeekFrom) -> io::Result<()> {
+        self.seek(to).map(drop)
+    }
+
+    fn poll_complete(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<u64>> {
+        Poll::Ready(Ok(self.position() as u64))
+    }
+}
+
+fn fill(into: &mut ReadBuf<'_>, from: &mut impl Buf) {
+    while into.remaining() > 0 && from.has_remaining() {
+        let chunk = from.chunk();
+        let count = chunk.len().min(into.remaining());
+        into.put_slice(&chunk[..count]);
+        from.advance(count);
+    }
+}
