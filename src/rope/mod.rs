@@ -34,7 +34,7 @@ use crate::sys::KnownFd;
 pub use cursor::Cursor;
 pub(crate) use extent::Extent;
 use extent::Memory;
-pub(crate) use pace::{Pace, first_read};
+pub(crate) use pace::{MAX_READ, MAX_SEND, Pace, first_read};
 use segments::{IntoSegments, Segments};
 
 /// Bytes in the order in which they arrived, in as many pieces as they came in.
