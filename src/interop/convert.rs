@@ -7,7 +7,7 @@ use crate::rope::Rope;
 macro_rules! from_owned {
     ($($from:ty),*) => {$(
         impl From<$from> for Rope {
-            /// One segment, without a copy.
+            /// Converts into one segment without a copy.
             fn from(bytes: $from) -> Rope {
                 let mut rope = Rope::new();
                 rope.push(bytes);
@@ -38,7 +38,7 @@ macro_rules! into_owned {
 into_owned!(Vec<u8>, BytesMut);
 
 impl From<Rope> for Bytes {
-    /// Without a copy if the rope is one segment, else as cheaply as [`Rope::finalize`] can.
+    /// Converts without a copy if the rope is one segment, else as [`Rope::finalize`] does.
     fn from(mut rope: Rope) -> Bytes {
         rope.copy_to_bytes(rope.len())
     }
