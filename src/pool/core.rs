@@ -35,7 +35,7 @@ const CACHE_BYTES: usize = 256 << 10;
 /// Extents that are allocated from a page cache between two looks at the clock.
 const TICK: u32 = 64;
 
-/// Bytes of new extents that are placed with slack above what is in use.
+/// Bytes above what is in use in which new extents are placed with slack, at least.
 const SPREAD_BYTES: usize = 64 << 20;
 
 /// Shortest extent that is placed there without slack: views copy shorter runs.
