@@ -1,4 +1,4 @@
-//! [`bytes::BufMut`]: whatever writes into a buffer writes straight into the rope's tail.
+//! [`bytes::BufMut`]: writes go directly into the rope's tail.
 #![allow(unsafe_code)] // the trait is unsafe to implement
 
 use std::mem::MaybeUninit;
@@ -24,8 +24,8 @@ use crate::rope::{Extent, Rope};
 /// assert_eq!(rope, b"\0\0\0\x04four");
 /// # Ok::<(), std::io::Error>(())
 /// ```
-// SAFETY: `chunk_mut` hands out memory that the tail owns alone, and `advance_mut` counts the same
-// memory as filled; nothing between the two calls changes the tail.
+// SAFETY: `chunk_mut` returns memory that only the tail refers to, and `advance_mut` counts the same memory as filled;
+// nothing between the two calls changes the tail.
 unsafe impl BufMut for Rope {
     /// Up to the [limit](Rope::set_limit).
     #[inline]
@@ -41,7 +41,7 @@ unsafe impl BufMut for Rope {
             "advance_mut: {count} is beyond the {offered} bytes that chunk_mut offered"
         );
         if let Some(tail) = self.tail_mut() {
-            // SAFETY: the caller has written them, which is what it promises to this function.
+            // SAFETY: the caller promises that it has initialised them, and the assertion that they were offered.
             unsafe { tail.fill(count) };
         }
         self.cut_segments();

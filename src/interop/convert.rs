@@ -8,7 +8,7 @@ use crate::view::View;
 macro_rules! from_owned {
     ($($from:ty),*) => {$(
         impl From<$from> for Rope {
-            /// One segment, without a copy. Bytes that are only borrowed are copied, by
+            /// Converts into one segment without a copy. Bytes that are only borrowed are copied, by
             /// [`extend_from_slice`](Rope::extend_from_slice).
             fn from(bytes: $from) -> Rope {
                 let mut rope = Rope::new();
@@ -48,7 +48,7 @@ impl From<View> for Vec<u8> {
 }
 
 impl From<Rope> for Bytes {
-    /// Without a copy if the rope is one segment, else as cheaply as [`Rope::finalize`] can.
+    /// Converts without a copy if the rope is one segment, else as [`Rope::finalize`] does.
     fn from(mut rope: Rope) -> Bytes {
         rope.copy_to_bytes(rope.len())
     }

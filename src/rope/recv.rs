@@ -1,4 +1,4 @@
-//! Floor 3: receiving. One call of the kernel fills the rest of the tail and then a fresh extent.
+//! Receiving: one system call fills the rest of the tail and then a fresh extent.
 //!
 //! ```text
 //!     readv ──► [ filled | spare bytes of the tail ]  [ fresh extent              ]
