@@ -52,7 +52,7 @@
 //!
 //! | feature | brings |
 //! |---|---|
-//! | `tokio` | `ReadRope` and `WriteRope` for its sockets and pipes, `Rope::receive_from` for all else, `RopeCodec` for frames; its `AsyncRead`, `AsyncBufRead`, `AsyncWrite` and `AsyncSeek` |
+//! | `tokio` | `ReadRope` and `WriteRope` for its sockets and pipes, `Rope::receive_from` for any other `AsyncRead`, `RopeCodec` for frames; its `AsyncRead`, `AsyncBufRead`, `AsyncWrite` and `AsyncSeek` |
 //! | `http-body` | a rope is a `Body`, for hyper, axum and tonic; `Rope::receive_body` |
 //! | `futures-io` | `AsyncRead`, `AsyncBufRead`, `AsyncWrite`, `AsyncSeek` |
 //! | `compio` | `IoBuf`, `IoVectoredBuf`; `Rope::lend` for reads |

@@ -8,7 +8,7 @@ use crate::view::View;
 macro_rules! from_owned {
     ($($from:ty),*) => {$(
         impl From<$from> for Rope {
-            /// Converts into one segment without a copy. Bytes that are only borrowed are copied, by
+            /// Converts into one segment without a copy. Copy borrowed bytes with
             /// [`extend_from_slice`](Rope::extend_from_slice).
             fn from(bytes: $from) -> Rope {
                 let mut rope = Rope::new();

@@ -362,8 +362,9 @@ impl Rope {
         self.segments.push(bytes);
     }
 
-    /// Prepends a segment without copying it. Amortised O(1). Another rope's segments are prepended:
-    /// amortised O(segments of the shorter one).
+    /// Prepends a segment without copying it. Amortised O(1).
+    ///
+    /// Another rope is prepended segment by segment: amortised O(segments of the shorter rope).
     ///
     /// # Panics
     ///
@@ -875,7 +876,7 @@ impl<B: Into<Bytes> + 'static> FromIterator<B> for Rope {
     }
 }
 
-/// Bytes as a segment; or a rope as it is, which would be joined. Which one is known at compile time.
+/// Converts into a segment; returns a rope unchanged, since converting it would join it. Resolved at compile time.
 #[inline]
 fn segment<B: Into<Bytes> + 'static>(bytes: B) -> Result<Bytes, Rope> {
     let mut bytes = Some(bytes);

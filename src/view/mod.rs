@@ -27,7 +27,7 @@ use plan::{Bounds, Layout, Plan, Span};
 /// Most maps in one view. The default of `vm.max_map_count` is 65 530 for the whole process.
 const MAX_MAPS: usize = 4096;
 
-/// Longest slice of a view that is copied where its pages cannot be kept by themselves: a page's worth.
+/// Longest slice of a view that is copied if its pages cannot be kept without the view's.
 const COPY_MAX: usize = 4 << 10;
 
 /// A finalised rope: all its bytes, contiguous and read only.
@@ -58,12 +58,11 @@ pub struct View {
 }
 
 impl View {
-    /// Returns the bytes of `range` as a view of their own, which does not keep what this one keeps beside them.
+    /// Returns the bytes of `range` as a view that does not pin the rest of this one.
     ///
-    /// * Of a view that is borrowed from the pool, as most are, it keeps the pages of the range and no others.
-    ///   O(pages of the range), no copy.
-    /// * Of a view that was mapped, and of memory outside of the pool, up to 4 KiB are copied and keep nothing. A longer
-    ///   range shares all of this view: O(1). [`Vec::from`] a slice copies it, to keep only so much.
+    /// * The slice of a view that is borrowed from the pool keeps the pages of the range. O(pages of the range), no copy.
+    /// * Of a mapped view, and of heap memory, up to 4 KiB are copied. A longer slice shares all of this view: O(1). To
+    ///   keep less, copy it with [`Vec::from`].
     ///
     /// A slice of a [`Bytes`] made of a view always shares all of the view: take the slice first.
     ///
@@ -106,15 +105,15 @@ impl View {
         }
     }
 
-    /// A copy on the heap, overwritten when it is freed if the pool's memory is.
+    /// Returns a copy on the heap, which is zeroed on drop if the pool zeroes.
     fn copied_of(&self, bytes: &[u8]) -> Bytes {
         let rope = self.pool.as_ref().map_or_else(Rope::new, Rope::in_pool);
         rope.own(bytes.into())
     }
 
-    /// Returns a position at the first byte, for sending the view: the cursor shares it, without a copy. O(1).
+    /// Returns a cursor at the first byte that shares the view, for sending it. O(1), no copy.
     ///
-    /// To put something in front or behind, send [`Rope::from`] the view.
+    /// To send other bytes before or behind it, make a [`Rope::from`] the view.
     ///
     /// # Examples
     ///
@@ -137,7 +136,7 @@ impl View {
         Rope::from(self.clone()).into_cursor()
     }
 
-    /// Bytes that had to be copied.
+    /// Returns the number of bytes that were copied.
     ///
     /// # Examples
     ///
@@ -217,7 +216,7 @@ impl fmt::Debug for View {
 }
 
 impl From<View> for Bytes {
-    /// No copy. Slices of the `Bytes` keep all of the view: [`View::slice`] keeps less.
+    /// Converts without a copy. A slice of the `Bytes` keeps all of the view; [`View::slice`] keeps less.
     fn from(view: View) -> Bytes {
         view.bytes
     }
@@ -342,10 +341,10 @@ impl Rope {
         }
         let spans = self.chunks().map(|chunk| Span { offset: pool.offset_of(chunk), len: chunk.len() });
         let mappable = pool.file().is_some() && self.len() >= pool.limits().min_view;
-        let most_maps = if mappable { MAX_MAPS } else { 0 };
-        let bounds = Bounds { page: memory::page_size(), least_map: pool.limits().min_map, most_maps };
+        let max_maps = if mappable { MAX_MAPS } else { 0 };
+        let bounds = Bounds { page: memory::page_size(), min_map: pool.limits().min_map, max_maps };
         let mut view = match plan::plan(spans, bounds) {
-            Plan::Borrow { place } => Ok(self.borrow_adjacent(pool, place)),
+            Plan::Borrow { offset } => Ok(self.borrow_adjacent(pool, offset)),
             Plan::Map(layout) => self.map(pool, &layout).or_else(|_refused| {
                 event!(debug, error = %_refused, "the kernel refused to map a view, which is copied instead");
                 self.copy()
