@@ -342,10 +342,10 @@ impl Rope {
         }
         let spans = self.chunks().map(|chunk| Span { offset: pool.offset_of(chunk), len: chunk.len() });
         let mappable = pool.file().is_some() && self.len() >= pool.limits().min_view;
-        let most_maps = if mappable { MAX_MAPS } else { 0 };
-        let bounds = Bounds { page: memory::page_size(), least_map: pool.limits().min_map, most_maps };
+        let max_maps = if mappable { MAX_MAPS } else { 0 };
+        let bounds = Bounds { page: memory::page_size(), min_map: pool.limits().min_map, max_maps };
         let mut view = match plan::plan(spans, bounds) {
-            Plan::Borrow { place } => Ok(self.borrow_adjacent(pool, place)),
+            Plan::Borrow { offset } => Ok(self.borrow_adjacent(pool, offset)),
             Plan::Map(layout) => self.map(pool, &layout).or_else(|_refused| {
                 event!(debug, error = %_refused, "the kernel refused to map a view, which is copied instead");
                 self.copy()
