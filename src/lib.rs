@@ -18,8 +18,8 @@
 //! | pass descriptors along | [`recvmsg_from`](Rope::recvmsg_from), [`sendmsg_to`](Rope::sendmsg_to) |
 //! | observe memory, give it back | [`Pool::stats`], [`Pool::trim`], [`Pool::decay`], [`PoolOptions::background`] |
 //!
-//! [The guide](crate::guide) has recipes, and shows what to change in code that uses `Vec`, `BytesMut`, list and join, or
-//! `BufList`; [its second part](crate::guide_async) covers tokio and hyper.
+//! [The guide](crate::guide) has recipes, and shows what to change in code that uses `Vec`, `BytesMut`, list and join,
+//! or `BufList`; [its second part](crate::guide_async) covers tokio and hyper.
 //!
 //! # How it works
 //!
@@ -32,15 +32,15 @@
 //!                      Pool: one memfd; runs of pages, reused while they are resident
 //! ```
 //!
-//! Large payloads cost page faults more than copies, so a [`Pool`] reuses resident pages, and a tail grows in place while
-//! the pages behind it are free. A rope that is alone in its pool is contiguous. For ropes that grew in turns, a view
-//! maps their pages a second time.
+//! Large payloads cost page faults more than copies, so a [`Pool`] reuses resident pages, and a tail grows in place
+//! while the pages behind it are free. A rope that is alone in its pool is contiguous. For ropes that grew in turns, a
+//! view maps their pages a second time.
 //!
 //! # Non-blocking descriptors
 //!
 //! Every `fd` parameter is [`AsFd`](std::os::fd::AsFd): the sockets of std, `mio` and `socket2`, pipes and files. Every
-//! receive and send is resumable: after `WouldBlock`, a short count or an error, the rope and its position reflect exactly
-//! the bytes that the kernel accepted or delivered. EINTR is retried.
+//! receive and send is resumable: after `WouldBlock`, a short count or an error, the rope and its position reflect
+//! exactly the bytes that the kernel accepted or delivered. EINTR is retried.
 //!
 //! # Fork
 //!
@@ -89,7 +89,8 @@ pub use view::{FinalizeError, View};
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-// The guide is a part of the documentation, and its examples are tests. These link targets precede its own, so they win.
+// The guide is a part of the documentation, and its examples are tests. These link targets precede its own, so they
+// win.
 
 /// [async]: crate::guide_async
 /// [design]: https://docs.rs/crate/ropewalk/latest/source/docs/design.md

@@ -7,9 +7,9 @@ use crate::view::View;
 
 /// Converts without a copy.
 ///
-/// Arrow requires numbers to be aligned. A view that starts at a rope's first received byte is aligned to a page; one that
-/// starts behind a header is not, unless the header's length is a multiple of the alignment. An empty view is
-/// an empty buffer, aligned for all types.
+/// Arrow requires numbers to be aligned. A view that starts at a rope's first received byte is aligned to a page; one
+/// that starts behind a header is not, unless the header's length is a multiple of the alignment. An empty view is an
+/// empty buffer, aligned for all types.
 ///
 /// # Examples
 ///

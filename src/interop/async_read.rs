@@ -25,24 +25,26 @@ impl Rope {
     /// stream.
     ///
     /// The reader writes directly into the rope's memory, with the adaptive read size of
-    /// [`readv_from`](Rope::readv_from). While the read waits, the rope holds its own bytes and a few spare pages behind
-    /// them. For tokio's sockets and pipes, [`ReadRope`](crate::ReadRope) is faster, because it reads from the descriptor.
+    /// [`readv_from`](Rope::readv_from). While the read waits, the rope holds its own bytes and a few spare pages
+    /// behind them. For tokio's sockets and pipes, [`ReadRope`](crate::ReadRope) is faster, because it reads from the
+    /// descriptor.
     ///
     /// # Errors
     ///
-    /// * [`QuotaExceeded`](io::ErrorKind::QuotaExceeded): the rope is at its [limit](Rope::set_limit) and there is more.
-    /// * [`OutOfMemory`](io::ErrorKind::OutOfMemory): the pool is at its capacity and there is more, or the system has no
-    ///   memory. [`receive_from_when_room`](Rope::receive_from_when_room) waits instead.
+    /// * [`QuotaExceeded`](io::ErrorKind::QuotaExceeded): the rope is at its [limit](Rope::set_limit) and there is
+    ///   more.
+    /// * [`OutOfMemory`](io::ErrorKind::OutOfMemory): the pool is at its capacity and there is more, or the system has
+    ///   no memory. [`receive_from_when_room`](Rope::receive_from_when_room) waits instead.
     /// * [`Unsupported`](io::ErrorKind::Unsupported) in a child of the process that made the pool; nothing was read.
     /// * Any error that `reader` returns.
     ///
     /// After any error the rope holds what it held before, and the call can be repeated.
     ///
-    /// Only a read can tell whether there is more. The one byte that it takes is held back: it is not part of the rope yet,
-    /// and the next receive of any kind that has room delivers it first. Continue with the same rope, and switch to another
-    /// rope only after the end of the stream or an `Ok`. [`clear`](Rope::clear), [`split_to`](Rope::split_to) and
-    /// [`split_off`](Rope::split_off) leave the byte with this rope, a clone has none, and [`append`](Rope::append) moves
-    /// that of the other rope here if this one has none.
+    /// Only a read can tell whether there is more. The one byte that it takes is held back: it is not part of the rope
+    /// yet, and the next receive of any kind that has room delivers it first. Continue with the same rope, and switch
+    /// to another rope only after the end of the stream or an `Ok`. [`clear`](Rope::clear),
+    /// [`split_to`](Rope::split_to) and [`split_off`](Rope::split_off) leave the byte with this rope, a clone has none,
+    /// and [`append`](Rope::append) moves that of the other rope here if this one has none.
     ///
     /// # Cancel safety
     ///
@@ -76,8 +78,8 @@ impl Rope {
     /// Like [`receive_from`](Rope::receive_from), but waits for room while the pool is at its capacity.
     ///
     /// As with [`when_room`](crate::ReadRope::when_room), a rope queues only once bytes have arrived, and waiters are
-    /// served first come, first served. Ropes that hold pages while they wait for more can wait for each other for ever:
-    /// choose limits that fit the pool together, or set a deadline.
+    /// served first come, first served. Ropes that hold pages while they wait for more can wait for each other for
+    /// ever: choose limits that fit the pool together, or set a deadline.
     ///
     /// # Errors
     ///
@@ -162,8 +164,8 @@ impl Rope {
         Ok(())
     }
 
-    /// Returns the next frame of `reader`; `None` if the stream ended before one began. This rope holds bytes of incomplete
-    /// frames, so always use the same one.
+    /// Returns the next frame of `reader`; `None` if the stream ended before one began. This rope holds bytes of
+    /// incomplete frames, so always use the same one.
     ///
     /// # Errors
     ///

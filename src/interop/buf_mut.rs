@@ -10,9 +10,9 @@ use crate::rope::{Extent, Rope};
 
 /// Writes to the end of the rope, into its pool.
 ///
-/// The trait cannot report errors: beyond the [limit](Rope::set_limit) it panics, and in a full pool it uses the heap. Do not
-/// receive through it, as tokio's `read_buf` does, which takes the limit for the end of the stream: `Rope::receive_from`
-/// reports both.
+/// The trait cannot report errors: beyond the [limit](Rope::set_limit) it panics, and in a full pool it uses the heap.
+/// Do not receive through it, as tokio's `read_buf` does, which takes the limit for the end of the stream:
+/// `Rope::receive_from` reports both.
 ///
 /// # Examples
 ///
@@ -49,8 +49,8 @@ unsafe impl BufMut for Rope {
         self.cut_segments();
     }
 
-    /// Returns pool memory behind the rope, and behind the byte that a receive held back. When the pool has none, it is heap
-    /// memory, and [`PoolStats`](crate::PoolStats) counts a fallback.
+    /// Returns pool memory behind the rope, and behind the byte that a receive held back. When the pool has none, it is
+    /// heap memory, and [`PoolStats`](crate::PoolStats) counts a fallback.
     fn chunk_mut(&mut self) -> &mut UninitSlice {
         let most = self.remaining_mut();
         if most > 0 {

@@ -61,8 +61,8 @@ impl Rope {
     /// Lends memory behind the rope to one completion-based read of up to `want` bytes. When the read is done,
     /// [`take_back`](Rope::take_back) appends its bytes as one segment.
     ///
-    /// The rope keeps its bytes, so a cancelled read loses only the bytes that it read. The memory counts as in use until it
-    /// is taken back or dropped, because the kernel may write to it at any time.
+    /// The rope keeps its bytes, so a cancelled read loses only the bytes that it read. The memory counts as in use
+    /// until it is taken back or dropped, because the kernel may write to it at any time.
     ///
     /// # Errors
     ///

@@ -17,8 +17,8 @@ use crate::rope::Rope;
 
 type NextFrame = Poll<Option<Result<Frame<Bytes>, Infallible>>>;
 
-/// Yields one frame per segment, so that a server with vectored writes sends without a copy. The size is known. To send a
-/// rope more than once, send a clone or a [`slice`](Rope::slice).
+/// Yields one frame per segment, so that a server with vectored writes sends without a copy. The size is known. To send
+/// a rope more than once, send a clone or a [`slice`](Rope::slice).
 ///
 /// # Examples
 ///
@@ -119,8 +119,8 @@ impl Rope {
     /// Appends all data of `body`, up to the rope's [limit](Rope::set_limit); returns the trailers.
     ///
     /// A rope in a pool copies the data into its pages. The pool's capacity then bounds all bodies together, and the
-    /// [view](Rope::finalize) is borrowed or mapped. A rope on the heap keeps the data without a copy, except for pieces
-    /// so short that a segment costs more.
+    /// [view](Rope::finalize) is borrowed or mapped. A rope on the heap keeps the data without a copy, except for
+    /// pieces so short that a segment costs more.
     ///
     /// # Errors
     ///
@@ -134,8 +134,8 @@ impl Rope {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped before it is done, the rope keeps what has arrived. The body is dropped too, unless it was
-    /// passed as `&mut`.
+    /// If the future is dropped before it is done, the rope keeps what has arrived. The body is dropped too, unless it
+    /// was passed as `&mut`.
     ///
     /// # Examples
     ///

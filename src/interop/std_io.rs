@@ -54,8 +54,8 @@ impl BufRead for Rope {
 /// Copies bytes to the end of the rope, up to its [limit](Rope::set_limit). In a full pool it is an error of kind
 /// [`OutOfMemory`](io::ErrorKind::OutOfMemory).
 ///
-/// [`io::copy`] into a rope copies through 8 KiB on the stack. From a descriptor, [`readv_from`](Rope::readv_from) copies
-/// nothing; from another reader, a [`BufReader`](io::BufReader) of 64 KiB or more saves calls.
+/// [`io::copy`] into a rope copies through 8 KiB on the stack. From a descriptor, [`readv_from`](Rope::readv_from)
+/// copies nothing; from another reader, a [`BufReader`](io::BufReader) of 64 KiB or more saves calls.
 ///
 /// # Examples
 ///

@@ -42,8 +42,8 @@ use sealed::Watched;
 /// # }
 /// ```
 pub trait ReadRope: Sync {
-    /// readv(2): waits until the descriptor is readable and appends what has arrived, as [`Rope::readv_up_to`] does. `Ok(0)`
-    /// is the end of the stream, or `max` was 0.
+    /// readv(2): waits until the descriptor is readable and appends what has arrived, as [`Rope::readv_up_to`] does.
+    /// `Ok(0)` is the end of the stream, or `max` was 0.
     ///
     /// # Errors
     ///
@@ -71,8 +71,8 @@ pub trait ReadRope: Sync {
     /// ```
     fn read_rope_up_to(&self, rope: &mut Rope, max: usize) -> impl Future<Output = io::Result<usize>> + Send;
 
-    /// readv(2): waits until the descriptor is readable and appends what has arrived, as [`Rope::readv_from`] does. `Ok(0)`
-    /// is the end of the stream.
+    /// readv(2): waits until the descriptor is readable and appends what has arrived, as [`Rope::readv_from`] does.
+    /// `Ok(0)` is the end of the stream.
     ///
     /// # Errors
     ///
@@ -101,8 +101,8 @@ pub trait ReadRope: Sync {
         self.read_rope_up_to(rope, usize::MAX)
     }
 
-    /// Appends exactly `count` bytes, and leaves those behind them in the kernel. With [`Rope::reserve`] before, they are
-    /// contiguous.
+    /// Appends exactly `count` bytes, and leaves those behind them in the kernel. With [`Rope::reserve`] before, they
+    /// are contiguous.
     ///
     /// # Errors
     ///
@@ -144,8 +144,8 @@ pub trait ReadRope: Sync {
         }
     }
 
-    /// Receives the next frame; `None` if the stream ended before one began. `rope` holds bytes of incomplete frames, so
-    /// always pass the same one.
+    /// Receives the next frame; `None` if the stream ended before one began. `rope` holds bytes of incomplete frames,
+    /// so always pass the same one.
     ///
     /// # Errors
     ///
@@ -196,8 +196,8 @@ pub trait ReadRope: Sync {
     /// Returns a reader of the same descriptor that waits for room instead of failing when the pool is at its capacity.
     /// Readers are served first come, first served.
     ///
-    /// A reader queues only once bytes have arrived, so an idle connection delays no other, and only once the pages that
-    /// its rope holds are full.
+    /// A reader queues only once bytes have arrived, so an idle connection delays no other, and only once the pages
+    /// that its rope holds are full.
     ///
     /// Ropes that hold pages while they wait for more can wait for each other for ever. Choose the
     /// [limits](Rope::set_limit) so that all readers fit the pool together, reserve all that is needed before, with
@@ -291,7 +291,8 @@ impl<S: Watched> ReadRope for WhenRoom<'_, S> {
 /// Sends ropes and cursors by sendmsg(2) or writev(2) on the descriptor: tokio's TCP and Unix streams, sending ends of
 /// pipes, and split halves.
 ///
-/// All methods are cancel safe: bytes that were sent have left the rope, or are before the cursor; others are still there.
+/// All methods are cancel safe: bytes that were sent have left the rope, or are before the cursor; others are still
+/// there.
 ///
 /// To any other [`AsyncWrite`](tokio::io::AsyncWrite), such as TLS, send with tokio's `write_buf` and `write_all_buf`,
 /// since ropes and cursors are [`Buf`](bytes::Buf).

@@ -12,8 +12,8 @@ use crate::rope::{Cursor, Rope};
 
 /// Reads from the front; bytes that were read leave the rope. O(bytes copied).
 ///
-/// `tokio::io::copy_buf` out of a rope passes its segments on without copying them first. To send to tokio's sockets and
-/// pipes without a copy, use [`WriteRope`](crate::WriteRope).
+/// `tokio::io::copy_buf` out of a rope passes its segments on without copying them first. To send to tokio's sockets
+/// and pipes without a copy, use [`WriteRope`](crate::WriteRope).
 ///
 /// # Examples
 ///

@@ -10,8 +10,8 @@ use crate::sys::iovec::Iovecs;
 ///
 /// `R` is anything that borrows as a rope: `&Rope`, `Rope` or `Arc<Rope>`. A cursor implements
 /// [`io::Read`](std::io::Read), [`io::BufRead`](std::io::BufRead), [`io::Seek`](std::io::Seek) and
-/// [`Buf`](bytes::Buf), and the asynchronous traits of tokio and `futures-io` with those features. Advancing is amortised
-/// O(1), seeking O(log n) in the number of segments.
+/// [`Buf`](bytes::Buf), and the asynchronous traits of tokio and `futures-io` with those features. Advancing is
+/// amortised O(1), seeking O(log n) in the number of segments.
 ///
 /// # Examples
 ///

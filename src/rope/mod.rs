@@ -79,8 +79,8 @@ pub struct Rope {
     sends: Pace,
     /// The descriptor of the last receive.
     source: KnownFd,
-    /// The stream's next byte, which no part of the rope has: it was read to tell the end of the stream from the want of
-    /// room. Whatever receives delivers it first. It stays with the rope that goes on receiving.
+    /// The stream's next byte, which no part of the rope has: it was read to tell the end of the stream from the want
+    /// of room. Whatever receives delivers it first. It stays with the rope that goes on receiving.
     pub(crate) held_back: Option<u8>,
 }
 
@@ -131,8 +131,8 @@ impl Rope {
 
     /// Creates an empty rope that receives into the pool of `room`, from that room first. O(1).
     ///
-    /// As many bytes are never refused because the pool is at capacity. Room that is not used is returned when the rope is
-    /// dropped.
+    /// As many bytes are never refused because the pool is at capacity. Room that is not used is returned when the rope
+    /// is dropped.
     ///
     /// # Examples
     ///
@@ -282,8 +282,8 @@ impl Rope {
 
     /// Sets the most bytes that the rope may hold by receiving or through [`BufMut`](bytes::BufMut). O(1).
     ///
-    /// At the limit a receive fails with [`QuotaExceeded`](std::io::ErrorKind::QuotaExceeded) if there is more, and takes
-    /// nothing from the kernel; the rope keeps its bytes. [Pushing](Rope::push) is not limited.
+    /// At the limit a receive fails with [`QuotaExceeded`](std::io::ErrorKind::QuotaExceeded) if there is more, and
+    /// takes nothing from the kernel; the rope keeps its bytes. [Pushing](Rope::push) is not limited.
     ///
     /// # Examples
     ///
@@ -512,8 +512,8 @@ impl Rope {
         }
     }
 
-    /// Drops all bytes and gives the tail back. Pool and limit stay, and so does the byte that a receive from a reader may
-    /// have held back: it is the stream's next one. For another stream make another rope. O(segments).
+    /// Drops all bytes and gives the tail back. Pool and limit stay, and so does the byte that a receive from a reader
+    /// may have held back: it is the stream's next one. For another stream make another rope. O(segments).
     ///
     /// # Examples
     ///
@@ -589,8 +589,8 @@ impl Rope {
         self.segments.iter().map(|bytes| &**bytes).chain(self.filled_tail())
     }
 
-    /// Returns the bytes as owned segments that share the memory, in order, none of them empty. O(pages of the tail), and
-    /// O(1) for each.
+    /// Returns the bytes as owned segments that share the memory, in order, none of them empty. O(pages of the tail),
+    /// and O(1) for each.
     ///
     /// # Examples
     ///

@@ -43,8 +43,8 @@ impl Pace {
         self.bytes as usize
     }
 
-    /// Notes that `moved` of `offered` bytes were moved, and stays between `min` and `max`. A call that was offered less
-    /// than this size, because there was no more, says nothing if it moved all.
+    /// Notes that `moved` of `offered` bytes were moved, and stays between `min` and `max`. A call that was offered
+    /// less than this size, because there was no more, says nothing if it moved all.
     #[inline]
     pub(crate) fn note(&mut self, offered: usize, moved: usize, (min, max): (usize, u32)) {
         if moved >= self.bytes() {

@@ -132,8 +132,8 @@ impl Segments {
         assert!(len.checked_add(more).is_some(), "{len} and {more} bytes are more than a rope can hold");
     }
 
-    /// Prepends a segment, unless it is empty. Amortised O(1): when the gap in front is used up, the table is copied and
-    /// gets one as large as itself.
+    /// Prepends a segment, unless it is empty. Amortised O(1): when the gap in front is used up, the table is copied
+    /// and gets one as large as itself.
     #[inline]
     #[track_caller]
     pub(crate) fn push_front(&mut self, bytes: Bytes) {

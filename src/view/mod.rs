@@ -60,7 +60,8 @@ pub struct View {
 impl View {
     /// Returns the bytes of `range` as a view that does not pin the rest of this one.
     ///
-    /// * The slice of a view that is borrowed from the pool keeps the pages of the range. O(pages of the range), no copy.
+    /// * The slice of a view that is borrowed from the pool keeps the pages of the range. O(pages of the range), no
+    ///   copy.
     /// * Of a mapped view, and of heap memory, up to 4 KiB are copied. A longer slice shares all of this view: O(1). To
     ///   keep less, copy it with [`Vec::from`].
     ///
@@ -292,9 +293,9 @@ impl Rope {
     ///   *borrowed*: no copy, no map.
     /// * Other runs of pages are *mapped* a second time, one behind the other. Runs of 256 KiB or more are moved by
     ///   mremap(2), with their page table entries, and move back when the view is dropped: neither reading the view nor
-    ///   reusing the pages takes a page fault; reading clones of the segments meanwhile does. Shorter runs are mapped by
-    ///   mmap(2): one page fault for sixteen pages that are read. Each run costs a system call, and another one when the
-    ///   view is dropped.
+    ///   reusing the pages takes a page fault; reading clones of the segments meanwhile does. Shorter runs are mapped
+    ///   by mmap(2): one page fault for sixteen pages that are read. Each run costs a system call, and another one when
+    ///   the view is dropped.
     /// * Bytes that share a page with others, lie outside the pool or in a run of less than 16 KiB are *copied*, and so
     ///   is a view of less than 512 KiB that is not contiguous. Where the kernel refuses to map, and in an anonymous
     ///   pool, everything is copied.
