@@ -213,7 +213,11 @@ impl Room {
         if let Request::Waiting(future) = &mut *state {
             match future.as_mut().poll(&mut Context::from_waker(&waker)) {
                 Poll::Ready(Ok(room)) => *state = Request::Granted(room),
-                Poll::Ready(Err(error)) => return Err(Refused { pool: Some(self.pool.clone()), ..Refused::default() }.raise(py, &error)),
+                Poll::Ready(Err(error)) => {
+                    return Err(
+                        Refused { pool: Some(self.pool.clone()), ..Refused::default() }.raise(py, &error)
+                    );
+                }
                 Poll::Pending => {}
             }
         }

@@ -878,6 +878,7 @@ impl<B: Into<Bytes> + 'static> FromIterator<B> for Rope {
 
 /// Converts into a segment; returns a rope unchanged, since converting it would join it. Resolved at compile time.
 #[inline]
+#[allow(clippy::result_large_err)] // it is inlined, and known which of the two it is
 fn segment<B: Into<Bytes> + 'static>(bytes: B) -> Result<Bytes, Rope> {
     let mut bytes = Some(bytes);
     if let Some(rope) = (&mut bytes as &mut dyn Any).downcast_mut::<Option<Rope>>().and_then(Option::take) {

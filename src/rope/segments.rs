@@ -17,8 +17,11 @@ use smallvec::SmallVec;
 /// Segments stored inside the rope, without an allocation.
 const INLINE: usize = 2;
 
-/// Fewest entries of a table that grows with a gap in front, and of one that shrinks.
+/// Fewest entries of a table that grows with a gap in front.
 const LARGE: usize = 64;
+
+/// Fewest entries of a table that shrinks: 640 KiB.
+const SHRINK: usize = 16 << 10;
 
 #[derive(Clone)]
 struct Entry {
@@ -301,7 +304,7 @@ impl Segments {
             self.entries.clear();
             self.head = 0;
         }
-        if self.entries.capacity() >= 16 * LARGE {
+        if self.entries.capacity() >= SHRINK {
             self.shrink();
         }
     }
