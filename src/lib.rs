@@ -46,7 +46,7 @@
 //!
 //! | feature | brings |
 //! |---|---|
-//! | `tokio` | `ReadRope` and `WriteRope` for its sockets and pipes, `RopeCodec` for frames |
+//! | `tokio` | `ReadRope` and `WriteRope` for its sockets and pipes; frames |
 //! | `http-body` | a rope is a `Body`, for hyper and all above it; `Rope::receive_body` |
 //! | `futures-io` | `AsyncRead`, `AsyncBufRead`, `AsyncWrite`, `AsyncSeek` |
 //! | `compio` | `IoBuf`, `IoVectoredBuf`; `Rope::lend` for reads |
@@ -69,10 +69,11 @@ mod view;
 
 #[cfg(feature = "compio")]
 pub use interop::Lent;
+pub use interop::RopeCodec;
 #[cfg(feature = "http-body")]
 pub use interop::{BodyError, RopeBody};
 #[cfg(feature = "tokio")]
-pub use interop::{Outgoing, ReadRope, RopeCodec, WhenRoom, WriteRope};
+pub use interop::{Outgoing, ReadRope, WhenRoom, WriteRope};
 pub use pool::{Backing, Commit, Pool, PoolOptions, PoolStats, Room, RoomFuture};
 pub use rope::{Cursor, IntoIter, Rope};
 pub use sys::Received;

@@ -125,6 +125,8 @@ pub(crate) struct Extent {
     reserved: usize,
     /// Pages, the first ones, that came from the rope's room.
     drawn: u32,
+    /// The next byte to be filled begins something whose place matters: nothing is copied in front of it.
+    begins: bool,
     owner: Owner,
 }
 
@@ -151,6 +153,7 @@ impl Extent {
             capacity: pages.len() as usize * page,
             reserved: 0,
             drawn,
+            begins: false,
             owner: Owner::Pages(pages),
         }
     }
@@ -164,7 +167,16 @@ impl Extent {
         let block = Block::new(capacity, zero)?;
         let (base, capacity) = (block.base, block.capacity);
         let owner = Owner::Heap(Arc::new(block));
-        Ok(Extent { base, filled: 0, committed: capacity, capacity, reserved: 0, drawn: 0, owner })
+        Ok(Extent {
+            base,
+            filled: 0,
+            committed: capacity,
+            capacity,
+            reserved: 0,
+            drawn: 0,
+            begins: false,
+            owner,
+        })
     }
 
     #[inline]
@@ -248,6 +260,17 @@ impl Extent {
         self.reserved = self.reserved.max(self.filled + more);
     }
 
+    /// Lets nothing be copied in front of the next byte that is filled.
+    pub(crate) fn begin_here(&mut self) {
+        self.begins = self.filled == 0;
+    }
+
+    /// Returns whether a short segment in front may be copied to the start: nothing is filled, nor has a place of its own.
+    #[inline]
+    pub(crate) fn may_begin_with_copy(&self) -> bool {
+        self.filled == 0 && !self.begins
+    }
+
     /// Spare bytes that are kept.
     #[inline]
     pub(crate) fn reserved(&self) -> usize {
@@ -317,6 +340,12 @@ impl Extent {
         bytes.as_ptr_range().end == self.base.as_ptr()
     }
 
+    /// The address behind the filled bytes.
+    #[inline]
+    pub(crate) fn end_address(&self) -> usize {
+        self.base.addr().get() + self.filled
+    }
+
     /// How far into a page the filled bytes reach; 0 on the heap.
     pub(crate) fn end_in_page(&self) -> usize {
         let Owner::Pages(pages) = &self.owner else { return 0 };
@@ -329,12 +358,13 @@ impl Extent {
     ///
     /// When the system has no memory for the page that they are in.
     pub(crate) fn skip(&mut self, lead: usize) -> io::Result<()> {
-        debug_assert!(self.filled == 0 && lead < self.capacity);
+        debug_assert!(self.filled == 0 && lead <= self.capacity);
         self.commit(lead)?;
-        // SAFETY: `lead` is less than the capacity.
+        // SAFETY: `lead` is at most the capacity.
         self.base = unsafe { self.base.add(lead) };
         self.committed -= lead;
         self.capacity -= lead;
+        self.reserved = self.reserved.saturating_sub(lead);
         Ok(())
     }
 
@@ -370,6 +400,7 @@ impl Extent {
         self.capacity -= len;
         self.reserved = self.reserved.saturating_sub(len);
         self.drawn = self.drawn.saturating_sub(drawn);
+        self.begins = false;
         Bytes::from_owner(segment)
     }
 

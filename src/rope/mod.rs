@@ -5,6 +5,7 @@
 //! extent.rs    memory that is being filled, and the segments cut off it
 //! tail.rs      the extent behind the segments
 //! recv.rs      one call of the kernel into the tail
+//! body.rs      the same for a body of known length
 //! gather.rs    the iovecs of one send
 //! send.rs      one call of the kernel from segments
 //! pace.rs      adaptive read and send sizes           (pure)
@@ -12,6 +13,7 @@
 //! search.rs    finding bytes across segments
 //! ```
 
+mod body;
 mod cursor;
 mod extent;
 mod gather;
@@ -31,6 +33,7 @@ use bytes::Bytes;
 use crate::limits::Limits;
 use crate::pool::{Pool, Room};
 use crate::sys::KnownFd;
+pub(crate) use body::{Body, MIN_ALIGNED};
 pub use cursor::Cursor;
 pub(crate) use extent::Extent;
 use extent::Memory;
@@ -595,13 +598,21 @@ impl Rope {
     #[track_caller]
     pub fn copy_to_slice(&mut self, dst: &mut [u8]) {
         self.check("copy_to_slice", dst.len());
+        self.copy_first(dst);
+        self.advance(dst.len());
+    }
+
+    /// Copies the first bytes, of which there are enough.
+    pub(crate) fn copy_first(&self, dst: &mut [u8]) {
         let mut done = 0;
         for chunk in self.chunks() {
             let count = chunk.len().min(dst.len() - done);
             dst[done..done + count].copy_from_slice(&chunk[..count]);
             done += count;
+            if done == dst.len() {
+                return;
+            }
         }
-        self.advance(done);
     }
 
     /// Returns a position in this rope that moves without changing it. O(1).

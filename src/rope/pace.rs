@@ -6,20 +6,21 @@ const DEFAULT_READ: u32 = 64 << 10;
 /// Most bytes in a first read, however large the last payload was.
 const MAX_FIRST_READ: u32 = 256 << 10;
 
-/// Most bytes per read: a larger one saves little, and takes more pages that may stay empty.
-const MAX_READ: u32 = 1 << 20;
+/// Most bytes per read, as a power of two: a larger one saves little, and takes more pages that may stay empty.
+const MAX_READ: u8 = 20;
 
 /// Bytes offered in the first send: more than a socket takes at once, as a rule.
 const FIRST_SEND: u32 = 1 << 20;
 
-/// Most bytes offered per send. What the kernel cannot take costs the iovecs that name it, no more.
-const MAX_SEND: u32 = 1 << 30;
+/// Most bytes offered per send, as a power of two. What the kernel cannot take costs the iovecs that name it, no more.
+const MAX_SEND: u8 = 30;
 
 /// Doubles after a call that moved all it might have, halves after two in a row that did not.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
     bytes: u32,
-    most: u32,
+    /// A power of two.
+    most: u8,
     short: bool,
 }
 
@@ -37,6 +38,11 @@ impl Pace {
         Pace { bytes: if first == 0 { DEFAULT_READ } else { first }, most: MAX_READ, short: false }
     }
 
+    /// Asks for no less than `bytes`, if it may ask for so many.
+    pub(crate) fn at_least(&mut self, bytes: usize) {
+        self.bytes = self.bytes.max(to_u32(bytes).min(1 << self.most));
+    }
+
     #[inline]
     pub(crate) fn bytes(self) -> usize {
         self.bytes as usize
@@ -47,7 +53,7 @@ impl Pace {
     #[inline]
     pub(crate) fn note(&mut self, offered: usize, moved: usize, min: usize) {
         if moved >= self.bytes() {
-            self.bytes = (self.bytes * 2).clamp(DEFAULT_READ, self.most);
+            self.bytes = (self.bytes * 2).clamp(DEFAULT_READ, 1 << self.most);
             self.short = false;
         } else if moved < offered && self.short {
             // Two short calls in a row.

@@ -113,6 +113,19 @@ impl Rope {
         };
         let received = self.receive(fd, 0, max, call, |&count| count);
         self.source().note(kind);
+        self.received(fd, max, offered, received)
+    }
+
+    /// Sees to it that a message is not cut, and that `Ok(0)` is the end of the stream, after a call that took `fd` for a
+    /// stream.
+    #[inline(always)]
+    pub(super) fn received(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        max: usize,
+        offered: usize,
+        received: io::Result<Option<usize>>,
+    ) -> io::Result<usize> {
         match received {
             Ok(Some(0)) if self.source().keeps_messages(fd) => self.read_message(fd, max),
             Ok(Some(count)) if count == offered && count < max && self.source().keeps_messages(fd) => {
@@ -311,7 +324,7 @@ impl Rope {
 
 /// What the kernel wrote to `memory`.
 #[allow(unsafe_code)] // that the bytes are there is known only here
-fn filled(memory: &[MaybeUninit<u8>], count: usize) -> &[u8] {
+pub(super) fn filled(memory: &[MaybeUninit<u8>], count: usize) -> &[u8] {
     let memory = &memory[..count];
     // SAFETY: the kernel wrote the first `count` bytes, which `sys` has checked to be no more than it was offered.
     unsafe { slice::from_raw_parts(memory.as_ptr().cast(), count) }

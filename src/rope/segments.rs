@@ -44,6 +44,14 @@ pub(crate) struct Segments {
 }
 
 impl Segments {
+    /// One segment, or none if it is empty.
+    #[inline]
+    pub(crate) fn of(bytes: Bytes) -> Segments {
+        let mut segments = Segments::default();
+        segments.push(bytes);
+        segments
+    }
+
     /// Bytes in all segments. O(1).
     #[inline]
     pub(crate) fn len(&self) -> usize {
