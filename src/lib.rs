@@ -46,7 +46,7 @@
 //!
 //! | feature | brings |
 //! |---|---|
-//! | `tokio` | `ReadRope` and `WriteRope` for its sockets and pipes; frames |
+//! | `tokio` | `ReadRope` and `WriteRope` for its sockets and pipes, `read_frame` |
 //! | `http-body` | a rope is a `Body`, for hyper and all above it; `Rope::receive_body` |
 //! | `futures-io` | `AsyncRead`, `AsyncBufRead`, `AsyncWrite`, `AsyncSeek` |
 //! | `compio` | `IoBuf`, `IoVectoredBuf`; `Rope::lend` for reads |

@@ -58,8 +58,10 @@ pub struct RopeCodec {
     little_endian: bool,
     /// Bytes of a frame beyond the length.
     adjustment: isize,
-    /// Bytes in front of a frame, if not those up to the end of the length.
-    skip: Option<usize>,
+    /// Bytes in front of a frame.
+    skip: usize,
+    /// Whether these are not simply those up to the end of the length.
+    skip_is_set: bool,
     /// A power of two.
     alignment: usize,
 }
@@ -77,7 +79,16 @@ impl RopeCodec {
     /// ```
     #[must_use]
     pub const fn new(max: usize) -> RopeCodec {
-        RopeCodec { max, offset: 0, field: 4, little_endian: false, adjustment: 0, skip: None, alignment: 1 }
+        RopeCodec {
+            max,
+            offset: 0,
+            field: 4,
+            little_endian: false,
+            adjustment: 0,
+            skip: 4,
+            skip_is_set: false,
+            alignment: 1,
+        }
     }
 
     /// Sets the bytes of the length: 1 to 8.
@@ -99,7 +110,7 @@ impl RopeCodec {
     pub const fn length_field_length(mut self, bytes: usize) -> RopeCodec {
         assert!(0 < bytes && bytes <= MAX_FIELD, "a length has 1 to 8 bytes");
         self.field = bytes;
-        self
+        self.with_skip()
     }
 
     /// Sets the bytes of the header in front of the length, at most 248. [`wrap`](RopeCodec::wrap) makes them zero.
@@ -122,7 +133,7 @@ impl RopeCodec {
     pub const fn length_field_offset(mut self, bytes: usize) -> RopeCodec {
         assert!(bytes <= MAX_HEADER - MAX_FIELD, "a length starts at byte 248 of a header at the latest");
         self.offset = bytes;
-        self
+        self.with_skip()
     }
 
     /// Sets what is added to the length for the bytes of a frame. With a length that counts its own 4 bytes it is -4.
@@ -163,7 +174,7 @@ impl RopeCodec {
     #[must_use]
     pub const fn num_skip(mut self, bytes: usize) -> RopeCodec {
         assert!(bytes <= MAX_HEADER, "at most 256 bytes are in front of a frame");
-        self.skip = Some(bytes);
+        (self.skip, self.skip_is_set) = (bytes, true);
         self
     }
 
@@ -254,11 +265,11 @@ impl RopeCodec {
     pub fn wrap(&self, mut payload: Rope) -> io::Result<Rope> {
         let mut header = [0; MAX_HEADER];
         let end = self.offset + self.field;
-        if self.skip() < end {
+        if self.skip < end {
             return Err(invalid_input("frames have their header in them: send the payload as it is".into()));
         }
         self.encode(payload.len(), &mut header[self.offset..end])?;
-        payload.push_front(Bytes::copy_from_slice(&header[..self.skip()]));
+        payload.push_front(Bytes::copy_from_slice(&header[..self.skip]));
         Ok(payload)
     }
 
@@ -288,29 +299,41 @@ impl RopeCodec {
     /// ```
     #[inline]
     pub fn take(&self, received: &mut Rope) -> io::Result<Option<Rope>> {
-        match self.decode(received)? {
-            Some(len) if received.len() - self.skip() >= len => {
-                let align = if len < MIN_ALIGNED { 1 } else { self.alignment };
-                let body = Body { arrived: len, missing: 0, align, header: self.header() };
-                received.take_body(self.skip(), body).map(Some)
-            }
-            _ => Ok(None),
+        match self.complete(received)? {
+            Some(body) => self.take_complete(received, body),
+            None => Ok(None),
         }
     }
 
-    /// What is missing of the first frame in `received`, of which not all is there; `None` before its header is.
+    /// Takes the first frame off, which [`complete`](RopeCodec::complete) has returned.
+    #[inline]
+    pub(super) fn take_complete(&self, received: &mut Rope, body: Body) -> io::Result<Option<Rope>> {
+        received.take_body(self.skip, body)
+    }
+
+    /// Returns the first frame in `received`, if all of it is there.
+    #[inline]
+    pub(super) fn complete(&self, received: &Rope) -> io::Result<Option<Body>> {
+        let len = self.decode(received)?;
+        Ok(len.filter(|len| received.len() - self.skip >= *len).map(|len| self.body(len, len)))
+    }
+
+    /// Returns the first frame in `received`, of which not all is there; `None` before its header is.
     ///
     /// # Errors
     ///
     /// As for [`take`](RopeCodec::take).
-    pub(super) fn missing(&self, received: &mut Rope) -> io::Result<Option<Body>> {
+    pub(super) fn incomplete(&self, received: &mut Rope) -> io::Result<Option<Body>> {
         if self.alignment > 1 {
             received.read_carefully();
         }
-        let Some(len) = self.decode(received)? else { return Ok(None) };
-        let arrived = received.len() - self.skip();
+        Ok(self.decode(received)?.map(|len| self.body(len, received.len() - self.skip)))
+    }
+
+    #[inline]
+    fn body(&self, len: usize, arrived: usize) -> Body {
         let align = if len < MIN_ALIGNED { 1 } else { self.alignment };
-        Ok(Some(Body { arrived, missing: len - arrived, align, header: self.header() }))
+        Body { arrived, missing: len - arrived, align, header: self.header() }
     }
 
     /// Whether a stream may end with `left` bytes of a frame that is not complete.
@@ -322,16 +345,18 @@ impl RopeCodec {
         Err(io::Error::new(io::ErrorKind::UnexpectedEof, message))
     }
 
-    /// Bytes in front of a frame.
-    #[inline]
-    fn skip(&self) -> usize {
-        self.skip.unwrap_or(self.offset + self.field)
+    /// Skips what is in front of the length and the length, if nothing else is set.
+    const fn with_skip(mut self) -> RopeCodec {
+        if !self.skip_is_set {
+            self.skip = self.offset + self.field;
+        }
+        self
     }
 
-    /// Bytes before the length and what is skipped are known and gone.
+    /// Bytes that have to be there before the length is known and what is skipped is gone.
     #[inline]
     fn header(&self) -> usize {
-        self.skip().max(self.offset + self.field)
+        self.skip.max(self.offset + self.field)
     }
 
     /// Returns the bytes of the first frame, once its header is there.
@@ -358,7 +383,7 @@ impl RopeCodec {
             (field, little_endian) => number(field, little_endian),
         };
         let len = i128::from(length) + self.adjustment as i128;
-        let inside = (self.offset + self.field).saturating_sub(self.skip());
+        let inside = (self.offset + self.field).saturating_sub(self.skip);
         match usize::try_from(len) {
             Ok(len) if len <= self.max && len >= inside => Ok(len),
             _ => Err(self.refused(length, len, inside)),
@@ -453,11 +478,11 @@ impl Rope {
     /// ```
     pub fn readv_frame(&mut self, fd: impl AsFd, codec: &RopeCodec) -> io::Result<Option<Rope>> {
         loop {
-            if let Some(frame) = codec.take(self)? {
-                return Ok(Some(frame));
+            if let Some(body) = codec.complete(self)? {
+                return codec.take_complete(self, body);
             }
-            let missing = codec.missing(self)?;
-            if self.readv_body(&fd, missing)? == 0 {
+            let body = codec.incomplete(self)?;
+            if self.readv_body(&fd, body)? == 0 {
                 return codec.end(self.len()).map(|()| None);
             }
         }

@@ -31,11 +31,12 @@ pub(super) async fn next_frame(
     codec: &RopeCodec,
 ) -> io::Result<Option<Rope>> {
     loop {
-        if let Some(frame) = codec.take(rope)? {
-            return Ok(Some(frame));
+        // The result of a call, so that the frame is written where the caller wants it.
+        if let Some(body) = codec.complete(rope)? {
+            return codec.take_complete(rope, body);
         }
-        let missing = codec.missing(rope)?;
-        if from.fill(rope, missing).await? == 0 {
+        let body = codec.incomplete(rope)?;
+        if from.fill(rope, body).await? == 0 {
             return codec.end(rope.len()).map(|()| None);
         }
     }

@@ -19,7 +19,8 @@ use sealed::Watched;
 /// receiving end of pipes, and split halves.
 ///
 /// Everything here is cancel safe: what has arrived is in the rope, what has not is still in the kernel.
-/// While a read waits, the rope holds no memory but its own bytes and a few spare pages behind them.
+/// While a read waits, the rope holds no memory but its own bytes and a few spare pages behind them, and inside a long
+/// frame the room for the rest of it.
 ///
 /// Whatever else is [`AsyncRead`](tokio::io::AsyncRead), TLS for one, reads into a rope through
 /// [`BufMut`](bytes::BufMut) with tokio's own `read_buf`; there the rope's next page is held while the
@@ -270,8 +271,12 @@ impl<S: Watched> ReadRope for WhenRoom<'_, S> {
         }
     }
 
-    async fn read_frame(&self, rope: &mut Rope, codec: &RopeCodec) -> io::Result<Option<Rope>> {
-        next_frame(WhenRoom(self.0), rope, codec).await
+    fn read_frame(
+        &self,
+        rope: &mut Rope,
+        codec: &RopeCodec,
+    ) -> impl Future<Output = io::Result<Option<Rope>>> + Send {
+        next_frame(WhenRoom(self.0), rope, codec)
     }
 }
 
@@ -484,8 +489,12 @@ macro_rules! read_rope {
             }
 
             #[inline]
-            async fn read_frame(&self, rope: &mut Rope, codec: &RopeCodec) -> io::Result<Option<Rope>> {
-                next_frame(Direct(self), rope, codec).await
+            fn read_frame(
+                &self,
+                rope: &mut Rope,
+                codec: &RopeCodec,
+            ) -> impl Future<Output = io::Result<Option<Rope>>> + Send {
+                next_frame(Direct(self), rope, codec)
             }
         }
     )*};

@@ -224,31 +224,30 @@ impl Rope {
     ///
     /// `OutOfMemory` if there is none for that copy. The rope is as it was.
     #[inline]
-    pub(crate) fn take_body(&mut self, skip: usize, body: Body) -> io::Result<Rope> {
-        let len = body.len();
-        if body.is_received_alone() {
-            return self.take_long_body(skip, body);
+    pub(crate) fn take_body(&mut self, skip: usize, body: Body) -> io::Result<Option<Rope>> {
+        // The path of short frames: each result is written once, where the caller wants it.
+        if !body.is_received_alone() {
+            if let Some(bytes) = self.segments.take_within_first(skip, body.arrived) {
+                return Ok(Some(self.beside(Segments::of(bytes))));
+            }
         }
-        self.advance(skip);
-        Ok(match self.take_within_first(len) {
-            Some(bytes) => self.beside(Segments::of(bytes)),
-            None => self.split_to(len),
-        })
+        self.take_any_body(skip, body).map(Some)
     }
 
     #[inline(never)]
-    fn take_long_body(&mut self, skip: usize, body: Body) -> io::Result<Rope> {
+    fn take_any_body(&mut self, skip: usize, body: Body) -> io::Result<Rope> {
         let (len, align) = (body.len(), body.align);
-        let taken = if align > 1 && !self.is_aligned(skip, len, align) {
-            self.take_copied(skip, len, align)?
+        if align > 1 && !self.is_aligned(skip, len, align) {
+            self.take_copied(skip, len, align)
         } else {
             self.advance(skip);
-            self.split_to(len)
-        };
-        if self.len() <= MAX_NEXT {
-            self.reads = Some(Pace::careful(body.next()));
+            Ok(self.split_to(len))
         }
-        Ok(taken)
+        .inspect(|_| {
+            if body.is_received_alone() && self.len() <= MAX_NEXT {
+                self.reads = Some(Pace::careful(body.next()));
+            }
+        })
     }
 
     /// Returns whether these bytes are in one run that starts at a multiple of `align`.

@@ -51,6 +51,7 @@ impl Memory {
     }
 
     /// The same memory for another rope; nothing of it is reserved.
+    #[inline]
     pub(crate) fn share(&self) -> Memory {
         match self {
             Memory::Heap(limits) => Memory::Heap(limits),

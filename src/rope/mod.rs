@@ -679,7 +679,7 @@ impl Rope {
         if self.segments.count() == 0 {
             self.freeze();
         }
-        self.segments.take_within_first(len)
+        self.segments.take_within_first(0, len)
     }
 
     /// How much to ask for in the next read. A pool knows what its last payload began with; on the heap it
@@ -725,7 +725,8 @@ impl Rope {
         &mut self.sends
     }
 
-    /// An empty rope like this one, with these segments.
+    /// A rope like this one, with these segments.
+    #[inline]
     fn beside(&self, segments: Segments) -> Rope {
         Rope {
             segments,
