@@ -52,7 +52,7 @@
 //!
 //! | feature | brings |
 //! |---|---|
-//! | `tokio` | `ReadRope` and `WriteRope` for its sockets and pipes, `Rope::receive_from` for any other `AsyncRead`, `RopeCodec` for frames; its `AsyncRead`, `AsyncBufRead`, `AsyncWrite` and `AsyncSeek` |
+//! | `tokio` | `ReadRope` and `WriteRope` for its sockets and pipes, `Rope::receive_from` for any other `AsyncRead`, `read_frame`; its `AsyncRead`, `AsyncBufRead`, `AsyncWrite` and `AsyncSeek` |
 //! | `http-body` | a rope is a `Body`, for hyper, axum and tonic; `Rope::receive_body` |
 //! | `futures-io` | `AsyncRead`, `AsyncBufRead`, `AsyncWrite`, `AsyncSeek` |
 //! | `compio` | `IoBuf`, `IoVectoredBuf`; `Rope::lend` for reads |
@@ -75,10 +75,11 @@ mod view;
 
 #[cfg(feature = "compio")]
 pub use interop::Lent;
+pub use interop::RopeCodec;
 #[cfg(feature = "http-body")]
 pub use interop::{BodyError, RopeBody};
 #[cfg(feature = "tokio")]
-pub use interop::{Outgoing, ReadRope, RopeCodec, WhenRoom, WriteRope};
+pub use interop::{Outgoing, ReadRope, WhenRoom, WriteRope};
 pub use pool::{Backing, Commit, Pool, PoolOptions, PoolStats, Room, RoomFuture};
 pub use rope::{Cursor, IntoIter, Rope};
 pub use sys::Received;

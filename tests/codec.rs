@@ -1,133 +1,278 @@
-//! Frames whose payload is a rope.
-#![cfg(feature = "tokio")]
+//! Frames whose payload is a rope: formats, hostile lengths, and any cut of the stream.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)] // a test fails by panicking
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
+use std::os::unix::net::UnixStream;
 
-use bytes::{Bytes, BytesMut};
-use futures_util::{SinkExt, StreamExt};
-use ropewalk::{Pool, ReadRope, Rope, RopeCodec, WriteRope};
-use tokio::net::UnixStream;
-use tokio_util::codec::{Decoder, Encoder, Framed, FramedRead, LengthDelimitedCodec};
+use bytes::BytesMut;
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use ropewalk::{Pool, Rope, RopeCodec};
+use tokio_util::codec::{Decoder, LengthDelimitedCodec};
 
 const MAX: usize = 1 << 20;
 
-fn pattern(len: usize) -> Vec<u8> {
-    (0..len as u64).map(|i| (i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect()
+/// A format as both this crate and tokio_util make it.
+#[derive(Clone, Debug)]
+struct Format {
+    length: usize,
+    offset: usize,
+    adjustment: isize,
+    skip: Option<usize>,
+    little_endian: bool,
 }
 
-fn payloads() -> Vec<Vec<u8>> {
-    [0, 1, 511, 512, 2048, 100_000, MAX].map(pattern).to_vec()
-}
-
-#[tokio::test]
-async fn frames_pass_between_this_codec_and_tokio_utils() {
-    let (here, there) = tokio::io::duplex(3000);
-    let mut ours = Framed::new(here, RopeCodec::new(MAX));
-    let mut theirs = Framed::new(there, LengthDelimitedCodec::new());
-    let echo = async {
-        while let Some(frame) = theirs.next().await {
-            theirs.send(frame.unwrap().freeze()).await.unwrap();
-        }
-    };
-    let talk = async {
-        for payload in payloads() {
-            let rope: Rope = payload.chunks(1000).map(<[u8]>::to_vec).collect();
-            ours.send(rope).await.unwrap();
-            assert!(ours.next().await.unwrap().unwrap() == payload);
-        }
-        drop(ours);
-    };
-    tokio::join!(echo, talk);
-}
-
-#[tokio::test]
-async fn frames_go_straight_through_sockets() {
-    let pool = Pool::new().unwrap();
-    let (here, there) = UnixStream::pair().unwrap();
-    let codec = RopeCodec::new(MAX);
-    let send = async {
-        for payload in payloads() {
-            let mut frame = codec.wrap(Rope::from(payload)).unwrap();
-            here.write_all_rope(&mut frame).await.unwrap();
-        }
-        drop(here);
-    };
-    let receive = async {
-        let mut received = Rope::in_pool(&pool);
-        for payload in payloads() {
-            assert!(there.read_frame(&mut received, &codec).await.unwrap().unwrap() == payload);
-        }
-        assert!(there.read_frame(&mut received, &codec).await.unwrap().is_none());
-    };
-    tokio::join!(send, receive);
-}
-
-#[test]
-fn every_split_of_the_wire_gives_the_same_frames() {
-    let mut wire = BytesMut::new();
-    let mut codec = RopeCodec::new(MAX);
-    for payload in ["one", "", "three"] {
-        codec.encode(Rope::from(payload), &mut wire).unwrap();
+impl Format {
+    fn ours(&self, max: usize) -> RopeCodec {
+        let codec = RopeCodec::new(max)
+            .length_field_length(self.length)
+            .length_field_offset(self.offset)
+            .length_adjustment(self.adjustment);
+        let codec = if self.little_endian { codec.little_endian() } else { codec.big_endian() };
+        self.skip.map_or(codec, |skip| codec.num_skip(skip))
     }
-    for step in 1..=wire.len() {
-        let (mut src, mut frames) = (BytesMut::new(), Vec::new());
-        for piece in wire.chunks(step) {
-            src.extend_from_slice(piece);
-            while let Some(frame) = codec.decode(&mut src).unwrap() {
-                frames.push(frame.to_vec());
+
+    fn theirs(&self) -> LengthDelimitedCodec {
+        let mut builder = LengthDelimitedCodec::builder();
+        builder.max_frame_length(usize::MAX).length_field_length(self.length);
+        builder.length_field_offset(self.offset).length_adjustment(self.adjustment);
+        self.skip.into_iter().for_each(|skip| {
+            builder.num_skip(skip);
+        });
+        let builder = if self.little_endian { builder.little_endian() } else { builder.big_endian() };
+        builder.new_codec()
+    }
+
+    fn header(&self) -> usize {
+        self.offset + self.length
+    }
+
+    fn skip(&self) -> usize {
+        self.skip.unwrap_or(self.header())
+    }
+
+    /// A frame with `body` bytes behind whatever of the header is in it, if the format has such a length; with the frame
+    /// that a reader gets.
+    fn write(&self, wire: &mut Vec<u8>, body: usize) -> Option<Vec<u8>> {
+        let start = wire.len();
+        let len = self.header().saturating_sub(self.skip()) + body;
+        let length = u64::try_from(len as i128 - self.adjustment as i128).ok()?;
+        if self.length < 8 && length >> (8 * self.length) > 0 {
+            return None;
+        }
+        wire.extend((0..self.skip().max(self.header()) + body).map(|i| (i * 31 + start) as u8));
+        let field = &mut wire[start + self.offset..][..self.length];
+        if self.little_endian {
+            field.copy_from_slice(&length.to_le_bytes()[..self.length]);
+        } else {
+            field.copy_from_slice(&length.to_be_bytes()[8 - self.length..]);
+        }
+        Some(wire[start + self.skip()..].to_vec())
+    }
+}
+
+fn format() -> impl Strategy<Value = Format> {
+    let skip = option::of(0..40usize);
+    (1..=8usize, 0..20usize, -30..30isize, skip, any::<bool>()).prop_map(
+        |(length, offset, adjustment, skip, little_endian)| Format {
+            length,
+            offset,
+            adjustment,
+            skip,
+            little_endian,
+        },
+    )
+}
+
+/// Lengths of bodies about the sizes where something changes.
+fn body() -> impl Strategy<Value = usize> {
+    prop_oneof![0..200usize, 3000..5000usize, 4090..4100usize, 60_000..70_000usize, 65_500..65_600usize]
+}
+
+fn rope(in_pool: bool) -> Rope {
+    if in_pool { Rope::in_pool(&Pool::new().unwrap()) } else { Rope::new() }
+}
+
+/// All frames that are there.
+fn take_all(codec: &RopeCodec, received: &mut Rope, frames: &mut Vec<Rope>) {
+    while let Some(frame) = codec.take(received).unwrap() {
+        frames.push(frame);
+    }
+}
+
+fn check(frames: Vec<Rope>, expected: &[Vec<u8>], alignment: usize, in_pool: bool) {
+    assert_eq!(frames.len(), expected.len());
+    for (frame, expected) in frames.into_iter().zip(expected) {
+        assert_eq!(frame, expected[..]);
+        let view = frame.finalize().unwrap();
+        if in_pool && alignment > 1 && view.len() >= 4096 {
+            assert_eq!((view.num_maps(), view.copied_bytes()), (0, 0));
+        }
+        if alignment > 1 && view.len() >= 4096 {
+            assert_eq!(view.as_ptr().addr() % alignment, 0, "{} bytes", view.len());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_frames_in_any_format_cut_anywhere_are_what_was_sent(
+        format in format(), bodies in vec(body(), 1..12), cuts in vec(1..100_000usize, 1..8),
+        power in 0..14u32, in_pool: bool, on_socket: bool,
+    ) {
+        let (mut wire, mut expected) = (Vec::new(), Vec::new());
+        for body in bodies {
+            expected.extend(format.write(&mut wire, body));
+        }
+        let mut theirs = BytesMut::from(&wire[..]);
+        let mut codec = format.theirs();
+        for frame in &expected {
+            // It compares a length with what its field can hold after the adjustment, and so refuses some.
+            let Ok(decoded) = codec.decode(&mut theirs) else { break };
+            prop_assert_eq!(&decoded.unwrap()[..], &frame[..]);
+        }
+
+        let alignment = 1 << power;
+        let (codec, mut received) = (format.ours(MAX).alignment(alignment), rope(in_pool));
+        let (mut frames, mut left) = (Vec::new(), &wire[..]);
+        let (mut peer, socket) = UnixStream::pair().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        for cut in cuts.iter().cycle() {
+            let (piece, rest) = left.split_at(left.len().min(*cut));
+            if on_socket {
+                peer.write_all(piece).unwrap();
+                loop {
+                    match received.readv_frame(&socket, &codec) {
+                        Ok(frame) => frames.extend(frame),
+                        Err(error) => break assert_eq!(error.kind(), ErrorKind::WouldBlock),
+                    }
+                }
+            } else {
+                received.extend_from_slice(piece);
+                take_all(&codec, &mut received, &mut frames);
+            }
+            left = rest;
+            if left.is_empty() {
+                break;
             }
         }
-        assert_eq!(codec.decode_eof(&mut src).unwrap(), None);
-        assert_eq!(frames, [b"one".to_vec(), b"".to_vec(), b"three".to_vec()]);
+        prop_assert!(received.is_empty());
+        check(frames, &expected, alignment, in_pool);
+    }
+
+    #[test]
+    fn what_is_wrapped_is_taken(format in format(), len in 0..300usize) {
+        let (codec, payload) = (format.ours(MAX), vec![7; len]);
+        let fits = |length: i128| length >= 0 && length >> (8 * format.length) == 0;
+        match codec.wrap(Rope::from(payload.clone())) {
+            Ok(mut wire) => {
+                let length = wire.len();
+                prop_assert_eq!(length, format.skip() + len);
+                prop_assert_eq!(codec.take(&mut wire).unwrap().unwrap(), payload);
+                prop_assert!(wire.is_empty());
+            }
+            Err(error) => {
+                prop_assert_eq!(error.kind(), ErrorKind::InvalidInput);
+                let refused = !fits(len as i128 - format.adjustment as i128);
+                prop_assert!(refused || format.skip() < format.header(), "{}", error);
+            }
+        }
+    }
+
+    #[test]
+    fn no_header_makes_it_panic(
+        format in format(), adjustment in any::<isize>(), header in vec(any::<u8>(), 0..40), max in any::<usize>(),
+    ) {
+        let codec = Format { adjustment, ..format }.ours(max);
+        let mut received = Rope::from(header.clone());
+        if codec.take(&mut received).is_err() {
+            prop_assert_eq!(received, header);
+        }
+    }
+}
+
+/// The error for a header with this length, of 8 bytes.
+fn refusal(codec: RopeCodec, length: u64) -> Option<String> {
+    let codec = codec.length_field_length(8);
+    let (mut peer, socket) = UnixStream::pair().unwrap();
+    peer.write_all(&length.to_be_bytes()).unwrap();
+    drop(peer);
+    let pool = Pool::options().capacity(64 << 20).create().unwrap();
+    let mut received = Rope::in_pool(&pool);
+    let error =
+        received.readv_frame(&socket, &codec).map(|frame| assert_eq!(frame.unwrap().len(), 0)).err()?;
+    assert!(pool.stats().in_use < 2 << 20, "{:?}", pool.stats());
+    match error.kind() {
+        ErrorKind::UnexpectedEof => None,
+        ErrorKind::InvalidData => Some(error.to_string()),
+        other => panic!("{other:?}"),
     }
 }
 
 #[test]
-fn a_large_frame_is_neither_gathered_nor_copied() {
-    let mut codec = RopeCodec::new(MAX);
-    let mut src = BytesMut::from(&(MAX as u32).to_be_bytes()[..]);
-    assert_eq!(codec.decode(&mut src).unwrap(), None);
-    let mut addresses = Vec::new();
-    let frame = loop {
-        let mut src = BytesMut::from(&pattern(MAX / 16)[..]);
-        addresses.push(src.as_ptr());
-        if let Some(frame) = codec.decode(&mut src).unwrap() {
-            break frame;
+fn hostile_lengths_are_errors_that_say_so() {
+    let codec = RopeCodec::new(MAX);
+    for allowed in [0, 1, MAX as u64 - 1, MAX as u64] {
+        assert_eq!(refusal(codec, allowed), None);
+        assert_eq!(refusal(codec.alignment(4096), allowed), None);
+    }
+    for length in [MAX as u64 + 1, 1 << 31, 1 << 32, 1 << 63, u64::MAX] {
+        for alignment in [1, 64, 4096, 1 << 30] {
+            let message = format!("a frame of {length} bytes is longer than the 1048576 that are allowed");
+            assert_eq!(refusal(codec.alignment(alignment), length), Some(message));
         }
-        assert!(src.is_empty(), "what is there is taken");
-    };
-    let segments: Vec<Bytes> = frame.segments().collect();
-    assert_eq!(segments.iter().map(|segment| segment.as_ptr()).collect::<Vec<_>>(), addresses);
+    }
+    let message = "a frame of 18446744073709551619 bytes is longer than the 1048576 that are allowed";
+    assert_eq!(refusal(codec.length_adjustment(4), u64::MAX).unwrap(), message);
+    let message = "a length of 3 is too small: with an adjustment of -4 the frame would have -1 bytes, fewer than the 0 \
+                   of its header";
+    assert_eq!(refusal(codec.length_adjustment(-4), 3).unwrap(), message);
+    assert_eq!(refusal(codec.length_adjustment(-4), 4), None);
+    for adjustment in [isize::MIN, isize::MAX] {
+        assert!(refusal(codec.length_adjustment(adjustment), 1).is_some());
+    }
+    // Such a frame would be taken again and again.
+    let message = "a length of 0 is too small: with an adjustment of 0 the frame would have 0 bytes, fewer than the 8 of \
+                   its header";
+    assert_eq!(refusal(codec.num_skip(0), 0).unwrap(), message);
 }
 
 #[test]
 fn frames_that_are_too_long_are_refused_on_both_sides() {
-    let mut codec = RopeCodec::new(4);
-    let error = codec.encode(Rope::from("12345"), &mut BytesMut::new()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    let codec = RopeCodec::new(4);
     assert_eq!(codec.wrap(Rope::from("12345")).unwrap_err().kind(), ErrorKind::InvalidInput);
 
     let wire = RopeCodec::new(5).wrap(Rope::from("12345")).unwrap();
-    let error = codec.decode(&mut BytesMut::from(&wire.to_vec()[..])).unwrap_err();
+    let mut received = wire.clone();
+    let error = codec.take(&mut received).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidData);
     assert_eq!(error.to_string(), "a frame of 5 bytes is longer than the 4 that are allowed");
-    let mut received = wire.clone();
-    assert_eq!(codec.take(&mut received).unwrap_err().kind(), ErrorKind::InvalidData);
     assert_eq!(received, wire);
 }
 
-#[tokio::test]
-async fn a_stream_that_ends_inside_a_frame_is_an_error() {
-    let wire = RopeCodec::new(MAX).wrap(Rope::from("payload")).unwrap().to_vec();
-    for cut in 1..wire.len() {
-        let mut frames = FramedRead::new(&wire[..cut], RopeCodec::new(MAX));
-        assert_eq!(frames.next().await.unwrap().unwrap_err().kind(), ErrorKind::UnexpectedEof, "{cut}");
+#[test]
+fn a_payload_that_the_length_cannot_tell_is_refused() {
+    let codec = RopeCodec::new(MAX).length_field_length(1);
+    assert!(codec.wrap(Rope::from(vec![0; 255])).is_ok());
+    let error = codec.wrap(Rope::from(vec![0; 256])).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert_eq!(error.to_string(), "a frame of 256 bytes needs a length of 256, which 1 bytes do not hold");
+    assert!(codec.length_adjustment(1).wrap(Rope::new()).is_err());
+    assert!(codec.num_skip(0).wrap(Rope::from("\0")).is_err());
+}
 
-        let (here, there) = UnixStream::pair().unwrap();
-        here.try_write(&wire[..cut]).unwrap();
-        drop(here);
-        let error = there.read_frame(&mut Rope::new(), &RopeCodec::new(MAX)).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::UnexpectedEof, "{cut}");
+#[test]
+fn settings_that_make_no_header_panic() {
+    let codec = RopeCodec::new(MAX);
+    for bad in [0, 9, usize::MAX] {
+        assert!(std::panic::catch_unwind(|| codec.length_field_length(bad)).is_err(), "{bad}");
     }
+    for bad in [0, 3, usize::MAX] {
+        assert!(std::panic::catch_unwind(|| codec.alignment(bad)).is_err(), "{bad}");
+    }
+    assert!(std::panic::catch_unwind(|| codec.length_field_offset(249)).is_err());
+    assert!(std::panic::catch_unwind(|| codec.num_skip(257)).is_err());
 }

@@ -3,6 +3,7 @@
 
 #[path = "support/seccomp.rs"]
 mod seccomp;
+#[allow(dead_code)] // some of it is for other tests
 mod support;
 
 use std::fs;

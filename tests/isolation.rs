@@ -1,6 +1,7 @@
 //! Bytes of one rope are never seen through another's, though pages are recycled.
 #![allow(unsafe_code)] // forks, and reads its own memory
 
+#[allow(dead_code)] // some of it is for other tests
 mod support;
 
 use std::fs::{self, File};

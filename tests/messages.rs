@@ -8,7 +8,7 @@ mod support;
 use std::fs;
 use std::io::{ErrorKind, IoSlice, Write};
 use std::net::UdpSocket;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process;
 use std::thread;
@@ -414,4 +414,31 @@ fn messages_of_many_senders() {
         assert_eq!(rope.readv_from(&receiver).unwrap(), size);
     }
     drop(OwnedFd::from(receiver));
+}
+
+/// A descriptor's number is given away again: what was known of it is no longer true.
+#[test]
+fn a_message_is_whole_behind_the_number_of_a_closed_stream() {
+    for len in [0, 1, 4096, 4097, 60_000] {
+        let (stream, mut stream_there) = UnixStream::pair().unwrap();
+        stream_there.write_all(b"never read to its end").unwrap();
+        assert_eq!(Rope::new().readv_up_to(&stream, 5).unwrap(), 5);
+
+        let (there, socket) = UnixDatagram::pair().unwrap();
+        let number = stream.as_raw_fd();
+        drop(stream);
+        // SAFETY: duplicates a descriptor that is open. It gets `number`, unless another test has taken that meanwhile.
+        let fd = unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_DUPFD_CLOEXEC, number) };
+        assert!(fd >= number);
+        // SAFETY: `fcntl` has just made it, for nobody else.
+        let socket = unsafe { UnixDatagram::from_raw_fd(fd) };
+        let message = pattern(7, len.max(1));
+        if len == 0 {
+            there.send(b"").unwrap(); // skipped
+        }
+        there.send(&message).unwrap();
+        let mut rope = Rope::new();
+        assert_eq!(rope.readv_from(&socket).unwrap(), message.len());
+        assert_eq!(rope, message[..]);
+    }
 }

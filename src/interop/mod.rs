@@ -6,11 +6,12 @@ mod arrow;
 mod async_read;
 mod buf;
 mod buf_mut;
-#[cfg(feature = "tokio")]
 mod codec;
 #[cfg(feature = "compio")]
 mod compio;
 mod convert;
+#[cfg(feature = "tokio")]
+mod frames;
 #[cfg(feature = "futures-io")]
 mod futures_io;
 #[cfg(feature = "http-body")]
@@ -23,7 +24,6 @@ mod tokio;
 #[cfg(feature = "tokio")]
 mod tokio_io;
 
-#[cfg(feature = "tokio")]
 pub use self::codec::RopeCodec;
 #[cfg(feature = "compio")]
 pub use self::compio::Lent;
@@ -34,11 +34,11 @@ pub use self::tokio::{Outgoing, ReadRope, WhenRoom, WriteRope};
 
 /// Shorter pieces are copied rather than kept as segments: making, sending and dropping a segment costs as much as
 /// copying 1 to 2 KiB.
-#[cfg(any(feature = "http-body", feature = "tokio"))]
+#[cfg(feature = "http-body")]
 const COPY_MAX: usize = 1024;
 
 /// Appends a piece of foreign memory; copies it if it is so short that a segment costs more.
-#[cfg(any(feature = "http-body", feature = "tokio"))]
+#[cfg(feature = "http-body")]
 fn keep_or_copy(rope: &mut crate::rope::Rope, piece: bytes::Bytes) {
     if piece.len() < COPY_MAX {
         rope.extend_from_slice(&piece);

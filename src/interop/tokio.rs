@@ -10,8 +10,9 @@ use tokio::net::unix::pipe;
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
 use super::codec::RopeCodec;
+use super::frames::{Fill, UpTo, next_frame};
 use crate::pool::is_at_capacity;
-use crate::rope::{Cursor, Rope};
+use crate::rope::{Body, Cursor, Rope};
 use sealed::Watched;
 
 /// Receives into ropes by readv(2) on the descriptor: tokio's TCP and Unix streams, receiving ends of pipes, and split
@@ -146,11 +147,11 @@ pub trait ReadRope: Sync {
 
     /// Receives the next frame; `None` if the stream ended before one began. `rope` holds bytes of incomplete frames,
     /// so always pass the same one.
+    /// Frames are received as [`Rope::readv_frame`] does.
     ///
     /// # Errors
     ///
-    /// As for [`RopeCodec::take`] and [`read_rope`](ReadRope::read_rope), and `UnexpectedEof` when the
-    /// stream ends inside a frame.
+    /// As for [`Rope::readv_frame`], but never `WouldBlock`.
     ///
     /// # Cancel safety
     ///
@@ -181,16 +182,7 @@ pub trait ReadRope: Sync {
         rope: &mut Rope,
         codec: &RopeCodec,
     ) -> impl Future<Output = io::Result<Option<Rope>>> + Send {
-        async move {
-            loop {
-                if let Some(frame) = codec.take(rope)? {
-                    return Ok(Some(frame));
-                }
-                if self.read_rope(rope).await? == 0 {
-                    return codec.end(rope.len()).map(|()| None);
-                }
-            }
-        }
+        next_frame(UpTo(self), rope, codec)
     }
 
     /// Returns a reader of the same descriptor that waits for room instead of failing when the pool is at its capacity.
@@ -285,6 +277,52 @@ impl<S: Watched> ReadRope for WhenRoom<'_, S> {
                 }
             }
         }
+    }
+
+    fn read_frame(
+        &self,
+        rope: &mut Rope,
+        codec: &RopeCodec,
+    ) -> impl Future<Output = io::Result<Option<Rope>>> + Send {
+        next_frame(WhenRoom(self.0), rope, codec)
+    }
+}
+
+impl<S: Watched> Fill for WhenRoom<'_, S> {
+    async fn fill(&mut self, rope: &mut Rope, body: Option<Body>) -> io::Result<usize> {
+        if rope.held_back.is_some() {
+            return self.read_rope_up_to(rope, usize::MAX).await;
+        }
+        self.0.ready(Interest::READABLE).await?;
+        if let (Some(body), Err(error)) = (body, rope.prepare_body(body)) {
+            if !is_at_capacity(&error) {
+                return Err(error);
+            }
+            // Room does not have to be in one run, so this is tried once.
+            rope.wait_for_room_for(body.room()).await?;
+            let prepared = rope.prepare_body(Some(body));
+            rope.release_room();
+            prepared?;
+        }
+        match self.0.try_io(Interest::READABLE, |fd| rope.readv_body(fd, body)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock || is_at_capacity(&error) => {
+                let max = rope.prepare_body(body)?;
+                self.read_rope_up_to(rope, max).await
+            }
+            done => done,
+        }
+    }
+}
+
+/// Reads of a socket or a pipe.
+struct Direct<'a, S>(&'a S);
+
+impl<S: Watched> Fill for Direct<'_, S> {
+    async fn fill(&mut self, rope: &mut Rope, body: Option<Body>) -> io::Result<usize> {
+        if let Some(delivered) = rope.deliver_held_back(usize::MAX) {
+            return delivered;
+        }
+        read(self.0, |fd| rope.readv_body(fd, body)).await
     }
 }
 
@@ -428,16 +466,13 @@ impl<R: Borrow<Rope> + Send> sealed::Outgoing for Cursor<R> {
     }
 }
 
-async fn read(from: &impl Watched, rope: &mut Rope, max: usize) -> io::Result<usize> {
-    if max == 0 {
-        return Ok(0);
-    }
-    if let Some(delivered) = rope.deliver_held_back(max) {
-        return delivered;
-    }
+async fn read(
+    from: &impl Watched,
+    mut receive: impl FnMut(BorrowedFd<'_>) -> io::Result<usize>,
+) -> io::Result<usize> {
     loop {
         from.ready(Interest::READABLE).await?;
-        match from.try_io(Interest::READABLE, |fd| rope.readv_up_to(fd, max)) {
+        match from.try_io(Interest::READABLE, &mut receive) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             done => return done,
         }
@@ -461,7 +496,22 @@ macro_rules! read_rope {
     ($($type:ty),* $(,)?) => {$(
         impl ReadRope for $type {
             async fn read_rope_up_to(&self, rope: &mut Rope, max: usize) -> io::Result<usize> {
-                read(self, rope, max).await
+                if max == 0 {
+                    return Ok(0);
+                }
+                if let Some(delivered) = rope.deliver_held_back(max) {
+                    return delivered;
+                }
+                read(self, |fd| rope.readv_up_to(fd, max)).await
+            }
+
+            #[inline]
+            fn read_frame(
+                &self,
+                rope: &mut Rope,
+                codec: &RopeCodec,
+            ) -> impl Future<Output = io::Result<Option<Rope>>> + Send {
+                next_frame(Direct(self), rope, codec)
             }
         }
     )*};

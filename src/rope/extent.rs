@@ -51,6 +51,7 @@ impl Memory {
     }
 
     /// The same memory for another rope; nothing of it is reserved.
+    #[inline]
     pub(crate) fn share(&self) -> Memory {
         match self {
             Memory::Heap(limits) => Memory::Heap(limits),
@@ -310,6 +311,12 @@ impl Extent {
         bytes.as_ptr_range().end == self.base.as_ptr()
     }
 
+    /// The address behind the filled bytes.
+    #[inline]
+    pub(crate) fn end_address(&self) -> usize {
+        self.base.addr().get() + self.filled
+    }
+
     /// How far into a page the filled bytes reach; 0 on the heap.
     pub(crate) fn end_in_page(&self) -> usize {
         let Owner::Pages(pages) = &self.owner else { return 0 };
@@ -322,12 +329,13 @@ impl Extent {
     ///
     /// When the system has no memory for the page that they are in.
     pub(crate) fn skip(&mut self, lead: usize) -> io::Result<()> {
-        debug_assert!(self.filled == 0 && lead < self.capacity);
+        debug_assert!(self.filled == 0 && lead <= self.capacity);
         self.commit(lead)?;
-        // SAFETY: `lead` is less than the capacity.
+        // SAFETY: `lead` is at most the capacity.
         self.base = unsafe { self.base.add(lead) };
         self.committed -= lead;
         self.capacity -= lead;
+        self.reserved = self.reserved.saturating_sub(lead);
         Ok(())
     }
 

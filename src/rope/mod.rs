@@ -5,6 +5,7 @@
 //! extent.rs    memory that is filled from its start, and the segments cut off it
 //! tail.rs      the extent behind the segments
 //! recv.rs      one system call into the tail
+//! body.rs      the same for a body of known length
 //! gather.rs    the iovecs of one send
 //! send.rs      one system call from segments
 //! pace.rs      adaptive read and send sizes           (pure)
@@ -12,6 +13,7 @@
 //! search.rs    `find`, across segments
 //! ```
 
+mod body;
 mod cursor;
 mod extent;
 mod gather;
@@ -32,6 +34,7 @@ use bytes::Bytes;
 use crate::limits::Limits;
 use crate::pool::{Pool, Room};
 use crate::sys::KnownFd;
+pub(crate) use body::{Body, MIN_ALIGNED};
 pub use cursor::Cursor;
 use extent::Memory;
 pub(crate) use extent::{Extent, narrow};
@@ -68,6 +71,8 @@ pub struct Rope {
     segments: Segments,
     /// The extent behind the segments. `None`, or with at least one filled or spare byte.
     tail: Option<Extent>,
+    /// The next byte of the tail, which is empty, begins something whose place matters: nothing is copied in front of it.
+    tail_begins: bool,
     /// Where the tail is allocated.
     memory: Memory,
     /// The sizes of `memory`, copied here because small copies read them.
@@ -189,6 +194,7 @@ impl Rope {
         Rope {
             segments: Segments::default(),
             tail: None,
+            tail_begins: false,
             limits: memory.limits(),
             memory,
             limit: usize::MAX,
@@ -643,13 +649,21 @@ impl Rope {
     #[track_caller]
     pub fn copy_to_slice(&mut self, dst: &mut [u8]) {
         self.check("copy_to_slice", dst.len());
+        self.copy_first(dst);
+        self.advance(dst.len());
+    }
+
+    /// Copies the first bytes, of which there are enough.
+    pub(crate) fn copy_first(&self, dst: &mut [u8]) {
         let mut done = 0;
         for chunk in self.chunks() {
             let count = chunk.len().min(dst.len() - done);
             dst[done..done + count].copy_from_slice(&chunk[..count]);
             done += count;
+            if done == dst.len() {
+                return;
+            }
         }
-        self.advance(done);
     }
 
     /// Returns a cursor at the first byte. O(1).
@@ -716,7 +730,7 @@ impl Rope {
         if self.segments.count() == 0 {
             self.freeze();
         }
-        self.segments.take_within_first(len)
+        self.segments.take_within_first(0, len)
     }
 
     /// Returns the read size: at first what the pool's last payload began with, on the heap `inline_max`.
@@ -762,10 +776,12 @@ impl Rope {
     }
 
     /// Returns a rope of these segments with this rope's pool, limit and adaptive sizes.
+    #[inline]
     fn beside(&self, segments: Segments) -> Rope {
         Rope {
             segments,
             tail: None,
+            tail_begins: false,
             memory: self.memory.share(),
             limits: self.limits,
             limit: self.limit,

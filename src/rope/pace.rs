@@ -38,6 +38,11 @@ impl Pace {
         Pace { bytes: if first == 0 { DEFAULT_READ } else { first }, short: false }
     }
 
+    /// Asks for no less than `bytes`, if it may ask for so many.
+    pub(crate) fn at_least(&mut self, bytes: usize) {
+        self.bytes = self.bytes.max(to_u32(bytes).min(MAX_READ));
+    }
+
     #[inline]
     pub(crate) fn bytes(self) -> usize {
         self.bytes as usize

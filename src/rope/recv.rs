@@ -21,7 +21,7 @@ use zeroize::Zeroize;
 
 use super::{MAX_READ, Rope, first_read};
 use crate::pool::is_at_capacity;
-use crate::sys::iovec::{self, UninitIovec};
+use crate::sys::iovec::UninitIovec;
 use crate::sys::{self, FdKind, Received};
 
 /// Bytes on the stack for a small first read: no less than `Limits::inline_max`.
@@ -109,18 +109,16 @@ impl Rope {
         if kind == FdKind::Message {
             return self.read_message(fd, max);
         }
-        let mut offered = 0;
-        let call = |iovecs: &mut [UninitIovec<'_>]| {
-            offered = iovec::offered(iovecs);
-            sys::readv(fd, iovecs, &mut kind)
-        };
+        let call = |iovecs: &mut [UninitIovec<'_>]| sys::readv(fd, iovecs, &mut kind);
         let received = self.receive(fd, 0, max, call, |&count| count);
         self.source().note(kind);
+        self.received(received)
+    }
+
+    /// The result of a receive. After the end and after errors the kind of the descriptor is asked for again.
+    #[inline(always)]
+    pub(super) fn received(&mut self, received: io::Result<Option<usize>>) -> io::Result<usize> {
         match received {
-            Ok(Some(0)) if self.source().keeps_messages(fd) => self.read_message(fd, max),
-            Ok(Some(count)) if count == offered && count < max && self.source().keeps_messages(fd) => {
-                Err(cut(count))
-            }
             Ok(Some(count)) if count > 0 => Ok(count),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
             last => {
@@ -182,7 +180,7 @@ impl Rope {
             return Ok(Received { bytes: self.deliver()?, ..Received::default() });
         }
         let call = |iovecs: &mut [UninitIovec<'_>]| sys::recvmsg(fd, iovecs, flags);
-        if self.source().keeps_messages(fd) {
+        if self.source().kind(fd) == FdKind::Message {
             return match sys::next_message_len(fd, flags)? {
                 0 => call(&mut []),
                 len => self.receive_message(len, call, |got| got.bytes),
@@ -350,7 +348,7 @@ impl Rope {
 
 /// What the kernel wrote to `memory`.
 #[allow(unsafe_code)] // that the bytes are there is known only here
-fn filled(memory: &[MaybeUninit<u8>], count: usize) -> &[u8] {
+pub(super) fn filled(memory: &[MaybeUninit<u8>], count: usize) -> &[u8] {
     let memory = &memory[..count];
     // SAFETY: `receive_small` counted them: the first `count` bytes were written, by the kernel or a reader, and are
     // no more than were offered.
@@ -362,11 +360,6 @@ fn filled(memory: &[MaybeUninit<u8>], count: usize) -> &[u8] {
 fn whole(memory: Box<[MaybeUninit<u8>]>) -> Box<[u8]> {
     // SAFETY: the kernel wrote as many bytes as there are, which `sys` has checked to be what it was offered.
     unsafe { memory.assume_init() }
-}
-
-fn cut(count: usize) -> io::Error {
-    let message = format!("the message may be longer than the {count} bytes that were received of it");
-    io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
 fn longer_than(len: usize, max: usize) -> io::Error {

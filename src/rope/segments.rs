@@ -47,6 +47,14 @@ pub(crate) struct Segments {
 }
 
 impl Segments {
+    /// One segment, which is not empty.
+    #[inline]
+    pub(crate) fn of(bytes: Bytes) -> Segments {
+        let end = bytes.len();
+        let entries = SmallVec::from_buf_and_len([Entry { end, bytes }, Entry::EMPTY], 1);
+        Segments { entries, head: 0, start: 0, end }
+    }
+
     /// Returns the number of bytes in all segments. O(1).
     #[inline]
     pub(crate) fn len(&self) -> usize {
@@ -210,16 +218,21 @@ impl Segments {
         self.forget_taken();
     }
 
-    /// Removes and returns the first `len` bytes if they lie in one segment and `len > 0`. Amortised O(1).
+    /// Removes and returns the `len` bytes behind the first `skip`, which are dropped, if all of these lie in the first segment and `len`
+    /// is not 0.
     #[inline]
-    pub(crate) fn take_within_first(&mut self, len: usize) -> Option<Bytes> {
+    pub(crate) fn take_within_first(&mut self, skip: usize, len: usize) -> Option<Bytes> {
         let first = &mut self.entries.get_mut(self.head)?.bytes;
-        if len == first.len() {
+        let rest = first.len().checked_sub(skip.checked_add(len)?)?;
+        if len == 0 {
+            return None;
+        }
+        first.advance(skip);
+        if rest == 0 {
             return self.pop_front();
         }
-        let inside = (0 < len && len < first.len()).then(|| first.split_to(len))?;
-        self.start = self.start.wrapping_add(len);
-        Some(inside)
+        self.start = self.start.wrapping_add(skip + len);
+        Some(first.split_to(len))
     }
 
     /// Removes and returns the first `at` bytes. O(log n + segments on the smaller side).

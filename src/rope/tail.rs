@@ -88,13 +88,8 @@ impl Rope {
             return Ok(());
         }
         self.absorb_short();
-        let held = self.len();
-        if let Some(tail) = &mut self.tail {
-            let missing = more.saturating_sub(tail.spare());
-            if missing == 0 || tail.grow(&mut self.memory, missing, held, true) {
-                tail.reserve(more);
-                return Ok(());
-            }
+        if self.extend_tail(more) {
+            return Ok(());
         }
         // Pages can be mapped behind each other only if the bytes go on where in a page they left off.
         let lead = self.tail.as_ref().map_or(0, Extent::end_in_page);
@@ -111,6 +106,18 @@ impl Rope {
         }
         self.replace_tail(fresh);
         Ok(())
+    }
+
+    /// Keeps room for `more` bytes in the tail; returns whether it has it.
+    pub(crate) fn extend_tail(&mut self, more: usize) -> bool {
+        let held = self.len();
+        let Some(tail) = &mut self.tail else { return false };
+        let missing = more.saturating_sub(tail.spare());
+        let extended = missing == 0 || tail.grow(&mut self.memory, missing, held, true);
+        if extended {
+            tail.reserve(more);
+        }
+        extended
     }
 
     /// Appends a copy of `bytes` to the tail. Consecutive small ones are one segment. O(bytes).
@@ -346,10 +353,17 @@ impl Rope {
     #[cfg(feature = "tokio")]
     pub(crate) async fn wait_for_room(&mut self) -> io::Result<()> {
         let want = self.reads().bytes();
-        let Memory::Pool(held) = &mut self.memory else { return Ok(()) };
+        let Memory::Pool(held) = &self.memory else { return Ok(()) };
         let page = held.pool().page_size();
         let eighth = usize::try_from(held.pool().stats().capacity / 8).unwrap_or(usize::MAX);
-        let room = held.pool().wait_for_room(want.min(eighth).max(page)).await?;
+        self.wait_for_room_for(want.min(eighth).max(page)).await
+    }
+
+    /// Waits until the pool has reserved room for `want` bytes.
+    #[cfg(feature = "tokio")]
+    pub(crate) async fn wait_for_room_for(&mut self, want: usize) -> io::Result<()> {
+        let Memory::Pool(held) = &mut self.memory else { return Ok(()) };
+        let room = held.pool().wait_for_room(want).await?;
         held.absorb(room).map_err(|_| no_room())
     }
 
@@ -397,6 +411,7 @@ impl Rope {
             self.finish();
         }
         self.tail = Some(fresh);
+        self.tail_begins = false;
     }
 
     /// Returns whether there is memory to be filled next.
@@ -409,7 +424,7 @@ impl Rope {
     /// has to be followed by another, and the segment would be last again.
     #[inline]
     fn absorb_short(&mut self) {
-        if self.tail.as_ref().is_some_and(|tail| tail.len() == 0) {
+        if !self.tail_begins && self.tail.as_ref().is_some_and(|tail| tail.len() == 0) {
             self.absorb_short_into_tail();
         }
     }
@@ -432,6 +447,7 @@ impl Rope {
         let Some(tail) = &mut self.tail else { return };
         if tail.len() > 0 {
             self.segments.push(tail.split_to(tail.len()));
+            self.tail_begins = false;
         }
         if tail.spare() == 0 {
             self.tail = None;
@@ -495,7 +511,7 @@ fn short_segment<'a>(segments: &'a Segments, tail: &Option<Extent>, inline_max: 
     segments.last().map_or(&[], |last| if last.len() <= inline_max && apart(last) { last } else { &[] })
 }
 
-fn no_room() -> io::Error {
+pub(super) fn no_room() -> io::Error {
     io::Error::new(
         io::ErrorKind::OutOfMemory,
         "no room for even one byte; drop ropes or raise PoolOptions::capacity",

@@ -23,7 +23,6 @@
 //! A byte of `/proc/kmsg` cannot be looked at without taking it.
 #![allow(unsafe_code)] // raw calls: what nix has of these knows neither POLLRDHUP nor 64 bits on all targets
 
-use std::cell::Cell;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -80,57 +79,26 @@ impl FdKind {
     }
 }
 
-/// The kind of the descriptor that was used last, so that it is asked for once.
+/// The kind of the descriptor that a rope received from last, so that it is asked for once.
+///
+/// A rope does not take it over from another one: a descriptor's number is given away again when it is closed, and a
+/// datagram that is read as a stream is cut.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KnownFd {
     fd: i32,
     kind: FdKind,
-    /// Asked for by this value, and not remembered from another one.
-    verified: bool,
-}
-
-/// Descriptors whose kind a thread remembers.
-const RECENT: usize = 64;
-
-thread_local! {
-    /// By descriptor, modulo [`RECENT`]: a server makes a rope for each message on the same few connections.
-    static KINDS: [Cell<KnownFd>; RECENT] = const { [const { Cell::new(KnownFd::NONE) }; RECENT] };
 }
 
 impl KnownFd {
-    pub(crate) const NONE: KnownFd = KnownFd { fd: -1, kind: FdKind::Other, verified: false };
+    pub(crate) const NONE: KnownFd = KnownFd { fd: -1, kind: FdKind::Other };
 
-    /// Returns what `fd` is. It may have been closed and its number given to another: see [`KnownFd::forget`] and
-    /// [`KnownFd::keeps_messages`].
+    /// Returns what `fd` is; getsockopt(2) if it is not the descriptor of the last call.
     #[inline]
     pub(crate) fn kind(&mut self, fd: BorrowedFd<'_>) -> FdKind {
         if self.fd != fd.as_raw_fd() {
-            *self = Self::recent(fd.as_raw_fd(), Cell::get);
-            if self.fd != fd.as_raw_fd() {
-                self.verify(fd);
-            }
+            *self = KnownFd { fd: fd.as_raw_fd(), kind: FdKind::of(fd) };
         }
         self.kind
-    }
-
-    /// Asks whether `fd` keeps message boundaries, unless this value has asked before. If it was thought to be a stream, a
-    /// receive that filled all it was offered may have cut a message, and 0 bytes may be one.
-    #[inline]
-    pub(crate) fn keeps_messages(&mut self, fd: BorrowedFd<'_>) -> bool {
-        if !self.verified || self.fd != fd.as_raw_fd() {
-            self.verify(fd);
-        }
-        self.kind == FdKind::Message
-    }
-
-    #[cold]
-    fn verify(&mut self, fd: BorrowedFd<'_>) {
-        *self = KnownFd { fd: fd.as_raw_fd(), kind: FdKind::of(fd), verified: true };
-        Self::recent(self.fd, |recent| recent.set(KnownFd { verified: false, ..*self }));
-    }
-
-    fn recent<T>(fd: i32, with: impl FnOnce(&Cell<KnownFd>) -> T) -> T {
-        KINDS.with(|kinds| with(&kinds[fd.unsigned_abs() as usize % RECENT]))
     }
 
     /// Notes what a call has found out.
@@ -141,7 +109,6 @@ impl KnownFd {
 
     /// For the end of the stream and for errors, after which descriptors are closed.
     pub(crate) fn forget(&mut self) {
-        Self::recent(self.fd, |recent| recent.set(KnownFd::NONE));
         *self = KnownFd::NONE;
     }
 }

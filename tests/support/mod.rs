@@ -1,5 +1,4 @@
 //! What several test files need.
-#![allow(dead_code)] // not all of it in each
 
 use std::env;
 use std::os::unix::net::UnixStream;
