@@ -15,7 +15,7 @@ const FIRST_SEND: u32 = 1 << 20;
 /// Most bytes offered per send, as a power of two. What the kernel cannot take costs the iovecs that name it, no more.
 const MAX_SEND: u8 = 30;
 
-/// Doubles after a call that moved all it might have, halves after two in a row that did not.
+/// Doubles after a call that moved all it might have, halves after two in a row that moved at most half.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
     bytes: u32,
@@ -54,6 +54,9 @@ impl Pace {
     pub(crate) fn note(&mut self, offered: usize, moved: usize, min: usize) {
         if moved >= self.bytes() {
             self.bytes = (self.bytes * 2).clamp(DEFAULT_READ, 1 << self.most);
+            self.short = false;
+        } else if moved < offered && moved > self.bytes() / 2 {
+            // Half as much would take two calls.
             self.short = false;
         } else if moved < offered && self.short {
             // Two short calls in a row.
