@@ -98,7 +98,8 @@ fn short_frames_are_read_ahead_many_at_a_time() {
         let (_, reads) = receive(&[64; 100_000], &CODEC.alignment(alignment), |_, frame| {
             assert_eq!((frame.len(), frame.num_segments() <= 2), (64, true));
         });
-        assert!(reads < 60, "{reads} reads");
+        // 64 KiB a read, and a few shorter ones at first.
+        assert!(reads < 115, "{reads} reads");
     }
 }
 

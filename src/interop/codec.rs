@@ -8,6 +8,8 @@
 //! └─────────────────────── num_skip ────────────────────┘
 //! ```
 
+#![allow(clippy::inline_always)] // the path of a short frame, which the compiler takes for too long
+
 use std::io;
 use std::os::fd::AsFd;
 
@@ -306,13 +308,13 @@ impl RopeCodec {
     }
 
     /// Takes the first frame off, which [`complete`](RopeCodec::complete) has returned.
-    #[inline]
+    #[inline(always)]
     pub(super) fn take_complete(&self, received: &mut Rope, body: Body) -> io::Result<Option<Rope>> {
         received.take_body(self.skip, body)
     }
 
     /// Returns the first frame in `received`, if all of it is there.
-    #[inline]
+    #[inline(always)]
     pub(super) fn complete(&self, received: &Rope) -> io::Result<Option<Body>> {
         let len = self.decode(received)?;
         Ok(len.filter(|len| received.len() - self.skip >= *len).map(|len| self.body(len, len)))
@@ -360,7 +362,7 @@ impl RopeCodec {
     }
 
     /// Returns the bytes of the first frame, once its header is there.
-    #[inline]
+    #[inline(always)]
     fn decode(&self, received: &Rope) -> io::Result<Option<usize>> {
         if received.len() < self.header() {
             return Ok(None);

@@ -8,6 +8,7 @@
 //! ```
 //!
 //! A long body is not read ahead into, so hardly any of its bytes arrive in the wrong place.
+#![allow(clippy::inline_always)] // the path of a short frame, which the compiler takes for too long
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -80,8 +81,8 @@ impl Rope {
     ///
     /// As for [`readv_from`](Rope::readv_from) and [`reserve_body`](Rope::reserve_body).
     pub(crate) fn readv_body(&mut self, fd: impl AsFd, body: Option<Body>) -> io::Result<usize> {
+        self.prepare_body(body)?;
         let Some(body) = body else { return self.readv_from(fd) };
-        self.reserve_body(body)?;
         let fd = fd.as_fd();
         if self.held_back.is_some() || !body.is_received_alone() || self.source().kind(fd) == FdKind::Message
         {
@@ -99,9 +100,13 @@ impl Rope {
     /// # Errors
     ///
     /// As for [`reserve_body`](Rope::reserve_body).
-    #[cfg(feature = "tokio")]
     pub(crate) fn prepare_body(&mut self, body: Option<Body>) -> io::Result<usize> {
-        let Some(body) = body else { return Ok(usize::MAX) };
+        let Some(body) = body else {
+            if self.is_empty() {
+                self.restart();
+            }
+            return Ok(usize::MAX);
+        };
         self.reserve_body(body)?;
         Ok(if body.is_received_alone() { body.missing } else { usize::MAX })
     }
@@ -157,7 +162,7 @@ impl Rope {
             return Err(self.limit_reached());
         }
         self.reads().at_least(body.missing);
-        if !(self.is_in_place(body) && self.extend_tail(body.missing)) {
+        if self.is_better_moved(body) || !(self.is_in_place(body) && self.extend_tail(body.missing)) {
             match self.move_body(body) {
                 Err(_) if body.align == 1 => return Ok(()),
                 moved => moved?,
@@ -165,6 +170,25 @@ impl Rope {
         }
         self.tail_begins = self.tail_len() == 0;
         Ok(())
+    }
+
+    /// Frees the spare memory behind the bytes, if the rope is in a pool and nothing of it is reserved: the pages of earlier
+    /// frames are resident, those behind may not be.
+    fn restart(&mut self) {
+        self.tail_begins = false;
+        if self.pool().is_some() {
+            if let Some(tail) = self.tail.take_if(|tail| tail.reserved() == 0) {
+                tail.discard(&mut self.memory);
+            }
+        }
+    }
+
+    /// Returns whether to go on in pages of earlier frames, which are resident, rather than behind this one, though what
+    /// has arrived must be copied there: it costs less than to give as many pages memory as the next read asks for.
+    fn is_better_moved(&mut self, body: Body) -> bool {
+        let read = self.reads().bytes();
+        let ready = self.tail.as_ref().map_or(0, Extent::ready);
+        !body.is_received_alone() && self.pool().is_some() && ready < read && body.arrived <= read / 2
     }
 
     /// Returns whether what has arrived of `body` starts where it has to and ends where the spare bytes of the tail begin.
@@ -178,6 +202,9 @@ impl Rope {
     /// Moves what has arrived of `body` to a place with room for all of it: in the tail, or a fresh one.
     fn move_body(&mut self, body: Body) -> io::Result<()> {
         self.freeze();
+        if self.is_better_moved(body) {
+            self.restart();
+        }
         let fits = |tail: &Extent| tail.spare() >= lead(tail, body.align).saturating_add(body.len());
         if !self.tail.as_ref().is_some_and(fits) {
             let ahead = if body.is_received_alone() { 0 } else { self.reads().bytes() };
@@ -219,7 +246,7 @@ impl Rope {
     /// # Errors
     ///
     /// `OutOfMemory` if there is none for that copy. The rope is as it was.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take_body(&mut self, skip: usize, body: Body) -> io::Result<Option<Rope>> {
         // The path of short frames: each result is written once, where the caller wants it.
         if !body.is_received_alone() {

@@ -17,7 +17,7 @@ const FIRST_SEND: u32 = 1 << 20;
 /// Most bytes offered in a send. Bytes that the kernel does not accept cost their iovecs only.
 pub(crate) const MAX_SEND: u32 = 1 << 30;
 
-/// An adaptive size: doubles after a full call, halves after two short ones in a row.
+/// An adaptive size: doubles after a full call, halves after two in a row that moved at most half of it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
     bytes: u32,
@@ -54,6 +54,9 @@ impl Pace {
     pub(crate) fn note(&mut self, offered: usize, moved: usize, (min, max): (usize, u32)) {
         if moved >= self.bytes() {
             self.bytes = (self.bytes * 2).clamp(DEFAULT_READ, max);
+            self.short = false;
+        } else if moved < offered && moved > self.bytes() / 2 {
+            // Half as much would take two calls.
             self.short = false;
         } else if moved < offered && self.short {
             // Two short calls in a row.

@@ -186,6 +186,7 @@ impl Rope {
         self.absorb_short();
         if self.tail.is_none() && short_segment(&self.segments, &None, self.limits.inline_max).is_empty() {
             self.tail = Some(self.fresh(want)?);
+            self.tail_begins = false;
         }
         let held = self.len();
         let mut in_tail = 0;
