@@ -124,11 +124,11 @@ fn fragment(pool: &Pool, count: usize) -> io::Result<Vec<Rope>> {
         let mut filled = Rope::in_pool(pool);
         filled.reserve(bytes.len())?;
         filled.extend_from_slice(&bytes);
-        while !filled.is_empty() && kept.len() < count {
-            kept.push(filled.split_to(PAGE));
-            drop(filled.split_to(PAGE));
-        }
+        // Of a tail a slice keeps its own pages only.
+        let pages = (0..bytes.len()).step_by(2 * PAGE).take(count - kept.len());
+        kept.extend(pages.map(|at| filled.slice(at..at + PAGE)));
     }
+    assert_eq!(pool.stats().in_use, (count * PAGE) as u64);
     Ok(kept)
 }
 
