@@ -63,7 +63,6 @@ struct Row {
     allocations: u64,
     allocated_bytes: u64,
     copied_bytes: u64,
-    pwritten_bytes: u64,
     peak_bytes: u64,
 }
 
@@ -172,31 +171,20 @@ fn row(variant: &'static str, payload: usize, warm: bool, rounds: &[(Felt, Seen)
         allocations: median(|(felt, _)| felt.allocations),
         allocated_bytes: median(|(felt, _)| felt.allocated),
         copied_bytes: median(|(felt, _)| felt.copied),
-        pwritten_bytes: median(|(_, seen)| seen.pwritten),
         peak_bytes: median(|(_, seen)| seen.peak),
     }
 }
 
 fn heading() -> String {
     format!(
-        "{:8} {:22} {:4} {:>8} {:>8} {:>7} {:>11} {:>11} {:>11} {:>7} {:>9}",
-        "payload",
-        "variant",
-        "",
-        "faults",
-        "syscalls",
-        "allocs",
-        "allocated",
-        "copied",
-        "pwritten",
-        "peak",
-        "peak KiB"
+        "{:8} {:22} {:4} {:>8} {:>8} {:>7} {:>11} {:>11} {:>7} {:>9}",
+        "payload", "variant", "", "faults", "syscalls", "allocs", "allocated", "copied", "peak", "peak KiB"
     )
 }
 
 fn line(row: &Row) -> String {
     format!(
-        "{:8} {:22} {:4} {:8} {:8} {:7} {:11} {:11} {:11} {:7.3} {:9}",
+        "{:8} {:22} {:4} {:8} {:8} {:7} {:11} {:11} {:7.3} {:9}",
         report::size(row.payload as u64),
         row.variant,
         if row.warm { "warm" } else { "cold" },
@@ -205,7 +193,6 @@ fn line(row: &Row) -> String {
         row.allocations,
         row.allocated_bytes,
         row.copied_bytes,
-        row.pwritten_bytes,
         row.peak_bytes as f64 / row.payload as f64,
         row.peak_bytes >> 10,
     )

@@ -14,7 +14,7 @@
 use std::io;
 
 use ropewalk_bench::measure::{Contender, Timing, in_turn};
-use ropewalk_bench::report::{self, Report};
+use ropewalk_bench::report::{self, Bar, Report};
 use serde::Serialize;
 
 #[path = "ratios/cold.rs"]
@@ -55,24 +55,6 @@ fn main() -> io::Result<()> {
 }
 
 type Table = fn(&mut Tables) -> io::Result<()>;
-
-/// What a figure has to reach.
-#[derive(Clone, Copy, Serialize)]
-enum Bar {
-    None,
-    AtLeast(f64),
-    AtMost(f64),
-}
-
-impl Bar {
-    fn met(self, figure: f64) -> bool {
-        match self {
-            Bar::None => true,
-            Bar::AtLeast(least) => figure >= least,
-            Bar::AtMost(most) => figure <= most,
-        }
-    }
-}
 
 #[derive(Serialize)]
 struct Row {
@@ -161,11 +143,7 @@ impl Tables {
 fn line(row: &Row) -> String {
     let spread = row.quartiles.map(|(low, high)| format!("{low:.2} .. {high:.2}")).unwrap_or_default();
     let time = row.seconds.map(|seconds| format!("{:.3} ms", seconds * 1e3)).unwrap_or_default();
-    let verdict = match (row.bar, row.met) {
-        (Bar::None, _) => String::new(),
-        (Bar::AtLeast(least), met) => format!(">= {least:.2} {}", if met { "met" } else { "MISSED" }),
-        (Bar::AtMost(most), met) => format!("<= {most:.2} {}", if met { "met" } else { "MISSED" }),
-    };
+    let verdict = row.bar.verdict(row.figure);
     let size = if row.group == "many" { row.size.to_string() } else { report::size(row.size as u64) };
     let figure = format!("{:.3} {}", row.figure, row.unit);
     format!("{:22} {size:9} {:32} {figure:>14}  {spread:>16} {time:>13}  {verdict}", row.group, row.name)

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench --bench thresholds                     all tables, in less than a minute
-//! cargo bench --bench thresholds -- --only map       one: read bounce map run stitch piece gather calls decay growth
+//! cargo bench --bench thresholds -- --only map       one: read commit map run stitch piece gather calls decay growth
 //! cargo bench --bench thresholds -- --json --quick   for machines; fewer rounds
 //! ```
 //!
@@ -37,7 +37,7 @@ fn main() -> io::Result<()> {
     let only = report::value_of("--only");
     let all: [(&str, Table); 10] = [
         ("read", calls::read),
-        ("bounce", cold::bounce),
+        ("commit", cold::commit),
         ("map", views::map),
         ("run", views::run),
         ("stitch", views::stitch),

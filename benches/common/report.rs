@@ -27,6 +27,36 @@ pub fn value_of(flag: &str) -> Option<String> {
     env::args().skip_while(|argument| argument != flag).nth(1)
 }
 
+/// What a figure has to reach.
+#[derive(Clone, Copy, Serialize)]
+pub enum Bar {
+    None,
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Bar {
+    #[must_use]
+    pub fn met(self, figure: f64) -> bool {
+        match self {
+            Bar::None => true,
+            Bar::AtLeast(least) => figure >= least,
+            Bar::AtMost(most) => figure <= most,
+        }
+    }
+
+    /// The bar, and whether `figure` meets it; nothing if there is none.
+    #[must_use]
+    pub fn verdict(self, figure: f64) -> String {
+        let met = if self.met(figure) { "met" } else { "MISSED" };
+        match self {
+            Bar::None => String::new(),
+            Bar::AtLeast(least) => format!(">= {least:.2} {met}"),
+            Bar::AtMost(most) => format!("<= {most:.2} {met}"),
+        }
+    }
+}
+
 /// Prints `rows` as one JSON array if `--json` was given; otherwise each with `line` as it comes.
 pub struct Report<T> {
     json: bool,

@@ -1,7 +1,7 @@
 //! Counts the system calls of a child, exactly, and the memory that it holds at most: ptrace(2).
 //!
-//! Memory grows by page faults and by pwrite(2) and shrinks in a few calls only, so its peak is seen
-//! by looking before those. Counted is what is not shared with anybody else: anonymous pages, each
+//! Memory grows by page faults, of which `MADV_POPULATE_WRITE` counts one a page, and shrinks in a few calls only, so
+//! its peak is seen by looking before those. Counted is what is not shared with anybody else: anonymous pages, each
 //! once however often it is mapped (Pss), and pages of a memfd, whether mapped or not.
 
 use std::fs;
@@ -23,8 +23,6 @@ const MARK: i64 = libc::SYS_getppid;
 #[derive(Clone, Copy, Default)]
 pub(super) struct Seen {
     pub(super) syscalls: u64,
-    /// Bytes that the kernel copied into a file's pages.
-    pub(super) pwritten: u64,
     /// Bytes beyond what the child held before its first round.
     pub(super) peak: u64,
 }
@@ -40,8 +38,6 @@ pub(super) struct Tracer {
     round: Option<Seen>,
     /// The bytes by which its memory may have grown when it was last looked at.
     looked: u64,
-    pwriting: bool,
-    pwritten: u64,
     done: Vec<Seen>,
 }
 
@@ -53,7 +49,7 @@ impl Tracer {
         waitpid(child, Some(WaitPidFlag::__WALL))?;
         let fine = size / FINENESS;
         let (base, round, done) = (None, None, Vec::new());
-        Ok(Tracer { child, fine, base, round, looked: 0, pwriting: false, pwritten: 0, done })
+        Ok(Tracer { child, fine, base, round, looked: 0, done })
     }
 
     /// Lets the child run until it exits.
@@ -75,19 +71,12 @@ impl Tracer {
 
     fn at_call(&mut self) -> io::Result<()> {
         let info = ptrace::syscall_info(self.child)?;
-        match info.op {
-            libc::PTRACE_SYSCALL_INFO_ENTRY => {
-                // SAFETY: the kernel says that this is an entry.
-                let number = unsafe { info.u.entry.nr };
-                self.enter(i64::try_from(number).map_err(Error::other)?)
-            }
-            libc::PTRACE_SYSCALL_INFO_EXIT => {
-                // SAFETY: the kernel says that this is an exit.
-                self.leave(unsafe { info.u.exit.sval });
-                Ok(())
-            }
-            _ => Ok(()),
+        if info.op != libc::PTRACE_SYSCALL_INFO_ENTRY {
+            return Ok(());
         }
+        // SAFETY: the kernel says that this is an entry.
+        let number = unsafe { info.u.entry.nr };
+        self.enter(i64::try_from(number).map_err(Error::other)?)
     }
 
     fn enter(&mut self, call: i64) -> io::Result<()> {
@@ -96,17 +85,7 @@ impl Tracer {
         }
         let Some(round) = &mut self.round else { return Ok(()) };
         round.syscalls += 1;
-        self.pwriting = call == libc::SYS_pwrite64 || call == libc::SYS_pwritev;
         if may_release(call) && self.grown()? > self.looked + self.fine { self.look() } else { Ok(()) }
-    }
-
-    fn leave(&mut self, result: i64) {
-        if let (true, Some(round)) = (self.pwriting, &mut self.round) {
-            let written = u64::try_from(result).unwrap_or(0);
-            round.pwritten += written;
-            self.pwritten += written;
-        }
-        self.pwriting = false;
     }
 
     /// A round starts, or the one that is going on ends.
@@ -139,7 +118,7 @@ impl Tracer {
         // The name, in parentheses, may hold spaces; minflt is the eighth field behind it.
         let behind = stat.rsplit(')').next().unwrap_or_default();
         let faults: u64 = behind.split_whitespace().nth(7).and_then(|word| word.parse().ok()).unwrap_or(0);
-        Ok(faults * 4096 + self.pwritten)
+        Ok(faults * 4096)
     }
 }
 

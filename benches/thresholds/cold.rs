@@ -15,49 +15,38 @@ use super::memory::Memfd;
 use super::{Tables, Trial, Unit, doubling};
 
 /// A way to fill a memfd with a payload in steps of a size.
-type Fill = fn(&mut Memfd, payload: &[u8], step: &mut [u8]) -> io::Result<()>;
+type Fill = fn(&mut Memfd, payload: &[u8], step: usize) -> io::Result<()>;
 
-/// How large the hot buffer has to be, and what filling cold pages without one costs. All that was filled
-/// is then read, for only some ways have mapped it by then.
-pub(super) fn bounce(tables: &mut Tables) -> io::Result<()> {
+/// How much to commit at once, and what a page fault for each page costs instead. All that was filled is then read.
+pub(super) fn commit(tables: &mut Tables) -> io::Result<()> {
     const SIZE: usize = 16 << 20;
-    const WAYS: [(&str, Fill); 3] =
-        [("hot buffer, pwrite", through), ("MADV_POPULATE_WRITE", populated), ("faults", faulting)];
+    const WAYS: [(&str, Fill); 2] = [("MADV_POPULATE_WRITE", populated), ("faults", faulting)];
     let (memfd, pattern) = (RefCell::new(Memfd::new(SIZE)?), wire::pattern());
     let mut trials = Vec::new();
     for step in doubling(64 << 10, 4 << 20) {
         for (way, fill) in WAYS {
-            let (memfd, pattern, mut step) = (&memfd, &pattern, vec![0; step]);
-            trials.push(Trial::new(step.len(), way, move || {
+            let (memfd, pattern) = (&memfd, &pattern);
+            trials.push(Trial::new(step, way, move || {
                 let mut memfd = memfd.borrow_mut();
                 memfd.punch().expect("a hole");
-                timed(|| fill(&mut memfd, pattern, &mut step).map(|()| touch(memfd.bytes())).expect("memory"))
+                timed(|| fill(&mut memfd, pattern, step).map(|()| touch(memfd.bytes())).expect("memory"))
             }));
         }
     }
-    tables.weigh("bounce", Unit::per_mib(SIZE), 15, trials);
+    tables.weigh("commit", Unit::per_mib(SIZE), 15, trials);
     Ok(())
 }
 
-/// Copies to `step`, in place of what recv(2) would do, and from there to the memfd.
-fn through(memfd: &mut Memfd, payload: &[u8], step: &mut [u8]) -> io::Result<()> {
-    (0..memfd.bytes().len()).step_by(step.len()).try_for_each(|at| {
-        copy(payload, step);
-        memfd.write(at, step)
-    })
-}
-
-fn populated(memfd: &mut Memfd, payload: &[u8], step: &mut [u8]) -> io::Result<()> {
-    let len = step.len();
-    (0..memfd.bytes().len()).step_by(len).try_for_each(|at| {
-        memfd.populate(at, len)?;
-        copy(payload, &mut memfd.bytes()[at..at + len]);
+fn populated(memfd: &mut Memfd, payload: &[u8], step: usize) -> io::Result<()> {
+    (0..memfd.bytes().len()).step_by(step).try_for_each(|at| {
+        memfd.populate(at, step)?;
+        copy(payload, &mut memfd.bytes()[at..at + step]);
         Ok(())
     })
 }
 
-fn faulting(memfd: &mut Memfd, payload: &[u8], step: &mut [u8]) -> io::Result<()> {
-    memfd.bytes().chunks_mut(step.len()).for_each(|chunk| copy(payload, chunk));
+fn faulting(memfd: &mut Memfd, payload: &[u8], step: usize) -> io::Result<()> {
+    memfd.bytes().chunks_mut(step).for_each(|chunk| copy(payload, chunk));
     Ok(())
 }
 
@@ -66,6 +55,9 @@ fn copy(payload: &[u8], to: &mut [u8]) {
     to.chunks_mut(payload.len()).for_each(|to| to.copy_from_slice(&payload[..to.len()]));
 }
 
+/// Bytes that are committed at once where something else is varied.
+const COMMIT: usize = 1 << 20;
+
 /// The part of a core that giving back may take.
 const SHARE: f64 = 0.01;
 
@@ -73,11 +65,11 @@ const SHARE: f64 = 0.01;
 pub(super) fn decay(tables: &mut Tables) -> io::Result<()> {
     for size in [1 << 20, 4 << 20, 16 << 20, 64 << 20] {
         let (mut kept, mut given) = (Memfd::warm(size)?, Memfd::warm(size)?);
-        let (pattern, mut buffer) = (&wire::pattern(), vec![0; 512 << 10]);
+        let pattern = &wire::pattern();
         let keep = move || timed(|| copy(pattern, kept.bytes()));
         let give = move || {
             timed(|| {
-                given.punch().and_then(|()| through(&mut given, pattern, &mut buffer)).expect("memory");
+                given.punch().and_then(|()| populated(&mut given, pattern, COMMIT)).expect("memory");
                 touch(given.bytes());
             })
         };

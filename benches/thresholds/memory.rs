@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::ptr;
 
 use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
@@ -42,11 +41,6 @@ impl Memfd {
 
     pub(super) fn bytes(&mut self) -> &mut [u8] {
         &mut self.map[self.skip..][..self.len]
-    }
-
-    /// pwrite(2).
-    pub(super) fn write(&mut self, at: usize, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(bytes, (self.skip + at) as u64)
     }
 
     /// Gives pages memory and maps them.

@@ -215,7 +215,13 @@ impl<T: Zeroable> Table<T> {
     /// When the address space, or its limit, has no room.
     pub(crate) fn new(len: usize) -> io::Result<Table<T>> {
         let bytes = len.checked_mul(size_of::<T>()).ok_or(io::ErrorKind::OutOfMemory)?;
-        let map = MmapOptions::new().len(bytes.max(1)).no_reserve_swap().map_anon()?;
+        let mut options = MmapOptions::new();
+        options.len(bytes.max(1));
+        // Miri knows no further flags.
+        if !cfg!(miri) {
+            options.no_reserve_swap();
+        }
+        let map = options.map_anon()?;
         Ok(Table { map, len, entries: PhantomData })
     }
 }

@@ -18,13 +18,13 @@ use std::io;
 use std::mem;
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 use nix::errno::Errno;
+use nix::libc::{SYS_mremap, c_long, syscall};
 use nix::sys::mman::{
-    MRemapFlags, MapFlags, MmapAdvise, MsFlags, ProtFlags, madvise, mmap, mmap_anonymous, mremap, msync,
-    munmap,
+    MRemapFlags, MapFlags, MmapAdvise, MsFlags, ProtFlags, madvise, mmap, mmap_anonymous, msync, munmap,
 };
 
 use super::memory::{TABLE, to_off};
@@ -258,7 +258,7 @@ impl Drop for Space {
     }
 }
 
-/// mremap(2): moves a mapping.
+/// mremap(2): moves a mapping. A raw call, because musl's wrapper drops the address unless it comes with `MREMAP_FIXED`.
 ///
 /// # Safety
 ///
@@ -271,9 +271,11 @@ unsafe fn remap(
 ) -> nix::Result<NonNull<u8>> {
     #[cfg(test)]
     mock::refuse_move(how, to, len)?;
-    let flags = MRemapFlags::MREMAP_MAYMOVE | how;
+    let flags = c_long::from((MRemapFlags::MREMAP_MAYMOVE | how).bits());
+    let to = to.map_or(ptr::null_mut(), NonNull::as_ptr);
     // SAFETY: promised by the caller.
-    Ok(unsafe { mremap(from.cast(), len, len, flags, to.map(NonNull::cast)) }?.cast())
+    let got = Errno::result(unsafe { syscall(SYS_mremap, from.as_ptr(), len, len, flags, to) })?;
+    NonNull::new(ptr::with_exposed_provenance_mut(got as usize)).ok_or(Errno::EINVAL)
 }
 
 /// mmap(2): maps anonymous memory.

@@ -3,7 +3,9 @@
 #![no_main]
 
 mod channel;
+mod datagram;
 mod pools;
+mod rooms;
 mod world;
 
 use arbitrary::Arbitrary;
@@ -56,6 +58,7 @@ pub enum Action {
     ToBytes { rope: Which, size: Size },
     KeepSegments { rope: Which },
     Find { rope: Which, at: Size, len: u8 },
+    FindFrom { rope: Which, from: Size, at: Size, len: u8 },
     Finalize { rope: Which },
     DropKept { kept: Which },
     Receive { rope: Which, channel: Which, max: Option<Size> },
@@ -70,6 +73,14 @@ pub enum Action {
     DropCursor { cursor: Which },
     EndChannel { channel: Which, reset: bool },
     Trim { pool: Which },
+    Decay { pool: Which },
+    NewRoom { rope: Which, pool: Which, size: Size },
+    AddRoom { rope: Which, pool: Which, size: Size },
+    WaitForRoom { pool: Which, size: Size },
+    PollRoom { rope: Which, request: Which },
+    DropRequest { request: Which },
+    Datagram { rope: Which, size: Size, way: datagram::Way },
+    SendDatagram { rope: Which },
 }
 
 #[derive(Arbitrary, Debug)]

@@ -4,9 +4,9 @@ use std::mem;
 use std::time::Duration;
 
 use arbitrary::Arbitrary;
-use ropewalk::{Backing, Pool};
+use ropewalk::{Backing, Pool, PoolStats};
 
-const PAGE: u64 = 4096;
+pub const PAGE: u64 = 4096;
 
 #[derive(Arbitrary, Debug)]
 pub struct Kind {
@@ -18,11 +18,16 @@ pub struct Kind {
 }
 
 impl Kind {
+    /// Most idle bytes that stay resident.
+    pub fn retained(&self) -> u64 {
+        self.retain.map_or(u64::MAX, |pages| u64::from(pages) * PAGE)
+    }
+
     pub fn create(&self) -> Pool {
         let options = Pool::options()
             .small_limits()
             .capacity((u64::from(self.pages) + 1) * PAGE)
-            .retain(self.retain.map_or(u64::MAX, |pages| u64::from(pages) * PAGE))
+            .retain(self.retained())
             .decay(Duration::from_secs(if self.no_decay { 0 } else { 3600 }))
             .zero_on_release(self.zero);
         if !self.anonymous {
@@ -32,6 +37,16 @@ impl Kind {
         assert_eq!((pool.stats().backing, pool.stats().reduced), (Backing::Anonymous, true));
         pool
     }
+}
+
+/// What the pool says of itself, if that fits together.
+pub fn stats(pool: &Pool) -> PoolStats {
+    let stats = pool.stats();
+    assert!(stats.in_use + stats.reserved <= stats.capacity, "{stats:?}");
+    assert!(stats.warm <= stats.resident && stats.resident <= stats.in_use + stats.warm, "{stats:?}");
+    assert!(stats.in_use <= stats.peak && stats.peak <= stats.capacity, "{stats:?}");
+    assert!(stats.resident <= stats.peak_resident && !stats.keeps_memory, "{stats:?}");
+    stats
 }
 
 /// Runs `body` while this process may open no further file.

@@ -8,19 +8,19 @@ use bytes::{Buf, BufMut, Bytes};
 use ropewalk::{Cursor, Pool, Rope};
 
 use crate::channel::Channel;
-use crate::{Action, Size, Which, pools};
+use crate::{Action, Size, Which, datagram, pools, rooms};
 
 const ROPES: usize = 4;
 const CHANNELS: usize = 3;
 
 /// Most bytes in a rope, and most things kept of one kind, so that a run stays short.
-const MOST_BYTES: usize = 1 << 17;
-const MOST_KEPT: usize = 8;
+pub const MOST_BYTES: usize = 1 << 17;
+pub const MOST_KEPT: usize = 8;
 
 #[derive(Default)]
-struct Model {
-    rope: Rope,
-    flat: Vec<u8>,
+pub struct Model {
+    pub rope: Rope,
+    pub flat: Vec<u8>,
 }
 
 impl Model {
@@ -30,18 +30,23 @@ impl Model {
         assert!(self.rope == self.flat, "{:?} holds the wrong bytes", self.rope);
     }
 
-    fn pool_is_full(&self) -> bool {
+    /// Whether nothing is left that is not reserved.
+    pub fn pool_is_full(&self) -> bool {
         let stats = self.rope.pool().map(Pool::stats).unwrap_or_default();
-        stats.in_use == stats.capacity
+        stats.in_use + stats.reserved == stats.capacity
     }
 }
 
 pub struct World {
     pools: Vec<Pool>,
+    /// Most bytes that each pool keeps warm.
+    retained: Vec<u64>,
     ropes: [Model; ROPES],
     kept: VecDeque<(Bytes, Vec<u8>)>,
     cursors: VecDeque<(Cursor<Rope>, Vec<u8>)>,
     channels: [Option<Channel>; CHANNELS],
+    /// What waits for room, of which pool, and for how many bytes.
+    pub requests: VecDeque<rooms::Request>,
     /// Bytes made so far; each differs from those around it and from earlier ones.
     made: u64,
 }
@@ -50,12 +55,15 @@ impl World {
     pub fn new(pools: &[pools::Kind]) -> World {
         // The fuzzer's `main` is not Rust's, which would have done this.
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+        datagram::Pair::get();
         World {
             pools: pools.iter().map(pools::Kind::create).collect(),
+            retained: pools.iter().map(pools::Kind::retained).collect(),
             ropes: Default::default(),
             kept: VecDeque::new(),
             cursors: VecDeque::new(),
             channels: Default::default(),
+            requests: VecDeque::new(),
             made: 0,
         }
     }
@@ -84,7 +92,8 @@ impl World {
             Action::Read { rope, size } => self.read(rope, size),
             Action::ToBytes { rope, size } => self.to_bytes(rope, size),
             Action::KeepSegments { rope } => self.keep_segments(rope),
-            Action::Find { rope, at, len } => self.find(rope, at, len),
+            Action::Find { rope, at, len } => self.find(rope, None, at, len),
+            Action::FindFrom { rope, from, at, len } => self.find(rope, Some(from), at, len),
             Action::Finalize { rope } => self.finalize(rope),
             Action::DropKept { kept } => drop(remove(&mut self.kept, kept)),
             Action::Receive { rope, channel, max } => self.receive(rope, channel, max),
@@ -99,6 +108,14 @@ impl World {
             Action::DropCursor { cursor } => drop(remove(&mut self.cursors, cursor)),
             Action::EndChannel { channel, reset } => self.end_channel(channel, reset),
             Action::Trim { pool } => self.trim(pool),
+            Action::Decay { pool } => self.decay(pool),
+            Action::NewRoom { rope, pool, size } => self.new_room(rope, pool, size),
+            Action::AddRoom { rope, pool, size } => self.add_room(rope, pool, size),
+            Action::WaitForRoom { pool, size } => self.wait_for_room(pool, size),
+            Action::PollRoom { rope, request } => self.poll_room(rope, request),
+            Action::DropRequest { request } => drop(remove(&mut self.requests, request)),
+            Action::Datagram { rope, size, way } => self.receive_datagram(rope, size, way),
+            Action::SendDatagram { rope } => self.send_datagram(rope),
         }
         self.ropes.iter().for_each(Model::check);
     }
@@ -107,25 +124,31 @@ impl World {
     pub fn end(self) {
         assert!(self.kept.iter().all(|(bytes, flat)| bytes == flat));
         assert!(self.cursors.iter().all(|(cursor, flat)| *cursor.get_ref() == *flat));
-        let World { pools, ropes, kept, cursors, channels, .. } = self;
+        let World { pools, ropes, kept, cursors, channels, requests, .. } = self;
         pools.iter().for_each(Pool::assert_invariants);
         drop((ropes, kept, cursors, channels));
+        rooms::serve(requests);
         for pool in &pools {
             pool.assert_invariants();
-            assert_eq!(pool.stats().in_use, 0);
+            let stats = pools::stats(pool);
+            assert_eq!((stats.in_use, stats.reserved, stats.waiting), (0, 0, 0));
             pool.trim().unwrap();
             assert_eq!(pool.stats().warm, 0);
         }
     }
 
-    fn make(&mut self, size: usize) -> Vec<u8> {
+    pub fn make(&mut self, size: usize) -> Vec<u8> {
         let from = self.made;
         self.made += size as u64;
         (from..self.made).map(|at| (at.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect()
     }
 
-    fn model(&mut self, rope: Which) -> &mut Model {
+    pub fn model(&mut self, rope: Which) -> &mut Model {
         &mut self.ropes[usize::from(rope) % ROPES]
+    }
+
+    pub fn pool(&self, pool: Which) -> &Pool {
+        &self.pools[usize::from(pool) % self.pools.len()]
     }
 
     fn channel(&mut self, channel: Which) -> &mut Channel {
@@ -228,8 +251,13 @@ impl World {
 
     fn reserve(&mut self, rope: Which, size: Size) {
         let model = self.model(rope);
-        if let Err(error) = model.rope.reserve(size.bytes()) {
-            assert!(error.kind() == ErrorKind::OutOfMemory && model.rope.pool().is_some(), "{error}");
+        let allowed = Rope::limit(&model.rope).saturating_sub(model.flat.len());
+        match model.rope.reserve(size.bytes()) {
+            Ok(()) => assert!(size.bytes() <= allowed),
+            Err(error) if error.kind() == ErrorKind::QuotaExceeded => assert!(size.bytes() > allowed),
+            Err(error) => {
+                assert!(error.kind() == ErrorKind::OutOfMemory && model.rope.pool().is_some(), "{error}");
+            }
         }
     }
 
@@ -314,16 +342,19 @@ impl World {
         segments.into_iter().for_each(|(segment, bytes)| self.keep(segment, bytes));
     }
 
-    fn find(&mut self, rope: Which, at: Size, len: u8) {
+    fn find(&mut self, rope: Which, from: Option<Size>, at: Size, len: u8) {
         let model = self.model(rope);
         let at = at.up_to(model.flat.len());
         let needle = &model.flat[at..][..usize::from(len).min(model.flat.len() - at)];
-        let found = model.rope.find(needle);
+        let from = from.map_or(0, |from| from.up_to(model.flat.len()));
         let expected = match needle.len() {
-            0 => Some(0),
-            len => model.flat.windows(len).position(|window| window == needle),
+            0 => Some(from),
+            len => {
+                model.flat[from..].windows(len).position(|window| window == needle).map(|found| from + found)
+            }
         };
-        assert_eq!(found, expected);
+        assert_eq!(model.rope.find_from(from, needle), expected);
+        assert!(from > 0 || model.rope.find(needle) == expected);
     }
 
     fn finalize(&mut self, rope: Which) {
@@ -477,8 +508,23 @@ impl World {
         }
     }
 
+    /// Gives back what is due, and at last what is not retained.
+    fn decay(&mut self, which: Which) {
+        let at = usize::from(which) % self.pools.len();
+        let (pool, retained) = (&self.pools[at], self.retained[at]);
+        let before = pools::stats(pool);
+        let given_back = pool.decay().unwrap();
+        let after = pools::stats(pool);
+        assert!(after.warm <= before.warm - given_back && after.in_use == before.in_use);
+        assert!(pools::stats(pool).warm > 0 || pool.decay_timeout().is_none());
+        while pools::stats(pool).warm > retained {
+            assert!(pool.decay().unwrap() > 0);
+        }
+        pool.assert_invariants();
+    }
+
     fn trim(&mut self, pool: Which) {
-        let pool = &self.pools[usize::from(pool) % self.pools.len()];
+        let pool = self.pool(pool);
         let before = pool.stats();
         let trimmed = pool.trim().unwrap();
         let after = pool.stats();
@@ -513,7 +559,7 @@ fn pick<T>(from: &mut VecDeque<T>, which: Which) -> Option<&mut T> {
     from.get_mut(at)
 }
 
-fn remove<T>(from: &mut VecDeque<T>, which: Which) -> Option<T> {
+pub fn remove<T>(from: &mut VecDeque<T>, which: Which) -> Option<T> {
     let at = usize::from(which).checked_rem(from.len())?;
     from.remove(at)
 }
