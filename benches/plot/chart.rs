@@ -22,15 +22,15 @@ line{stroke:#8884}</style>";
 type Series = (String, Vec<(f64, f64)>);
 
 pub(super) struct Chart {
-    title: &'static str,
+    title: String,
     across: &'static str,
     up: &'static str,
     series: Vec<Series>,
 }
 
 impl Chart {
-    pub(super) fn new(title: &'static str, across: &'static str, up: &'static str) -> Chart {
-        Chart { title, across, up, series: Vec::new() }
+    pub(super) fn new(title: impl Into<String>, across: &'static str, up: &'static str) -> Chart {
+        Chart { title: title.into(), across, up, series: Vec::new() }
     }
 
     /// Adds a point to the line of that name. What a logarithm cannot show is left out.

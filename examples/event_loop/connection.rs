@@ -50,11 +50,11 @@ pub(crate) struct Connection {
 /// What comes after a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// Another turn, after everybody else's.
+    /// Another turn, after those of the other connections.
     Turn,
     /// A turn when the kernel, or the memory, has something new.
     Event,
-    /// Nothing: all is answered, and the peer has ended its stream.
+    /// Nothing: each message is echoed, and the peer has ended its stream.
     End,
 }
 
@@ -83,7 +83,7 @@ impl Connection {
         self.writable |= writable;
     }
 
-    /// Sends once, receives once and answers what is complete.
+    /// Sends once, receives once, and echoes the messages that are complete.
     pub(crate) fn turn(&mut self, memory: &mut Memory) -> Result<Next, Refusal> {
         if self.may_send() {
             self.send()?;

@@ -162,7 +162,7 @@ fn stream(payload: &Rope, lengths: [usize; MESSAGES]) -> Rope {
     stream
 }
 
-/// Two cursors over one rope: what is to be sent, and what is to come back.
+/// Two cursors over one rope: one for sending, one for comparing the echo.
 struct Client {
     socket: mio::net::TcpStream,
     sending: Cursor<Arc<Rope>>,

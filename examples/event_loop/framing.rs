@@ -20,7 +20,7 @@ pub(crate) const HEADER: usize = 8;
 pub(crate) struct Front {
     /// Bytes of whole messages, their lengths included.
     pub(crate) whole: usize,
-    /// How many messages those are.
+    /// Number of whole messages.
     pub(crate) messages: usize,
     /// Bytes that the length or the message behind them still lacks, never 0; or why it is refused.
     pub(crate) lacks: Result<usize, TooLong>,

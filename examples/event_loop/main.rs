@@ -11,10 +11,10 @@
 //!
 //! ```text
 //! framing.rs     where messages begin and end (pure)
-//! watch.rs       whether a peer gets on
+//! watch.rs       whether a peer makes progress
 //! memory.rs      the shared pool, and when it is scarce
 //! connection.rs  one turn of one connection
-//! server.rs      whose turn it is
+//! server.rs      accepts connections and schedules their turns
 //! demo.rs        clients
 //! ```
 

@@ -13,7 +13,7 @@ pub(crate) struct Memory {
     pub(crate) messages: u64,
     /// Bytes on the heap: what views had to copy.
     copies: Arc<AtomicUsize>,
-    /// Bytes of the pool that messages will still need, and that nobody else gets.
+    /// Bytes of the pool that are set aside for messages in progress.
     promised: Arc<AtomicUsize>,
     /// The system has refused memory since the last [`refresh`](Memory::refresh).
     ran_out: bool,
@@ -22,7 +22,7 @@ pub(crate) struct Memory {
 /// How much there is to receive into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Level {
-    /// Half of it: whoever comes first is served first.
+    /// Less than half of the capacity is in use: first come, first served.
     Plenty,
     /// A message is received only once there is room for all that it lacks.
     Scarce,
@@ -55,7 +55,7 @@ impl Memory {
         }
     }
 
-    /// Keeps `bytes` for somebody, if the pool will have them, in as many runs as it may.
+    /// Sets `bytes` aside for one message, if the pool has them, in any number of runs.
     pub(crate) fn promise(&self, bytes: usize) -> Option<Promise> {
         let PoolStats { capacity, in_use, page_size, .. } = self.pool.stats();
         // They end inside a page, and pages are taken whole.
@@ -95,7 +95,7 @@ impl Memory {
     }
 }
 
-/// Bytes that have been kept for somebody, until they are taken or this is dropped.
+/// Bytes that are set aside for one message, until they are taken or this is dropped.
 pub(crate) struct Promise {
     bytes: usize,
     /// What it still adds to the total.

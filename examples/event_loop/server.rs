@@ -1,7 +1,7 @@
 //! One thread that serves all connections, each in its turn.
 //!
 //! ```text
-//!  mio ──► ready ──► turn ──► ready       there is more to do, but everybody else comes first
+//!  mio ──► ready ──► turn ──► ready       more to do, after the other connections
 //!            ▲         ├────► mio         the kernel, or the peer, has to do something
 //!            │         ├────► closed      done, or refused
 //!            └─ waiting ◄─┘               for memory
@@ -29,7 +29,7 @@ const LISTENER: Token = Token(usize::MAX);
 /// Connections that may wait to be accepted; the system has a limit of its own.
 const BACKLOG: i32 = 4096;
 
-/// Most connections accepted before those that are served have their turns.
+/// Most connections accepted before the open ones have their turns.
 const ACCEPTS: usize = 256;
 
 /// How often deadlines are checked and what the system refused is tried again.
@@ -60,7 +60,7 @@ pub(crate) struct Server {
     limits: Limits,
     poll: Poll,
     listener: TcpListener,
-    /// Whether somebody may be waiting to be accepted.
+    /// Whether a connection may be waiting to be accepted.
     accepting: bool,
     connections: Slab<Connection>,
     /// Those that have something to do, each once.
@@ -154,7 +154,7 @@ impl Server {
                 Ok((socket, peer)) => self.admit(socket, peer),
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    // Those who wait stay in the backlog and are tried again at the next tick.
+                    // Connections stay in the backlog; the next tick tries again.
                     self.accepting = false;
                     if error.kind() != ErrorKind::WouldBlock {
                         log(format_args!("cannot accept now: {error}"));
@@ -218,7 +218,7 @@ impl Server {
         }
     }
 
-    /// Lets those go on for whom there is memory now, the first ones first.
+    /// Resumes connections for which there is memory now, first come, first served.
     fn provide(&mut self) {
         while let Some(&token) = self.waiting.front() {
             if let Some(connection) = self.connections.get_mut(token).filter(|connection| connection.waiting)
@@ -257,8 +257,8 @@ impl Server {
         }
     }
 
-    /// When nobody gets memory any more, though by now all who hold some and do not get on are closed,
-    /// whose message holds most of it makes room for the others.
+    /// If no connection has got memory for twice the idle time, closes the one whose message holds most. By
+    /// then all that hold memory and make no progress are closed.
     fn close_starved(&mut self, now: Instant) {
         let patience = Duration::from_secs(self.limits.idle) * 2;
         if self.waiting.is_empty() || now.saturating_duration_since(self.provided) < patience {
@@ -298,7 +298,7 @@ impl Server {
     }
 }
 
-/// One line on standard error. That nobody reads it is no reason to stop.
+/// Writes one line to standard error; an error there is ignored, so that the server goes on.
 fn log(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }

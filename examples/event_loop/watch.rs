@@ -1,4 +1,4 @@
-//! Whether a peer gets on with what it owes.
+//! Whether a peer makes progress with what it owes.
 
 use std::time::{Duration, Instant};
 

@@ -28,7 +28,7 @@ use crate::store::{Object, Store};
 use crate::upload::{Upload, linger};
 use crate::{Limits, activity, metrics};
 
-/// What the client says of a content, and what is said again when it is sent.
+/// Fields of a PUT that describe its content; they are stored, and sent with it.
 const METADATA: [header::HeaderName; 3] =
     [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LANGUAGE];
 

@@ -127,7 +127,7 @@ fn no_room(patience: Duration, limits: &Limits) -> Refusal {
 }
 
 /// Waits until the pool has room for so many bytes, and reserves none of it: a peer that then sends
-/// nothing holds nothing. Where there is room, those that wait for more are not waited for.
+/// nothing holds nothing. Does not queue where there is room already.
 async fn chance(pool: &Pool, bytes: usize, until: Instant, limits: &Limits) -> Result<(), Refusal> {
     let stats = pool.stats();
     if stats.in_use.saturating_add(bytes as u64) <= stats.capacity {

@@ -21,9 +21,9 @@ impl<S: AsFd> Reader<S> {
     }
 }
 
-/// Gives each reader a turn. Those that have all of it are dropped, and so are those that fail or take
-/// nothing for `idle`: they delay nobody. Returns whether some took bytes and want another turn at once;
-/// else wait until a socket is writable, and for no longer than `idle`.
+/// Gives each reader a turn. Drops readers that have the whole rope, that fail, or that take nothing for
+/// `idle`: no reader delays another. Returns `true` if a reader took bytes and can take more at once;
+/// otherwise wait until a socket is writable, but no longer than `idle`.
 pub fn send_to_all<S: AsFd>(readers: &mut Vec<Reader<S>>, idle: Duration) -> bool {
     let mut again = false;
     readers.retain_mut(|reader| match reader.cursor.writev_to(&reader.socket) {

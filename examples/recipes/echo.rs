@@ -16,7 +16,7 @@ pub struct Limits {
     pub body: usize,
     /// Longest time in which no byte moves.
     pub idle: Duration,
-    /// Longest time for all of it: a byte now and then does not keep a connection.
+    /// Longest time for a connection, so that a byte now and then does not keep it.
     pub total: Duration,
 }
 

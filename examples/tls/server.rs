@@ -121,7 +121,7 @@ impl Pace {
     }
 }
 
-/// One line on standard error. That nobody reads it is no reason to stop.
+/// Writes one line to standard error; an error there is ignored, so that the server goes on.
 fn log(line: std::fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "{line}");
 }

@@ -75,7 +75,7 @@ fn faults(usage: &Usage) -> u64 {
 }
 
 /// Bytes of memory that this process takes for data: anonymous pages, and all pages of its memory files,
-/// mapped or not. Not the program's own pages, whose share changes as other processes come and go.
+/// mapped or not. The program's own pages do not count: their share changes as other processes come and go.
 pub(crate) fn physical_memory() -> io::Result<u64> {
     let rollup = fs::read_to_string("/proc/self/smaps_rollup")?;
     let (anonymous, shared) = (amount(&rollup, "Pss_Anon:")?, amount(&rollup, "Pss_Shmem:")?);

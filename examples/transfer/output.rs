@@ -106,7 +106,10 @@ struct Signals {
 
 impl Signals {
     fn hold() -> io::Result<Signals> {
-        let held = SigSet::from_iter([Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM]);
+        let ignored = ignored()?;
+        let ending = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
+        let held =
+            SigSet::from_iter(ending.into_iter().filter(|&signal| ignored >> (signal as i32 - 1) & 1 == 0));
         let pending = SignalFd::with_flags(&held, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let before = held.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
         Ok(Signals { before, pending })
@@ -118,6 +121,15 @@ impl Signals {
         let signal = i32::try_from(signal.ssi_signo).ok().and_then(|signal| Signal::try_from(signal).ok());
         Err(io::Error::other(format!("interrupted by {}", signal.map_or("a signal", Signal::as_str))))
     }
+}
+
+/// The signals that this process ignores, as under nohup(1): bit 0 is signal 1. One that is held back would
+/// arrive all the same.
+fn ignored() -> io::Result<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.ok_or_else(|| io::Error::other("no SigIgn in /proc/self/status"))
 }
 
 impl Drop for Signals {

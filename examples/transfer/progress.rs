@@ -5,7 +5,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 const KNOWN: &str = "{msg:18} {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}";
 const UNKNOWN: &str = "{msg:18} {spinner} {bytes}, {bytes_per_sec}";
 
-/// A bar for so many bytes, or for nobody knows how many.
+/// Returns a bar for so many bytes, or for an unknown number.
 pub(crate) fn bar(bytes: Option<u64>) -> ProgressBar {
     let (bar, template) = match bytes {
         Some(bytes) => (ProgressBar::new(bytes), KNOWN),

@@ -47,9 +47,9 @@ impl Model {
     }
 
     fn allocate(&mut self, want: u32, held: u32) {
-        let Placement { slack: (min, max), spread, min_run } = PLACEMENT;
+        let Placement { slack: (min, max), min_run, .. } = PLACEMENT;
         let order = |pages: u32| pages.next_power_of_two().ilog2();
-        let bound = (self.count(|page| page.allocated) + spread).min(self.naive.len() as u32 / 2);
+        let bound = self.bound();
         let (least, most) = (order(want), order(held.clamp(min, max).max(want)));
         let below = |order: u32| self.block(order).filter(|start| start + (1 << order) <= bound);
         let orders = (least..=most).rev().chain((order(min_run).min(least)..least).rev());
@@ -78,9 +78,8 @@ impl Model {
 
     fn grow(&mut self, which: u32, want: u32, held: u32) {
         let Some(at) = self.pick(which).map(|owned| self.owned[owned].end()) else { return };
-        let Placement { slack: (min, _), spread, .. } = PLACEMENT;
-        let bound = (self.count(|page| page.allocated) + spread).min(self.naive.len() as u32 / 2);
-        let stops = at % min == 0 && held < min && at >= bound;
+        let (min, _) = PLACEMENT.slack;
+        let stops = at % min == 0 && held < min && at >= self.bound();
         let expected = PageRun::new(at, if stops { 0 } else { self.free_at(at, want) });
         let run = PageRun::new(at, self.runs.grow(at, want, held));
         self.allocated(Some(run).filter(|run| run.len > 0), Some(expected).filter(|run| run.len > 0));
@@ -156,6 +155,11 @@ impl Model {
         assert_eq!(self.runs.resident(), self.count(|page| page.resident));
         assert_eq!(self.runs.resident_free(), self.count(is_idle));
         assert!((0..).zip(&self.naive).all(|(at, page)| self.runs.is_allocated(at) == page.allocated));
+    }
+
+    fn bound(&self) -> u32 {
+        let allocated = self.count(|page| page.allocated);
+        (allocated + PLACEMENT.spread.max(allocated / 3)).min(self.naive.len() as u32 / 2)
     }
 
     fn pick(&self, which: u32) -> Option<usize> {

@@ -35,7 +35,7 @@ const CACHE_BYTES: usize = 256 << 10;
 /// Extents that are allocated from a page cache between two looks at the clock.
 const TICK: u32 = 64;
 
-/// Bytes of new extents that are placed with slack above what is in use.
+/// Bytes above what is in use in which new extents are placed with slack, at least.
 const SPREAD_BYTES: usize = 64 << 20;
 
 /// Shortest extent that is placed there without slack: views copy shorter runs.
@@ -142,7 +142,15 @@ impl Core {
         let tables = memory::mappable(true) / 2 / TABLE_BYTES;
         let file = memory::file_size_limit();
         let file = if file < MIN_ARENA { u64::MAX } else { file };
-        let mut pages = (2 * asked).min(mappable.min(file) / page).min(tables).max(1);
+        let mut pages = (2 * asked).min(mappable.min(file) / page).min(tables);
+        if pages < (2 * asked).min(MIN_ARENA / page) {
+            let message = format!(
+                "RLIMIT_AS and RLIMIT_DATA leave {} for a pool, which needs {}; raise them",
+                Size(mappable.min(tables * page)),
+                Size(MIN_ARENA)
+            );
+            return Err(io::Error::new(io::ErrorKind::OutOfMemory, message));
+        }
         loop {
             match Self::with_pages(options, size, asked, pages) {
                 Err(_) if pages / 2 * page >= MIN_ARENA => pages /= 2,

@@ -55,7 +55,8 @@ pub(super) struct Placement {
     /// Free pages that a new extent is given behind it where there are so many, so that it grows in place: as many as
     /// its rope holds already, within this range.
     pub(super) slack: (u32, u32),
-    /// Slack is left below `allocated + spread` pages only. This bounds what becomes resident.
+    /// Slack is left in so many pages, or a third of those that are allocated, beyond these only. This bounds what becomes
+    /// resident.
     pub(super) spread: u32,
     /// Shortest extent that is allocated below that bound instead of a longer one above it.
     pub(super) min_run: u32,
@@ -256,7 +257,8 @@ impl Runs {
 
     fn slack_bound(&self) -> u64 {
         // The upper half is left to requests that need one run: address space is twice the capacity.
-        (u64::from(self.allocated) + u64::from(self.placement.spread)).min(u64::from(self.total / 2))
+        let spread = self.placement.spread.max(self.allocated / 3);
+        (u64::from(self.allocated) + u64::from(spread)).min(u64::from(self.total / 2))
     }
 
     fn take(&mut self, run: PageRun) -> PageRun {

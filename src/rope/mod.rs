@@ -35,7 +35,7 @@ use crate::sys::KnownFd;
 pub use cursor::Cursor;
 use extent::Memory;
 pub(crate) use extent::{Extent, narrow};
-pub(crate) use pace::{Pace, first_read};
+pub(crate) use pace::{MAX_READ, MAX_SEND, Pace, first_read};
 use segments::{IntoSegments, Segments};
 
 /// Bytes in the order in which they arrived, in as many pieces as they came in.

@@ -7,34 +7,33 @@ const DEFAULT_READ: u32 = 64 << 10;
 const MAX_FIRST_READ: u32 = 256 << 10;
 
 /// Most bytes per read: a larger one saves little, and takes more pages that may stay empty.
-const MAX_READ: u32 = 1 << 20;
+pub(crate) const MAX_READ: u32 = 1 << 20;
 
 /// Bytes offered in the first send: more than a socket takes at once, as a rule.
 const FIRST_SEND: u32 = 1 << 20;
 
 /// Most bytes offered per send. What the kernel cannot take costs the iovecs that name it, no more.
-const MAX_SEND: u32 = 1 << 30;
+pub(crate) const MAX_SEND: u32 = 1 << 30;
 
 /// Doubles after a call that moved all it might have, halves after two in a row that did not.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
     bytes: u32,
-    most: u32,
     short: bool,
 }
 
 impl Pace {
-    pub(crate) const SENDS: Pace = Pace { bytes: FIRST_SEND, most: MAX_SEND, short: false };
+    pub(crate) const SENDS: Pace = Pace { bytes: FIRST_SEND, short: false };
 
     /// Reads that begin with the least: whatever comes first is moved to where the rest goes.
     pub(crate) fn careful(min: usize) -> Pace {
-        Pace { bytes: to_u32(min), most: MAX_READ, short: false }
+        Pace { bytes: to_u32(min), short: false }
     }
 
     /// Reads of which the first one asks for as much as [`first_read`] said, or for the usual if that is 0.
     #[inline]
     pub(crate) fn reads(first: u32) -> Pace {
-        Pace { bytes: if first == 0 { DEFAULT_READ } else { first }, most: MAX_READ, short: false }
+        Pace { bytes: if first == 0 { DEFAULT_READ } else { first }, short: false }
     }
 
     #[inline]
@@ -42,12 +41,12 @@ impl Pace {
         self.bytes as usize
     }
 
-    /// Notes that `moved` of `offered` bytes were moved. A call that was offered less than this pace,
-    /// because there was no more, says nothing if it moved all.
+    /// Notes that `moved` of `offered` bytes were moved, and stays between `min` and `max`. A call that was offered less
+    /// than this size, because there was no more, says nothing if it moved all.
     #[inline]
-    pub(crate) fn note(&mut self, offered: usize, moved: usize, min: usize) {
+    pub(crate) fn note(&mut self, offered: usize, moved: usize, (min, max): (usize, u32)) {
         if moved >= self.bytes() {
-            self.bytes = (self.bytes * 2).clamp(DEFAULT_READ, self.most);
+            self.bytes = (self.bytes * 2).clamp(DEFAULT_READ, max);
             self.short = false;
         } else if moved < offered && self.short {
             // Two short calls in a row.

@@ -19,7 +19,7 @@ use std::slice;
 
 use zeroize::Zeroize;
 
-use super::{Rope, first_read};
+use super::{MAX_READ, Rope, first_read};
 use crate::pool::is_at_capacity;
 use crate::sys::iovec::{self, UninitIovec};
 use crate::sys::{self, FdKind, Received};
@@ -321,14 +321,16 @@ impl Rope {
         count: impl FnOnce(&T) -> usize,
     ) -> io::Result<T> {
         let mut offer = self.offer(want).inspect_err(|_| self.release_spare())?;
-        let mut iovecs = self.iovecs(&mut offer);
-        let used = usize::from(iovecs[0].len() == 0)..1 + usize::from(iovecs[1].len() > 0);
-        let result = call(&mut iovecs[used]);
+        let result = match self.iovecs(&mut offer) {
+            [tail, next] if next.len() == 0 => call(&mut [tail]),
+            [tail, next] if tail.len() == 0 => call(&mut [next]),
+            mut both => call(&mut both),
+        };
         let moved = result.as_ref().map_or(0, count);
         self.learn(offer.len(), moved);
         // SAFETY: the kernel fills iovecs in order and wrote `moved` bytes, which `sys` has checked to be no more than
         // it was offered; another reader fills the first one only, and its `ReadBuf` has counted them.
-        unsafe { self.commit(offer, moved) };
+        unsafe { self.commit(&mut offer, moved) };
         self.release_spare();
         result
     }
@@ -342,7 +344,7 @@ impl Rope {
             pool.set_first_read(first_read(count, full, self.inline_max()));
         }
         let min = self.inline_max();
-        self.reads().note(offered, count, min);
+        self.reads().note(offered, count, (min, MAX_READ));
     }
 }
 

@@ -6,7 +6,7 @@ use std::borrow::Borrow;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::{Cursor, Pace, Rope};
+use super::{Cursor, MAX_SEND, Pace, Rope};
 use crate::sys::iovec::{Iovecs, MAX_BYTES};
 use crate::sys::{self, FdKind};
 
@@ -250,7 +250,7 @@ fn offer(
     match call(iovecs)? {
         0 => Err(io::Error::new(io::ErrorKind::WriteZero, "the descriptor took none of the bytes offered")),
         sent => {
-            pace.note(iovecs.held(), sent, MIN_SEND);
+            pace.note(iovecs.held(), sent, (MIN_SEND, MAX_SEND));
             Ok(sent)
         }
     }

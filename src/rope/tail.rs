@@ -174,30 +174,58 @@ impl Rope {
     /// # Errors
     ///
     /// When the pool is at capacity, or there is no memory. The rope is as it was.
+    #[inline]
     pub(crate) fn offer(&mut self, want: usize) -> io::Result<Offer> {
         self.absorb_short();
-        let (held, ahead) = (self.len(), self.commit_ahead());
-        let mut offer = Offer { in_tail: 0, next: None, copied: 0, in_next: 0 };
+        if self.tail.is_none() && short_segment(&self.segments, &None, self.limits.inline_max).is_empty() {
+            self.tail = Some(self.fresh(want)?);
+        }
+        let held = self.len();
+        let mut in_tail = 0;
         if let Some(tail) = &mut self.tail {
             if tail.spare() < want {
                 tail.grow(&mut self.memory, want - tail.spare(), held, false);
             }
-            // What is ready already is enough if there is no memory for more.
-            let _ = tail.commit(want.min(ahead));
-            offer.in_tail = tail.ready().min(want);
-            if offer.in_tail > 0 && tail.spare() >= want {
-                return Ok(offer);
+            if tail.ready() < want {
+                let ahead = self.commit_ahead();
+                // What is ready already is enough if there is no memory for more.
+                let _ = self.tail.as_mut().map(|tail| tail.commit(want.min(ahead)));
             }
         }
-        match self.next_extent(want - offer.in_tail) {
+        if let Some(tail) = &self.tail {
+            in_tail = tail.ready().min(want);
+            if in_tail > 0 && tail.spare() >= want {
+                return Ok(Offer { in_tail, in_next: 0, copied: 0, next: None });
+            }
+        }
+        self.offer_beyond(want, in_tail)
+    }
+
+    /// Makes up to `want` bytes ready, of which `in_tail` are already.
+    #[inline(never)]
+    fn offer_beyond(&mut self, want: usize, in_tail: usize) -> io::Result<Offer> {
+        let mut offer = Offer { in_tail, in_next: 0, copied: 0, next: None };
+        match self.next_extent(want - in_tail) {
             Ok((next, copied)) => {
-                offer.in_next = next.ready().min(want - offer.in_tail);
+                offer.in_next = next.ready().min(want - in_tail);
                 (offer.next, offer.copied) = (Some(next), copied);
             }
-            Err(_) if offer.in_tail > 0 => {}
+            Err(_) if in_tail > 0 => {}
             Err(error) => return Err(error),
         }
         if offer.len() > 0 { Ok(offer) } else { Err(no_room()) }
+    }
+
+    /// A fresh extent with up to `want` bytes ready.
+    #[inline]
+    fn fresh(&mut self, want: usize) -> io::Result<Extent> {
+        let held = self.len();
+        let fresh = self.memory.allocate(want, held)?;
+        if fresh.ready() >= want {
+            return Ok(fresh);
+        }
+        let ahead = want.min(self.commit_ahead());
+        self.memory.commit(fresh, ahead)
     }
 
     /// The places of an offer, in order; the second one is empty as a rule.
@@ -214,35 +242,50 @@ impl Rope {
     ///
     /// They were written, to the places that [`iovecs`](Rope::iovecs) named, in order.
     #[allow(unsafe_code)] // that the bytes are there is known to the caller only
-    pub(crate) unsafe fn commit(&mut self, offer: Offer, count: usize) {
+    #[inline]
+    pub(crate) unsafe fn commit(&mut self, offer: &mut Offer, count: usize) {
         let in_tail = count.min(offer.in_tail);
         if let Some(tail) = &mut self.tail {
             // SAFETY: promised by the caller.
             unsafe { tail.fill(in_tail) };
         }
-        if let (Some(mut next), true) = (offer.next, count > in_tail) {
-            // SAFETY: promised by the caller; the rest went to the second place, which is this extent's.
-            unsafe { next.fill(count - in_tail) };
-            if offer.copied > 0 {
-                self.segments.pop();
-            }
-            self.replace_tail(next);
+        if count > in_tail {
+            // SAFETY: promised by the caller; the rest went to the second place.
+            unsafe { self.commit_next(offer, count - in_tail) };
         }
         self.cut_segments();
+    }
+
+    /// Makes the second place of an offer the tail, with its first `count` bytes filled.
+    ///
+    /// # Safety
+    ///
+    /// They were written.
+    #[allow(unsafe_code)] // as above
+    #[inline(never)]
+    unsafe fn commit_next(&mut self, offer: &mut Offer, count: usize) {
+        let Some(mut next) = offer.next.take() else { return };
+        // SAFETY: promised by the caller.
+        unsafe { next.fill(count) };
+        if offer.copied > 0 {
+            self.segments.pop();
+        }
+        self.replace_tail(next);
     }
 
     /// A fresh extent with up to `want` bytes ready, and how many bytes of a short last segment it begins with.
     #[inline(never)]
     fn next_extent(&mut self, want: usize) -> io::Result<(Extent, usize)> {
-        let (held, ahead) = (self.len(), self.commit_ahead());
-        let short =
-            if self.has_tail() { &[] } else { short_segment(&self.segments, &self.tail, self.inline_max()) };
-        let want = want.saturating_add(short.len());
-        let fresh = self.memory.allocate(want, held)?;
-        let mut fresh = self.memory.commit(fresh, want.min(short.len() + ahead))?;
+        let short = if self.has_tail() {
+            0
+        } else {
+            short_segment(&self.segments, &self.tail, self.limits.inline_max).len()
+        };
+        let mut fresh = self.fresh(want.saturating_add(short))?;
+        let last = self.segments.last().map_or(&[][..], |last| last);
         // The copy must leave room: this is about what follows it.
-        let copied = if short.len() < fresh.ready() { short.len() } else { 0 };
-        if copied > 0 && fresh.begin_with(&short[..copied]).is_ok() {
+        let copied = if short < fresh.ready() { short } else { 0 };
+        if copied > 0 && fresh.begin_with(&last[..copied]).is_ok() {
             return Ok((fresh, copied));
         }
         Ok((fresh, 0))

@@ -26,7 +26,7 @@ fn upload(server: &Server, announced: usize, sent: &[u8]) -> TcpStream {
 
 #[test]
 fn bodies_that_are_announced_and_do_not_come_hold_nothing() {
-    let server = Server::start("8MiB 8MiB --stall 3 --patience 5");
+    let server = Server::start("8MiB 8MiB --stall 3 --patience 8");
     server.put("first", &pattern(100_000));
     // Half of them fit, if they came; the other half has to wait for room first.
     let announced = [4 * MIB, 8 * MIB].into_iter().cycle().take(20).enumerate();
@@ -36,7 +36,7 @@ fn bodies_that_are_announced_and_do_not_come_hold_nothing() {
     for number in 0..4 {
         server.put(&format!("file{number}"), &pattern(MIB));
     }
-    assert!(begin.elapsed() < Duration::from_millis(1500), "others had to wait: {:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(5), "others had to wait: {:?}", begin.elapsed());
     for peer in &mut silent {
         assert!([408, 503].contains(&Reply::read(peer).status));
     }

@@ -195,7 +195,7 @@ fn go(way: &mut Option<Direction>, from: &TcpStream, to: &TcpStream) -> io::Resu
     Ok((moved, next))
 }
 
-/// One line on standard error. That nobody reads it is no reason to stop.
+/// Writes one line to standard error; an error there is ignored, so that the proxy goes on.
 fn log(line: std::fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "{line}");
 }

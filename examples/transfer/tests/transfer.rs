@@ -346,6 +346,24 @@ fn a_receiver_that_is_interrupted_while_it_writes_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_signal_that_is_ignored_does_not_interrupt() {
+    let payload = vec![1; 64 * MIB];
+    let files = Files::new(0);
+    let mut command = bounded("sh");
+    command.args(["-c", "trap '' HUP; exec \"$0\" recv --listen 127.0.0.1:0 --output \"$1\""]);
+    command.args([env!("CARGO_BIN_EXE_transfer"), &files.output()]);
+    let receiver =
+        Receiver::of(Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()));
+    let mut peer = connect(&receiver);
+    peer.write_all(&whole(&payload)).unwrap();
+    wait_for(|| files.names().len() > 1);
+    signal(receiver.id(), Signal::SIGHUP);
+    assert_eq!(answer(&mut peer), payload.len() as u64);
+    assert_eq!(receiver.finish().code, 0);
+    assert!(fs::read(files.output()).unwrap() == payload);
+}
+
+#[test]
 fn standard_input_and_output() {
     let receiver = Receiver::start(&["--output", "-"]);
     let mut sender = transfer_with(&["send", "-", "--to", &receiver.address], Stdio::piped());
@@ -614,7 +632,10 @@ struct Receiver {
 
 impl Receiver {
     fn start(arguments: &[&str]) -> Receiver {
-        let mut running = transfer(&[&["recv", "--listen", "127.0.0.1:0"], arguments].concat());
+        Receiver::of(transfer(&[&["recv", "--listen", "127.0.0.1:0"], arguments].concat()))
+    }
+
+    fn of(mut running: Running) -> Receiver {
         let mut stderr = BufReader::new(running.0.stderr.take().unwrap());
         let mut line = String::new();
         stderr.read_line(&mut line).unwrap();

@@ -1,0 +1,29 @@
+"""A rope for I/O on Linux.
+
+Bytes arrive in pieces, are laid into memory once, leave by gather writes from any offset, and end as one
+contiguous view, without a join.
+
+* :class:`Pool` recycles pages; :class:`Rope` holds what arrived; :class:`Cursor` is a position in it;
+  :class:`View` is all of it, side by side, for whatever takes the buffer protocol.
+* :func:`recv_all`, :func:`recv_exactly` and :func:`send_all` are for plain sockets.
+* :mod:`ropewalk.asyncio` has ``open_connection`` and ``start_server``.
+"""
+
+from ._blocking import recv_all, recv_exactly, send_all
+from ._ropewalk import Cursor, LimitExceeded, Pool, PoolFull, Room, Rope, View, default_pool
+from ._stats import PoolStats
+
+__all__ = [
+    "Cursor",
+    "LimitExceeded",
+    "Pool",
+    "PoolFull",
+    "PoolStats",
+    "Room",
+    "Rope",
+    "View",
+    "default_pool",
+    "recv_all",
+    "recv_exactly",
+    "send_all",
+]

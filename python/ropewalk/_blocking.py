@@ -1,0 +1,99 @@
+"""Whole payloads through plain sockets: blocking, with a timeout, or non-blocking and waited for."""
+
+import select
+import ssl
+import time
+
+from ._ropewalk import Rope
+
+
+def recv_all(sock, pool=None, limit=None):
+    """Receives until the end of the stream; returns all of it as one :class:`View`.
+
+    ``sock`` is anything with ``fileno()``: a socket, blocking or not, a TLS socket, a pipe. A timeout of the
+    socket is one for the whole. The peak of memory is the payload and a few pages.
+
+    Raises :exc:`LimitExceeded` when more than ``limit`` bytes come, :exc:`PoolFull` when the pool has no room,
+    :exc:`TimeoutError`, or what the socket reports. The exception's attribute ``rope`` then has what arrived.
+    """
+    rope = Rope(pool, limit)
+    _receive(sock, rope, None)
+    return rope.finalize()
+
+
+def recv_exactly(sock, n, pool=None):
+    """Receives ``n`` bytes, and leaves what follows them in the socket; returns them as one :class:`View`.
+
+    Their room is set aside first, so that they lie side by side and nothing is copied. Raises as
+    :func:`recv_all` does, and :exc:`EOFError` when the stream ends before; ``rope`` has what arrived.
+    """
+    rope = Rope(pool)
+    try:
+        rope.reserve(n)
+    except MemoryError:
+        pass  # as much may be there in shorter runs
+    _receive(sock, rope, n)
+    if len(rope) < n:
+        raise _with_rope(EOFError(f"the stream ended after {len(rope)} of {n} bytes"), rope)
+    return rope.finalize()
+
+
+def send_all(sock, rope):
+    """Sends all of a :class:`Rope`, which is empty then, of a :class:`Cursor`, or of any buffer.
+
+    After an exception the rope, or the cursor, is exactly what was not sent. A timeout of the socket is one
+    for the whole.
+    """
+    if not hasattr(rope, "send_to"):
+        buffer, rope = rope, Rope()
+        rope.push(buffer)
+    left = (lambda: len(rope)) if isinstance(rope, Rope) else (lambda: rope.remaining)
+    wait = _Wait(sock, select.POLLOUT)
+    while left():
+        wait.call(rope.send_to, sock)
+
+
+def _receive(sock, rope, n):
+    wait = _Wait(sock, select.POLLIN)
+    try:
+        while n is None or len(rope) < n:
+            if not wait.call(rope.recv_from, sock, None if n is None else n - len(rope)):
+                break
+    except (OSError, MemoryError) as error:
+        raise _with_rope(error, rope)
+
+
+def _with_rope(error, rope):
+    error.rope = rope
+    return error
+
+
+class _Wait:
+    """Waits for a descriptor by poll(2), for no longer than the socket's timeout in all."""
+
+    def __init__(self, sock, events):
+        self._fd, self._events = sock if isinstance(sock, int) else sock.fileno(), events
+        timeout = getattr(sock, "gettimeout", lambda: None)()
+        # A timeout of 0 says that the socket does not block, not that the caller of this would not wait.
+        self._deadline = time.monotonic() + timeout if timeout else None
+
+    def call(self, call, *args):
+        while True:
+            try:
+                return call(*args)
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
+                self._wait(_events(error, self._events))
+
+    def _wait(self, events):
+        poll = select.poll()
+        poll.register(self._fd, events)
+        if self._deadline is None:
+            poll.poll()
+        elif not poll.poll(max(0, self._deadline - time.monotonic()) * 1000):
+            raise TimeoutError("timed out")
+
+
+def _events(error, usual):
+    if isinstance(error, ssl.SSLWantReadError):
+        return select.POLLIN
+    return select.POLLOUT if isinstance(error, ssl.SSLWantWriteError) else usual

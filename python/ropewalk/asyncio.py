@@ -1,0 +1,480 @@
+"""asyncio's streams over ropes: the names people know, and ``read_view``.
+
+What arrives is read straight into the rope of a :class:`StreamReader`, by asyncio's own loop or uvloop's, plain
+or through TLS. ``await reader.read_view()`` is the whole payload as one :class:`ropewalk.View`, at a peak of one
+times its size.
+
+Every read is cancel safe: bytes leave the rope only when they are returned.
+
+Reading pauses while nobody reads and 256 KiB wait; while the pool is full, until there is room; and beyond
+``limit``, which is a hard one here: :exc:`ropewalk.LimitExceeded`. asyncio's own ``limit`` is not.
+"""
+
+import asyncio
+import sys
+import weakref
+from collections import deque
+
+from ._ropewalk import LimitExceeded, PoolFull, Rope, View, default_pool
+
+__all__ = [
+    "LimitOverrunError",
+    "StreamReader",
+    "StreamWriter",
+    "open_connection",
+    "open_unix_connection",
+    "start_server",
+    "start_unix_server",
+]
+
+# Bytes that are read ahead while nobody waits for them.
+_AHEAD = 256 << 10
+
+# Bytes of ropes that a transport is given at a time: beyond its high-water mark it copies, in CPython 3.11, or
+# holds pages.
+_STEP = 256 << 10
+
+_EVERYTHING = sys.maxsize
+
+
+class LimitOverrunError(LimitExceeded, asyncio.LimitOverrunError):
+    """A separator did not come within the reader's limit: what asyncio's users catch, and a LimitExceeded."""
+
+    def __init__(self, message, consumed):
+        super().__init__(message)
+        self.consumed = consumed
+
+    def __reduce__(self):
+        return type(self), (str(self), self.consumed)
+
+
+async def open_connection(host=None, port=None, *, pool=None, limit=None, ssl=None, **options):
+    """Connects by ``loop.create_connection``; returns a :class:`StreamReader` and a :class:`StreamWriter`."""
+    return await _connect("create_connection", (host, port), pool, limit, ssl=ssl, **options)
+
+
+async def open_unix_connection(path=None, *, pool=None, limit=None, ssl=None, **options):
+    """Connects by ``loop.create_unix_connection``; as :func:`open_connection`."""
+    return await _connect("create_unix_connection", (path,), pool, limit, ssl=ssl, **options)
+
+
+async def start_server(client_connected, host=None, port=None, *, pool=None, limit=None, ssl=None, **options):
+    """Listens by ``loop.create_server``. ``client_connected(reader, writer)`` is called for each connection; if
+    it is a coroutine function, as a task. All connections share ``pool``."""
+    return await _serve("create_server", client_connected, (host, port), pool, limit, ssl=ssl, **options)
+
+
+async def start_unix_server(client_connected, path=None, *, pool=None, limit=None, ssl=None, **options):
+    """Listens by ``loop.create_unix_server``; as :func:`start_server`."""
+    return await _serve("create_unix_server", client_connected, (path,), pool, limit, ssl=ssl, **options)
+
+
+async def _connect(create, address, pool, limit, **options):
+    loop = asyncio.get_running_loop()
+    protocol = _Protocol(StreamReader(pool, limit, loop), None, loop)
+    transport, _ = await getattr(loop, create)(lambda: protocol, *address, **options)
+    return protocol.reader, protocol.writer
+
+
+async def _serve(create, client_connected, address, pool, limit, **options):
+    loop = asyncio.get_running_loop()
+    pool = pool or default_pool()
+
+    def protocol():
+        return _Protocol(StreamReader(pool, limit, loop), client_connected, loop)
+
+    return await getattr(loop, create)(protocol, *address, **options)
+
+
+class StreamReader(asyncio.StreamReader):
+    """Reads from a connection into a rope. The methods are asyncio's, and :meth:`read_view`."""
+
+    # asyncio's own is not called: of it nothing is used but the names.
+    def __init__(self, pool=None, limit=None, loop=None):
+        self._pool = pool or default_pool()
+        self._rope = Rope(self._pool, limit)
+        self._limit = _EVERYTHING if limit is None else limit
+        self._ahead = min(self._limit, _AHEAD)
+        self._loop = loop or asyncio.get_running_loop()
+        self._transport = None
+        self._paused = False
+        self._eof = False
+        self._exception = None
+        # Who waits, and how many bytes have to be there first.
+        self._waiter = None
+        self._need = 0
+
+    async def read_view(self, n=-1):
+        """The next ``n`` bytes, or all up to the end of the stream, as one :class:`ropewalk.View`: fewer than
+        ``n`` only if the stream ends before. Nothing is copied, but what ``View.copied_bytes`` says."""
+        rope = self._rope
+        count = _EVERYTHING if n < 0 else n
+        if len(rope) < count:
+            await self._wait(count)
+        count = min(count, len(rope))
+        view = rope.split_to(count).finalize()
+        self._go_on()
+        return view
+
+    async def read(self, n=-1):
+        """Up to ``n`` bytes, as soon as there are any, or all up to the end of the stream, as ``bytes``: a copy
+        beside the rope. ``b""`` is the end of the stream."""
+        rope = self._rope
+        if n != 0 and (n < 0 or not rope):
+            await self._wait(_EVERYTHING if n < 0 else 1)
+        data = rope.read(n)
+        self._go_on()
+        return data
+
+    async def readexactly(self, n):
+        """``n`` bytes, as ``bytes``. Raises :exc:`asyncio.IncompleteReadError`, with what there was, if the
+        stream ends before."""
+        if n < 0:
+            raise ValueError("readexactly size can not be less than zero")
+        rope = self._rope
+        if len(rope) < n:
+            await self._wait(n)
+            if len(rope) < n:
+                raise asyncio.IncompleteReadError(rope.read(), n)
+        data = rope.read(n)
+        if self._paused:
+            self._go_on()
+        return data
+
+    async def readuntil(self, separator=b"\n"):
+        """All up to and with ``separator``, or the first to come of a tuple of them, as ``bytes``. Each byte is
+        looked at once, however many pieces it comes in.
+
+        Raises :exc:`asyncio.IncompleteReadError` if the stream ends before, and :exc:`LimitOverrunError` if
+        the separator is not within the limit; then all of it stays, to be read otherwise."""
+        separators = separator if isinstance(separator, tuple) else (separator,)
+        if not separators or not all(separators):
+            raise ValueError("Separator should be at least one-byte string")
+        rope, seen, longest = self._rope, 0, max(map(len, separators))
+        while True:
+            end = _first_end(rope, separators, max(0, seen - longest + 1))
+            if end is not None and end <= self._limit:
+                break
+            seen = len(rope)
+            if end is not None or seen > self._limit:
+                message = f"no separator in {self._limit} bytes, the limit; what has arrived is kept"
+                raise LimitOverrunError(message, seen)
+            await self._wait(seen + 1, LimitOverrunError)
+            if len(rope) == seen:
+                raise asyncio.IncompleteReadError(rope.read(), None)
+        data = rope.read(end)
+        self._go_on()
+        return data
+
+    async def readline(self):
+        """A line, with its ``\\n`` but at the end of the stream."""
+        try:
+            return await self.readuntil(b"\n")
+        except asyncio.IncompleteReadError as error:
+            return error.partial
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        line = await self.readline()
+        if not line:
+            raise StopAsyncIteration
+        return line
+
+    def at_eof(self):
+        """Whether the stream has ended and everything was read."""
+        return self._eof and not self._rope
+
+    def feed_data(self, data):
+        """Appends a copy of ``data``, as if it had come from the connection."""
+        self._rope.extend(data)
+        self._wake()
+
+    def feed_eof(self):
+        """Ends the stream."""
+        self._eof = True
+        self._wake()
+
+    def set_exception(self, exc):
+        """Ends the stream by an error, once what has arrived is read."""
+        self._exception = exc
+        self._wake()
+
+    def set_transport(self, transport):
+        """Says what to pause and to resume."""
+        self._transport = transport
+
+    def exception(self):
+        """What ended the connection, if it was an error."""
+        return self._exception
+
+    def __repr__(self):
+        state = "ended" if self._eof else "paused" if self._paused else "reading"
+        return f"<ropewalk.asyncio.StreamReader {state}, {len(self._rope)} bytes>"
+
+    async def _wait(self, need, overrun=LimitExceeded):
+        """Until ``need`` bytes are there, or the stream has ended."""
+        if self._waiter is not None:
+            raise RuntimeError("another coroutine is already waiting for this reader")
+        rope = self._rope
+        while len(rope) < need and not self._eof:
+            if self._exception is not None:
+                raise self._exception
+            if len(rope) > self._limit:
+                raise rope.refused if overrun is LimitExceeded else _overrun(rope)
+            if isinstance(rope.refused, PoolFull):
+                await self._wait_for_room()
+            self._resume()
+            self._need, self._waiter = need, self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+    async def _wait_for_room(self):
+        """Until the pool has some. Raises PoolFull if those who wait hold all of it, so that none ever will."""
+        waiting = _WAITING.setdefault(self._pool, set())
+        waiting.add(self)
+        room = self._pool.wait_for_room()
+        try:
+            while not room.ready():
+                if _holds_all(waiting, self._pool):
+                    raise self._rope.refused
+                await _readable(self._loop, room.fileno())
+        finally:
+            waiting.discard(self)
+            del room  # gives its place up, whoever keeps this frame in a traceback
+
+    def _buffer_updated(self, nbytes):
+        held = self._rope.buffer_updated(nbytes)
+        # Where the rope may take no more, one byte is all that it lends.
+        refused = nbytes == 1 and self._rope.refused is not None
+        if refused or (self._waiter is None and held >= self._ahead):
+            self._pause()
+        if self._waiter is not None and (refused or held >= self._need):
+            self._wake()
+
+    def _wake(self):
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _pause(self):
+        if not self._paused and self._transport is not None:
+            self._transport.pause_reading()
+            self._paused = True
+
+    def _resume(self):
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def _go_on(self):
+        """Reads ahead again, now that something was taken."""
+        if self._paused and len(self._rope) < self._ahead and not isinstance(self._rope.refused, PoolFull):
+            self._resume()
+
+
+# Which readers wait for each pool's room.
+_WAITING = weakref.WeakKeyDictionary()
+
+
+def _holds_all(waiting, pool):
+    """Whether the pool is full and those who wait hold all of it, but for what may be pages partly filled."""
+    stats = pool.stats()
+    others = stats.in_use - sum(len(reader._rope) for reader in waiting)
+    return stats.in_use > stats.capacity // 2 and others <= stats.in_use // 8
+
+
+async def _readable(loop, fd):
+    future = loop.create_future()
+    loop.add_reader(fd, lambda: future.done() or future.set_result(None))
+    try:
+        await future
+    finally:
+        loop.remove_reader(fd)
+
+
+def _overrun(rope):
+    return LimitOverrunError(f"no separator in {len(rope)} bytes, beyond the limit; they are kept", len(rope))
+
+
+def _first_end(rope, separators, start):
+    """Where the first separator to be complete ends."""
+    ends = (rope.find(separator, start) for separator in separators)
+    ends = [end + len(separator) for end, separator in zip(ends, separators) if end is not None]
+    return min(ends, default=None)
+
+
+class StreamWriter(asyncio.StreamWriter):
+    """asyncio's writer, which takes ropes and views too, and sends them without joining or copying them."""
+
+    def __init__(self, transport, protocol, reader, loop):
+        super().__init__(transport, protocol, reader, loop)
+        # What was not given to the transport yet, and what comes behind it.
+        self._out = None
+        self._then = None
+
+    def write(self, data):
+        """Sends a buffer, or a :class:`ropewalk.Rope` as it is now: the rope is left as it is, and its pages
+        are held until they are sent. ``bytes`` and views of any length are not copied."""
+        if isinstance(data, Rope):
+            self._queue(data[:])
+        elif self._out or (len(data) > _STEP and isinstance(data, bytes)) or isinstance(data, View):
+            rope = Rope()
+            rope.push(data if isinstance(data, (bytes, View)) else bytes(data))
+            self._queue(rope)
+        else:
+            self._transport.write(data)
+
+    def writelines(self, data):
+        """Sends buffers and ropes, one after the other."""
+        for piece in data:
+            self.write(piece)
+
+    def write_eof(self):
+        self._behind("write_eof")
+
+    def close(self):
+        """Closes once everything written is sent. To end TLS, all that was sent by the other end has to be read
+        first: where a full pool has no room for it and nothing is left to be sent, the connection is aborted,
+        as the kernel does with one that is closed with bytes unread."""
+        refused = isinstance(self._reader._rope.refused, PoolFull)
+        if refused and not self._out and not self._transport.get_write_buffer_size():
+            self._transport.abort()
+        else:
+            self._behind("close")
+
+    def is_closing(self):
+        return self._then == "close" or self._transport.is_closing()
+
+    def _queue(self, rope):
+        if self._then is not None:
+            raise RuntimeError(f"write after {self._then}")
+        if self._out is None:
+            self._out = Rope()
+        self._out.append(rope)
+        self._pump()
+
+    def _behind(self, end):
+        if self._out and not self._transport.is_closing():
+            self._then = end
+        else:
+            getattr(self._transport, end)()
+
+    def _pump(self):
+        """Gives the transport as much as it takes before it has to wait."""
+        out = self._out
+        while out and not self._protocol.writing_paused:
+            if self._transport.is_closing():
+                out.clear()
+                return
+            pieces = [memoryview(view) for view in out.split_to(min(len(out), _STEP)).segments()]
+            if len(pieces) == 1:
+                self._transport.write(pieces[0])
+            else:
+                self._transport.writelines(pieces)
+        if not out and self._then is not None:
+            end, self._then = self._then, None
+            getattr(self._transport, end)()
+
+
+class _Protocol(asyncio.BufferedProtocol):
+    """Hands the rope's room out to the loop, and keeps count of who waits for the transport."""
+
+    def __init__(self, reader, client_connected, loop):
+        self.reader, self.writer = reader, None
+        self.writing_paused = False
+        self._client_connected_cb = client_connected
+        self._loop = loop
+        self._task = None
+        self._lost = False
+        self._drains = deque()
+        self._closed = loop.create_future()
+        # Nothing of Python between the loop and the rope.
+        self.get_buffer = reader._rope.get_buffer
+        self.buffer_updated = reader._buffer_updated
+
+    def connection_made(self, transport):
+        self._replace_transport(transport)
+        self.writer = StreamWriter(transport, self, self.reader, self._loop)
+        if self._client_connected_cb is not None:
+            made = self._client_connected_cb(self.reader, self.writer)
+            if asyncio.iscoroutine(made):
+                self._task = self._loop.create_task(made)
+                self._task.add_done_callback(self._served)
+
+    def _served(self, task):
+        self._task = None
+        failed = task.cancelled() or task.exception() is not None
+        if failed and self.reader._transport is not None:
+            self.reader._transport.close()
+        if not task.cancelled() and task.exception() is not None:
+            self._loop.call_exception_handler({
+                "message": "Unhandled exception in client_connected_cb",
+                "exception": task.exception(),
+                "transport": self.reader._transport,
+            })
+
+    def get_buffer(self, sizehint):
+        return self.reader._rope.get_buffer(sizehint)
+
+    def buffer_updated(self, nbytes):
+        self.reader._buffer_updated(nbytes)
+
+    def eof_received(self):
+        self.reader.feed_eof()
+        return not self._over_ssl
+
+    def connection_lost(self, exception):
+        self._lost = True
+        self.reader.feed_eof() if exception is None else self.reader.set_exception(exception)
+        if not self._closed.done():
+            self._closed.set_result(None) if exception is None else self._closed.set_exception(exception)
+        self._closed.exception() if not self._closed.cancelled() else None
+        for drain in self._drains:
+            if not drain.done():
+                drain.set_result(None) if exception is None else drain.set_exception(exception)
+        if self.writer is not None and self.writer._out:
+            self.writer._out.clear()
+        self.reader.set_transport(None)
+        # Without a cycle, pages go back when the last user of the reader is gone.
+        self.writer = None
+        del self.get_buffer, self.buffer_updated
+
+    def pause_writing(self):
+        self.writing_paused = True
+
+    def resume_writing(self):
+        self.writing_paused = False
+        if self.writer is not None:
+            self.writer._pump()
+        if not self.writing_paused:
+            for drain in self._drains:
+                if not drain.done():
+                    drain.set_result(None)
+
+    # What asyncio.StreamWriter asks of its protocol.
+
+    async def _drain_helper(self):
+        if self._lost:
+            raise ConnectionResetError("Connection lost")
+        if not self.writing_paused:
+            return
+        drain = self._loop.create_future()
+        self._drains.append(drain)
+        try:
+            await drain
+        finally:
+            self._drains.remove(drain)
+
+    def _get_close_waiter(self, _stream):
+        return self._closed
+
+    def _replace_transport(self, transport):
+        self.reader.set_transport(transport)
+        self._over_ssl = transport.get_extra_info("sslcontext") is not None
+
+    def _replace_writer(self, writer):
+        self._replace_transport(writer.transport)

@@ -1,0 +1,196 @@
+//! The pool, what it holds, and who waits for it.
+
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::sync::{MutexExt, PyOnceLock};
+use pyo3::types::PyTuple;
+
+use crate::error::plain;
+use crate::fork::Born;
+
+/// Recycled memory that ropes receive into: one sparse memfd, whose pages stay resident for the next payload.
+///
+/// ``capacity`` is the most bytes that all ropes together may hold, whole pages; by default the machine's memory, or
+/// the control group's. Only address space is set aside. ``retain`` is the most bytes kept resident though nobody uses
+/// them, without a limit by default; ``decay`` is how long, in seconds, 10 by default.
+///
+/// Raises ValueError for a capacity of 0 or of more than 2**32 pages, OSError for what the kernel refuses. Made before a
+/// fork, it raises OSError from every call in the child.
+#[pyclass(frozen, weakref, module = "ropewalk")]
+pub(crate) struct Pool {
+    pool: ropewalk::Pool,
+    born: Born,
+}
+
+impl Pool {
+    fn create(options: ropewalk::PoolOptions) -> PyResult<Pool> {
+        let pool = options.create().map_err(|error| plain(&error))?;
+        Ok(Pool { pool, born: Born::now() })
+    }
+
+    pub(crate) fn check(&self) -> PyResult<&ropewalk::Pool> {
+        self.born.check("pool")?;
+        Ok(&self.pool)
+    }
+}
+
+#[pymethods]
+impl Pool {
+    #[new]
+    #[pyo3(signature = (capacity=None, retain=None, decay=None))]
+    fn new(capacity: Option<u64>, retain: Option<u64>, decay: Option<f64>) -> PyResult<Pool> {
+        let mut options = ropewalk::Pool::options();
+        if let Some(capacity) = capacity {
+            options = options.capacity(capacity);
+        }
+        if let Some(retain) = retain {
+            options = options.retain(retain);
+        }
+        if let Some(decay) = decay {
+            let decay = Duration::try_from_secs_f64(decay)
+                .map_err(|error| PyValueError::new_err(format!("decay, {decay} seconds: {error}")))?;
+            options = options.decay(decay);
+        }
+        Pool::create(options)
+    }
+
+    /// What the pool holds and has done so far: a named tuple, sizes in bytes. Gives back pages that have been idle
+    /// for longer than ``decay`` first.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let pool = self.check()?;
+        let stats = py.detach(|| stats_of(pool));
+        let fields = PyTuple::new(
+            py,
+            [
+                stats.capacity,
+                stats.in_use,
+                stats.warm,
+                stats.peak,
+                stats.page_size,
+                stats.extents,
+                stats.fallbacks,
+                stats.bytes_copied,
+                stats.bytes_mapped,
+                stats.maps,
+                stats.waiting,
+            ],
+        )?;
+        static STATS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let named = STATS.get_or_try_init(py, || {
+            Ok::<_, PyErr>(py.import("ropewalk._stats")?.getattr("PoolStats")?.unbind())
+        })?;
+        let flags = (format!("{:?}", stats.backing).to_lowercase(), stats.reduced).into_pyobject(py)?;
+        named.bind(py).call1(fields.as_sequence().concat(flags.as_sequence())?.to_tuple()?)
+    }
+
+    /// Gives all memory that nobody uses back to the system; returns how many bytes that were.
+    fn trim(&self, py: Python<'_>) -> PyResult<u64> {
+        let pool = self.check()?;
+        py.detach(|| pool.trim()).map_err(|error| plain(&error))
+    }
+
+    /// A place in the line of those who wait until ``nbytes`` may be had, first come, first served.
+    #[pyo3(signature = (nbytes=1))]
+    fn wait_for_room(&self, nbytes: usize) -> PyResult<Room> {
+        Room::new(self.check()?, nbytes)
+    }
+
+    fn __repr__(&self) -> PyResult<String> {
+        let stats = stats_of(self.check()?);
+        Ok(format!(
+            "<ropewalk.Pool {} of {} bytes in use, {} warm>",
+            stats.in_use, stats.capacity, stats.warm
+        ))
+    }
+}
+
+pub(crate) fn stats_of(pool: &ropewalk::Pool) -> ropewalk::PoolStats {
+    pool.stats()
+}
+
+/// The pool of whatever is not told another one, made when it is first asked for; a forked child gets its own.
+#[pyfunction]
+pub(crate) fn default_pool(py: Python<'_>) -> PyResult<Py<Pool>> {
+    static SHARED: Mutex<Option<Py<Pool>>> = Mutex::new(None);
+    let lock = || SHARED.lock_py_attached(py).unwrap_or_else(|poisoned| poisoned.into_inner());
+    if let Some(pool) = lock().as_ref().filter(|pool| pool.get().born.here()) {
+        return Ok(pool.clone_ref(py));
+    }
+    let pool = Py::new(py, Pool::create(ropewalk::Pool::options())?)?;
+    let mut shared = lock();
+    match &*shared {
+        Some(first) if first.get().born.here() => Ok(first.clone_ref(py)),
+        _ => Ok(shared.insert(pool).clone_ref(py)),
+    }
+}
+
+/// A place in the line of those who wait for a pool's pages, with a descriptor that is readable when there
+/// may be some: its waker needs no GIL.
+#[pyclass(frozen, module = "ropewalk")]
+pub(crate) struct Room {
+    waiting: Mutex<Pin<Box<ropewalk::Waiting>>>,
+    bell: Arc<Bell>,
+    born: Born,
+}
+
+struct Bell(OwnedFd);
+
+impl Bell {
+    fn new() -> io::Result<Bell> {
+        // SAFETY: no memory is passed.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: just opened, and owned by nobody else.
+        Ok(Bell(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    fn silence(&self) {
+        let mut count = 0u64;
+        // SAFETY: eight bytes are read at most, into eight. If there are none, it is silent already.
+        unsafe { libc::read(self.0.as_raw_fd(), (&raw mut count).cast(), 8) };
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        let one = 1u64;
+        // SAFETY: eight bytes, which live during the call. It cannot be full: it counts to 2^64.
+        unsafe { libc::write(self.0.as_raw_fd(), (&raw const one).cast(), 8) };
+    }
+}
+
+impl Room {
+    fn new(pool: &ropewalk::Pool, nbytes: usize) -> PyResult<Room> {
+        let bell = Bell::new().map_err(|error| plain(&error))?;
+        let waiting = Mutex::new(Box::pin(pool.wait_for_room(nbytes)));
+        Ok(Room { waiting, bell: Arc::new(bell), born: Born::now() })
+    }
+}
+
+#[pymethods]
+impl Room {
+    /// A descriptor that is readable when it is worth asking :meth:`ready` again.
+    fn fileno(&self) -> i32 {
+        self.bell.0.as_raw_fd()
+    }
+
+    /// Whether there may be room now. It is a chance, not a reservation: keep the place until the try has worked.
+    fn ready(&self, py: Python<'_>) -> PyResult<bool> {
+        self.born.check("place in a pool's line")?;
+        self.bell.silence();
+        let waker = Waker::from(Arc::clone(&self.bell));
+        let mut waiting = self.waiting.lock_py_attached(py).unwrap_or_else(|poisoned| poisoned.into_inner());
+        let poll = waiting.as_mut().poll(&mut Context::from_waker(&waker));
+        Ok(matches!(poll, Poll::Ready(_)))
+    }
+}

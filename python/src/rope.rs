@@ -1,0 +1,542 @@
+//! The rope: one lock, one fork check and one way out of the GIL for all methods.
+//!
+//! Nothing runs Python code while the lock is held, so that none of it can wait for the lock: what dies there
+//! is released behind it (`pushed.rs`), and objects are made before or after.
+
+use std::io;
+use std::mem;
+use std::os::fd::IntoRawFd;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::{Buf, Bytes};
+use pyo3::PyTraverseError;
+use pyo3::exceptions::{PyIndexError, PyTypeError, PyValueError};
+use pyo3::gc::PyVisit;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::MutexExt;
+use pyo3::types::{PyBytes, PyMemoryView, PySlice};
+
+use crate::cursor::Cursor;
+use crate::error::Context;
+use crate::fd::Fd;
+use crate::fork::Born;
+use crate::lent::{Lending, Tail};
+use crate::pool::{self, Pool};
+use crate::pushed::{self, Sweep};
+use crate::view::{self, View};
+
+/// Bytes in the order in which they arrived, in as many pieces as they came in.
+///
+/// Receives straight into pages of ``pool``, by default the process's shared one; sends by gather writes; is cut and joined
+/// without copying; ends as one :class:`View`. ``limit`` is the most bytes that it may hold by receiving.
+///
+/// ``len(rope)`` is O(1). ``rope[a:b]`` is a rope of its own that shares the memory. ``bytes(rope)`` is a copy. Calls of
+/// several threads come one after the other; the GIL is released around system calls and copies. Made before a fork, it
+/// raises OSError from every call in the child.
+#[pyclass(frozen, weakref, sequence, module = "ropewalk")]
+pub(crate) struct Rope {
+    state: Mutex<State>,
+    born: Born,
+    _sweep: Sweep,
+}
+
+struct State {
+    rope: ropewalk::Rope,
+    lending: Lending,
+    /// Why the last room to be lent was of one byte.
+    refused: Option<io::Error>,
+    /// The rope as it was when a cursor was made, until it is changed.
+    snapshot: Option<Arc<ropewalk::Rope>>,
+}
+
+impl State {
+    fn len(&self) -> usize {
+        self.rope.len() + self.lending.filled()
+    }
+
+    /// Lends room to read into, or one byte of the heap if there is none, and notes why.
+    fn lend(&mut self, hint: usize) -> io::Result<()> {
+        self.lending.settle(&mut self.rope);
+        self.snapshot = None;
+        let want = self.lending.want().max(hint);
+        if self.rope.len() >= MIN_MAPPED {
+            // Room elsewhere then goes on where in a page the bytes left off, so that a view can map it. Without such
+            // a run, what there is will do.
+            let _no_run = self.rope.reserve(want);
+        }
+        match self.rope.lend(want) {
+            Ok(lent) => {
+                self.lending.lend(lent);
+                self.refused = None;
+                Ok(())
+            }
+            Err(error) => {
+                self.refused = Some(error);
+                self.lending.spill()
+            }
+        }
+    }
+
+    /// Gives the pages of a rope that was emptied back.
+    fn tidy(&mut self) {
+        if self.rope.is_empty() {
+            self.rope.clear();
+        }
+    }
+
+    fn context(&self) -> Context {
+        Context { held: self.len(), ..Context::of(&self.rope) }
+    }
+}
+
+/// Fewest bytes of a rope that is worth being mapped in the end, rather than copied.
+const MIN_MAPPED: usize = 256 << 10;
+
+/// Most bytes of a size hint that are heeded.
+const MAX_HINT: usize = 64 << 10;
+
+impl Rope {
+    fn of(rope: ropewalk::Rope) -> Rope {
+        let state = State { rope, lending: Lending::default(), refused: None, snapshot: None };
+        Rope { state: Mutex::new(state), born: Born::now(), _sweep: Sweep }
+    }
+
+    fn lock(&self, py: Python<'_>) -> PyResult<MutexGuard<'_, State>> {
+        self.born.check("rope")?;
+        Ok(self.state.lock_py_attached(py).unwrap_or_else(|poisoned| poisoned.into_inner()))
+    }
+
+    /// The lock, with all bytes in the rope.
+    fn settled(&self, py: Python<'_>) -> PyResult<MutexGuard<'_, State>> {
+        let mut state = self.lock(py)?;
+        let State { lending, rope, .. } = &mut *state;
+        lending.settle(rope);
+        Ok(state)
+    }
+
+    /// Changes the rope, detached.
+    fn change<R: Send>(
+        &self,
+        py: Python<'_>,
+        change: impl FnOnce(&mut ropewalk::Rope) -> R + Send,
+    ) -> PyResult<R> {
+        let mut state = self.settled(py)?;
+        let inner = &mut *state;
+        let result = py.detach(|| {
+            inner.snapshot = None;
+            change(&mut inner.rope)
+        });
+        drop(state);
+        pushed::release(py);
+        Ok(result)
+    }
+
+    /// Changes the rope by what may fail, detached.
+    fn attempt<R: Send>(
+        &self,
+        py: Python<'_>,
+        attempt: impl FnOnce(&mut ropewalk::Rope) -> io::Result<R> + Send,
+    ) -> PyResult<R> {
+        let done = self.change(py, |rope| attempt(rope).map_err(|error| (Context::of(rope), error)))?;
+        done.map_err(|(context, error)| context.raise(py, &error))
+    }
+
+    /// Looks at the rope, attached.
+    fn look<R>(&self, py: Python<'_>, look: impl FnOnce(&ropewalk::Rope) -> R) -> PyResult<R> {
+        Ok(look(&self.settled(py)?.rope))
+    }
+
+    fn within(&self, what: &str, at: usize, len: usize) -> PyResult<()> {
+        if at > len {
+            return Err(PyIndexError::new_err(format!("{what}: {at} is beyond the rope's {len} bytes")));
+        }
+        Ok(())
+    }
+}
+
+#[pymethods]
+impl Rope {
+    #[new]
+    #[pyo3(signature = (pool=None, limit=None))]
+    fn new(py: Python<'_>, pool: Option<Py<Pool>>, limit: Option<usize>) -> PyResult<Rope> {
+        let pool = pool.map_or_else(|| pool::default_pool(py), Ok)?;
+        let mut rope = ropewalk::Rope::in_pool(pool.get().check()?);
+        rope.set_limit(limit.unwrap_or(usize::MAX));
+        Ok(Rope::of(rope))
+    }
+
+    /// Most bytes that the rope may hold by receiving; None without a limit.
+    #[getter]
+    fn limit(&self, py: Python<'_>) -> PyResult<Option<usize>> {
+        Ok(Some(self.lock(py)?.rope.limit()).filter(|&limit| limit < usize::MAX))
+    }
+
+    #[setter]
+    fn set_limit(&self, py: Python<'_>, limit: Option<usize>) -> PyResult<()> {
+        self.lock(py)?.rope.set_limit(limit.unwrap_or(usize::MAX));
+        Ok(())
+    }
+
+    /// Appends any contiguous buffer without a copy. O(1). Its owner is kept alive, and exported: a bytearray cannot
+    /// be resized meanwhile. What is in it must not be changed until it was sent or dropped.
+    fn push(&self, py: Python<'_>, buffer: &Bound<'_, PyAny>) -> PyResult<()> {
+        let segment = segment(buffer)?;
+        let mut state = self.settled(py)?;
+        state.snapshot = None;
+        state.rope.push(segment);
+        Ok(())
+    }
+
+    /// Puts any contiguous buffer in front without a copy; as :meth:`push`.
+    fn push_front(&self, py: Python<'_>, buffer: &Bound<'_, PyAny>) -> PyResult<()> {
+        let segment = segment(buffer)?;
+        let mut state = self.settled(py)?;
+        state.snapshot = None;
+        state.rope.push_front(segment);
+        Ok(())
+    }
+
+    /// Appends a copy of any contiguous buffer. Consecutive ones are one segment.
+    fn extend(&self, py: Python<'_>, buffer: &Bound<'_, PyAny>) -> PyResult<()> {
+        let segment = segment(buffer)?;
+        self.change(py, move |rope| {
+            rope.extend_from_slice(&segment);
+        })
+    }
+
+    /// Moves all of ``other`` to the end without a copy; ``other`` is empty then. O(segments of the shorter one).
+    fn append(&self, py: Python<'_>, other: &Bound<'_, Rope>) -> PyResult<()> {
+        if std::ptr::eq(self, other.get()) {
+            return Err(PyValueError::new_err("a rope cannot be appended to itself; append a slice of it"));
+        }
+        let moved = other.get().change(py, |other| {
+            let all = other.len();
+            other.split_to(all)
+        })?;
+        other.get().lock(py)?.tidy();
+        self.change(py, |rope| rope.append(moved))
+    }
+
+    /// Takes the first ``at`` bytes off as a rope of their own, without a copy. IndexError if there are fewer.
+    fn split_to(&self, py: Python<'_>, at: usize) -> PyResult<Rope> {
+        let mut state = self.settled(py)?;
+        self.within("split_to", at, state.rope.len())?;
+        state.snapshot = None;
+        let front = state.rope.split_to(at);
+        let (last, first) = (front.chunks().next_back(), state.rope.chunks().next());
+        if last.map(|last| last.as_ptr_range().end) == first.map(<[u8]>::as_ptr) {
+            pushed::share(first); // cut in the middle
+        }
+        state.tidy();
+        drop(state);
+        Ok(Rope::of(front))
+    }
+
+    /// Drops the first ``count`` bytes; pages that are used up are free at once. IndexError if there are fewer.
+    fn advance(&self, py: Python<'_>, count: usize) -> PyResult<()> {
+        let mut state = self.settled(py)?;
+        self.within("advance", count, state.rope.len())?;
+        state.snapshot = None;
+        state.rope.advance(count);
+        state.tidy();
+        drop(state);
+        pushed::release(py);
+        Ok(())
+    }
+
+    /// The position of the first ``needle`` at or behind ``start``, across segments; None if there is none.
+    #[pyo3(signature = (needle, start=0))]
+    fn find(&self, py: Python<'_>, needle: &Bound<'_, PyAny>, start: usize) -> PyResult<Option<usize>> {
+        let needle = pushed::with_bytes(needle, <[u8]>::to_vec)?;
+        let state = self.settled(py)?;
+        let rope = &state.rope;
+        Ok(py.detach(|| match start {
+            0 => rope.find(&needle),
+            start if start > rope.len() => None,
+            start => rope.slice(start..).find(&needle).map(|at| start + at),
+        }))
+    }
+
+    /// Drops all bytes.
+    fn clear(&self, py: Python<'_>) -> PyResult<()> {
+        self.change(py, ropewalk::Rope::clear)
+    }
+
+    /// Makes room for ``nbytes`` more, side by side: of a payload of known length nothing is copied or mapped in the
+    /// end. The pages count as in use at once. Raises PoolFull if the pool has no such run.
+    fn reserve(&self, py: Python<'_>, nbytes: usize) -> PyResult<()> {
+        self.attempt(py, |rope| rope.reserve(nbytes))
+    }
+
+    /// Takes the first ``n`` bytes off, or all, and returns them as ``bytes``: a copy. Fewer if there are fewer.
+    #[pyo3(signature = (n=-1), text_signature = "($self, n=-1)")]
+    fn read<'py>(&self, py: Python<'py>, n: isize) -> PyResult<Bound<'py, PyBytes>> {
+        let held = self.__len__(py)?;
+        let count = usize::try_from(n).map_or(held, |n| n.min(held));
+        PyBytes::new_with(py, count, |copy| {
+            let mut state = self.settled(py)?;
+            self.within("read", count, state.rope.len())?;
+            let state_mut = &mut *state;
+            py.detach(|| {
+                state_mut.snapshot = None;
+                state_mut.rope.copy_to_slice(copy);
+                state_mut.tidy();
+            });
+            Ok(())
+        })
+        .inspect(|_| pushed::release(py))
+    }
+
+    /// The pieces as views that share the memory, in order, none of them empty.
+    fn segments(&self, py: Python<'_>) -> PyResult<Vec<View>> {
+        let segments = self.look(py, |rope| {
+            pushed::share(rope.chunks());
+            rope.segments().collect::<Vec<Bytes>>()
+        })?;
+        Ok(segments.into_iter().map(View::part).collect())
+    }
+
+    /// readv(2): appends what has arrived, at most ``max`` bytes. Returns how many bytes that were; 0 is the end of
+    /// the stream, or ``max`` was 0. One call, straight into the rope's pages.
+    ///
+    /// Raises BlockingIOError when nothing has arrived on a non-blocking descriptor, LimitExceeded when more has than the limit,
+    /// PoolFull when the pool has no room, and what else the kernel reports. The rope is as it was then, nothing was taken from
+    /// the kernel, and the call can be repeated. A signal's handler runs while it waits.
+    ///
+    /// ``sock`` is a descriptor or has ``fileno()``; a TLS socket receives by its own ``recv_into``, and may raise what that
+    /// does.
+    #[pyo3(signature = (sock, max=None))]
+    fn recv_from(this: &Bound<'_, Self>, sock: &Bound<'_, PyAny>, max: Option<usize>) -> PyResult<usize> {
+        let (py, max) = (this.py(), max.unwrap_or(usize::MAX));
+        let fd = Fd::of(sock)?;
+        if let Some(sock) = fd.encrypted()? {
+            return recv_encrypted(this, sock, max);
+        }
+        fd.wait(libc::POLLIN)?;
+        let fd = fd.borrow();
+        this.get().attempt(py, |rope| rope.readv_up_to(fd, max))
+    }
+
+    /// sendmsg(2), or writev(2) for what is no socket: sends from the front. What was sent leaves the rope, and its
+    /// pages are free. Returns how many bytes that were; 0 only if the rope is empty. Errors as for :meth:`Cursor.send`.
+    fn send_to(&self, py: Python<'_>, sock: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let fd = Fd::of(sock)?;
+        if let Some(sock) = fd.encrypted()? {
+            return self.send_encrypted(py, sock);
+        }
+        fd.wait(libc::POLLOUT)?;
+        let fd = fd.borrow();
+        self.attempt(py, |rope| rope.writev_to(fd))
+    }
+
+    /// recvmsg(2): as :meth:`recv_from` on a socket, with the descriptors that came beside the bytes. Returns
+    /// ``(nbytes, fds, truncated)``; the descriptors are close-on-exec, and yours to close.
+    #[pyo3(signature = (sock, flags=0))]
+    fn recvmsg(
+        &self,
+        py: Python<'_>,
+        sock: &Bound<'_, PyAny>,
+        flags: i32,
+    ) -> PyResult<(usize, Vec<i32>, bool)> {
+        let fd = Fd::of(sock)?;
+        fd.refuse_encrypted()?;
+        fd.wait(libc::POLLIN)?;
+        let fd = fd.borrow();
+        let received = self.attempt(py, |rope| rope.recvmsg_from(fd, flags))?;
+        let fds = received.fds.into_iter().map(IntoRawFd::into_raw_fd).collect();
+        Ok((received.bytes, fds, received.truncated))
+    }
+
+    /// sendmsg(2): as :meth:`send_to` on a socket, with descriptors beside the bytes; they go with the first byte.
+    #[pyo3(signature = (sock, fds=Vec::new(), flags=0))]
+    fn sendmsg(
+        &self,
+        py: Python<'_>,
+        sock: &Bound<'_, PyAny>,
+        fds: Vec<Bound<'_, PyAny>>,
+        flags: i32,
+    ) -> PyResult<usize> {
+        let fd = Fd::of(sock)?;
+        fd.refuse_encrypted()?;
+        let fds = fds.iter().map(|fd| Ok(Fd::of(fd)?.borrow())).collect::<PyResult<Vec<_>>>()?;
+        fd.wait(libc::POLLOUT)?;
+        let fd = fd.borrow();
+        self.attempt(py, |rope| rope.sendmsg_to(fd, flags, &fds))
+    }
+
+    /// A position in the rope as it is now: for sending it from an offset, again, or to many. O(segments) after a
+    /// change of the rope, else O(1).
+    #[pyo3(signature = (position=0))]
+    fn cursor(&self, py: Python<'_>, position: usize) -> PyResult<Cursor> {
+        let mut state = self.settled(py)?;
+        let State { snapshot, rope, .. } = &mut *state;
+        pushed::share(rope.chunks());
+        let snapshot = Arc::clone(snapshot.get_or_insert_with(|| Arc::new(rope.clone())));
+        drop(state);
+        Cursor::new(snapshot, position)
+    }
+
+    /// All bytes as one contiguous, read-only :class:`View`; the rope is empty then.
+    ///
+    /// What lies side by side, as a rope that is alone in its pool or was reserved does, is borrowed; what does not is given a
+    /// second address, a system call a run; only short pieces, and buffers that were pushed, are copied. Raises PoolFull or
+    /// MemoryError when there is no memory for the copies; the rope is as it was then.
+    fn finalize(&self, py: Python<'_>) -> PyResult<View> {
+        let view = self.attempt(py, |rope| {
+            let mut rest = ropewalk::Rope::default();
+            if let Some(pool) = rope.pool() {
+                rest = ropewalk::Rope::in_pool(pool);
+            }
+            rest.set_limit(rope.limit());
+            mem::replace(rope, rest).finalize().map_err(|error| {
+                let message = error.to_string();
+                *rope = error.into_rope();
+                io::Error::new(io::ErrorKind::OutOfMemory, message)
+            })
+        })?;
+        Ok(View::of(view))
+    }
+
+    /// Room behind the rope's bytes as a writable memoryview, for ``recv_into`` and the like: what
+    /// ``asyncio.BufferedProtocol.get_buffer`` is to return. Say how much was written by :meth:`buffer_updated`.
+    ///
+    /// Asked again without that, it is the same room. What is in it before it is written is old. An export that is still
+    /// kept when the bytes are read from the rope could change them: then the rope reads a copy. Where the limit or the pool
+    /// refuses more, the room is of one byte, and :attr:`refused` says why.
+    #[pyo3(signature = (sizehint=-1), text_signature = "($self, sizehint=-1)")]
+    fn get_buffer<'py>(this: &Bound<'py, Self>, sizehint: isize) -> PyResult<Bound<'py, PyMemoryView>> {
+        let (py, rope) = (this.py(), this.get());
+        let mut state = rope.lock(py)?;
+        if state.lending.is_short() {
+            let hint = usize::try_from(sizehint).unwrap_or(0).min(MAX_HINT);
+            if let Err(error) = state.lend(hint) {
+                let context = state.context();
+                drop(state);
+                return Err(context.raise(py, &error));
+            }
+        }
+        let loan = state.lending.loan();
+        drop(state);
+        PyMemoryView::from(Bound::new(py, Tail(loan))?.as_any())
+    }
+
+    /// Appends the first ``nbytes`` of the room that :meth:`get_buffer` gave, without a copy. Returns how many bytes
+    /// the rope holds.
+    fn buffer_updated(&self, py: Python<'_>, nbytes: usize) -> PyResult<usize> {
+        let mut state = self.lock(py)?;
+        if let Err(room) = state.lending.fill(nbytes) {
+            drop(state);
+            return Err(PyValueError::new_err(format!(
+                "{nbytes} bytes are beyond the {room} that were lent"
+            )));
+        }
+        Ok(state.len())
+    }
+
+    /// Why the last room was of one byte, LimitExceeded or PoolFull; None if it was not.
+    #[getter]
+    fn refused(&self, py: Python<'_>) -> PyResult<Option<PyErr>> {
+        let state = self.lock(py)?;
+        let Some(error) = &state.refused else { return Ok(None) };
+        let (context, error) = (state.context(), io::Error::new(error.kind(), error.to_string()));
+        drop(state);
+        Ok(Some(context.raise(py, &error)))
+    }
+
+    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(self.lock(py)?.len())
+    }
+
+    fn __getitem__(&self, at: &Bound<'_, PyAny>) -> PyResult<Rope> {
+        let py = at.py();
+        let slice = at.cast::<PySlice>().map_err(|_| PyTypeError::new_err("a rope is sliced: rope[a:b]"))?;
+        let len = self.__len__(py)?;
+        let (from, to) = view::range(slice, len)?;
+        let part = self.look(py, |rope| {
+            pushed::share(rope.chunks());
+            (to <= rope.len()).then(|| rope.slice(from..to))
+        })?;
+        Ok(Rope::of(part.ok_or_else(|| PyIndexError::new_err("the rope was changed meanwhile"))?))
+    }
+
+    fn __bytes__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let all = self.look(py, ropewalk::Rope::clone)?;
+        let copy = PyBytes::new_with(py, all.len(), |copy| {
+            py.detach(|| all.cursor().copy_to_slice(copy));
+            Ok(())
+        });
+        drop(all);
+        pushed::release(py);
+        copy
+    }
+
+    fn __eq__(&self, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        let py = other.py();
+        let ours = self.look(py, ropewalk::Rope::clone)?;
+        let equal = match other.cast::<Rope>() {
+            Ok(other) => Ok(ours == other.get().look(py, ropewalk::Rope::clone)?),
+            Err(_) => pushed::with_bytes(other, |other| ours == *other),
+        };
+        drop(ours);
+        pushed::release(py);
+        match equal {
+            Ok(equal) => Ok(equal.into_pyobject(py)?.to_owned().into_any().unbind()),
+            Err(_no_buffer) => Ok(py.NotImplemented()),
+        }
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // Where it is locked, a call is under way, whose caller holds the rope anyway.
+        self.state.try_lock().map_or(Ok(()), |state| pushed::traverse(state.rope.chunks(), &visit))
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let state = self.lock(py)?;
+        Ok(format!("<ropewalk.Rope of {} bytes in {} segments>", state.len(), state.rope.num_segments()))
+    }
+}
+
+/// Bytes of a view as they are, of any other object by an export of its buffer.
+fn segment(buffer: &Bound<'_, PyAny>) -> PyResult<Bytes> {
+    match buffer.cast::<View>() {
+        Ok(view) => {
+            let bytes = view.get().bytes()?;
+            pushed::share([&bytes[..]]);
+            Ok(bytes.clone())
+        }
+        Err(_) => pushed::segment(buffer),
+    }
+}
+
+/// By the socket's own `recv_into`, into the rope's room.
+fn recv_encrypted(this: &Bound<'_, Rope>, sock: &Bound<'_, PyAny>, max: usize) -> PyResult<usize> {
+    let (py, rope) = (this.py(), this.get());
+    if max == 0 {
+        return Ok(0);
+    }
+    let room = Rope::get_buffer(this, -1)?;
+    let count = room.len()?.min(max);
+    let received = sock.call_method1(intern!(py, "recv_into"), (&room, count));
+    room.call_method0(intern!(py, "release"))?;
+    let received = received?.extract::<usize>()?;
+    rope.buffer_updated(py, received)?;
+    match rope.refused(py)? {
+        Some(refused) if received > 0 => Err(refused),
+        _ => Ok(received),
+    }
+}
+
+impl Rope {
+    /// By the socket's own `send`, of the bytes that lie side by side.
+    fn send_encrypted(&self, py: Python<'_>, sock: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let first = self.change(py, |rope| {
+            let len = Buf::chunk(rope).len();
+            rope.slice(..len).into_iter().next()
+        })?;
+        let Some(first) = first else { return Ok(0) };
+        let sent = sock.call_method1(intern!(py, "send"), (View::part(first),))?.extract::<usize>()?;
+        self.change(py, |rope| rope.advance(sent.min(rope.len())))?;
+        Ok(sent)
+    }
+}

@@ -1,0 +1,178 @@
+//! A finalised rope as an object of the buffer protocol.
+
+use std::os::raw::c_int;
+
+use bytes::Bytes;
+use pyo3::PyTraverseError;
+use pyo3::exceptions::{PyIndexError, PyTypeError};
+use pyo3::ffi;
+use pyo3::gc::PyVisit;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PySlice};
+
+use crate::fork::{self, Born};
+use crate::pushed::{self, Sweep};
+
+/// All bytes of a rope, side by side, read-only: an object of the buffer protocol.
+///
+/// ``memoryview(view)``, ``numpy.frombuffer(view)``, ``pyarrow.py_buffer(view)``, ``hashlib``, ``file.write(view)`` and
+/// pickle's protocol 5 use it where it lies, without a copy, and keep its pages as long as they need them.
+///
+/// ``View(buffer)`` is a view of any contiguous buffer, without a copy. Equal to, and hashed like, the same ``bytes``.
+#[pyclass(frozen, weakref, sequence, module = "ropewalk")]
+pub(crate) struct View {
+    bytes: Bytes,
+    copied: usize,
+    mapped: usize,
+    born: Born,
+    _sweep: Sweep,
+}
+
+impl View {
+    pub(crate) fn of(view: ropewalk::View) -> View {
+        let (copied, mapped) = (view.copied_bytes(), view.mapped_bytes());
+        View { copied, mapped, ..View::part(view.into()) }
+    }
+
+    pub(crate) fn part(bytes: Bytes) -> View {
+        View { bytes, copied: 0, mapped: 0, born: Born::now(), _sweep: Sweep }
+    }
+
+    pub(crate) fn bytes(&self) -> PyResult<&Bytes> {
+        self.born.check("view")?;
+        Ok(&self.bytes)
+    }
+}
+
+#[pymethods]
+impl View {
+    #[new]
+    #[pyo3(signature = (buffer=None))]
+    fn new(buffer: Option<&Bound<'_, PyAny>>) -> PyResult<View> {
+        Ok(View::part(buffer.map(pushed::segment).transpose()?.unwrap_or_default()))
+    }
+
+    /// Bytes that had to be copied to lie side by side.
+    #[getter]
+    fn copied_bytes(&self) -> usize {
+        self.copied
+    }
+
+    /// Bytes whose pages were given a second address. What was neither copied nor mapped is borrowed.
+    #[getter]
+    fn mapped_bytes(&self) -> usize {
+        self.mapped
+    }
+
+    /// The text, as ``bytes.decode``: decoded from where the bytes lie.
+    #[pyo3(signature = (encoding="utf-8", errors="strict"))]
+    fn decode<'py>(this: &Bound<'py, Self>, encoding: &str, errors: &str) -> PyResult<Bound<'py, PyAny>> {
+        this.py().get_type::<pyo3::types::PyString>().call1((this, encoding, errors))
+    }
+
+    /// A copy as ``bytes``. The GIL is released meanwhile.
+    fn tobytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let bytes = self.bytes()?;
+        PyBytes::new_with(py, bytes.len(), |copy| {
+            py.detach(|| copy.copy_from_slice(bytes));
+            Ok(())
+        })
+    }
+
+    fn __bytes__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        self.tobytes(py)
+    }
+
+    fn __len__(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn __getitem__<'py>(&self, at: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let (py, bytes) = (at.py(), self.bytes()?);
+        let Ok(slice) = at.cast::<PySlice>() else {
+            return Ok(bytes[index(at, bytes.len())?].into_pyobject(py)?.into_any());
+        };
+        let (from, to) = range(slice, bytes.len())?;
+        pushed::share([&bytes[..]]);
+        Ok(Bound::new(py, View::part(bytes.slice(from..to)))?.into_any())
+    }
+
+    fn __eq__(&self, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        let py = other.py();
+        let bytes = self.bytes()?;
+        match pushed::with_bytes(other, |other| bytes[..] == *other) {
+            Ok(equal) => Ok(equal.into_pyobject(py)?.to_owned().into_any().unbind()),
+            Err(_no_buffer) => Ok(py.NotImplemented()),
+        }
+    }
+
+    /// That of equal `bytes`, by way of a copy: a memoryview's would ask this object's.
+    fn __hash__(&self, py: Python<'_>) -> PyResult<isize> {
+        self.tobytes(py)?.hash()
+    }
+
+    fn __repr__(&self) -> String {
+        format!(
+            "<ropewalk.View of {} bytes, {} copied, {} mapped>",
+            self.bytes.len(),
+            self.copied,
+            self.mapped
+        )
+    }
+
+    fn __reduce_ex__<'py>(
+        this: &Bound<'py, Self>,
+        protocol: u32,
+    ) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyAny>,))> {
+        let py = this.py();
+        let class = this.get_type().into_any();
+        if protocol < 5 {
+            return Ok((class, (this.get().tobytes(py)?.into_any(),)));
+        }
+        let buffer = py.import(intern!(py, "pickle"))?.getattr(intern!(py, "PickleBuffer"))?;
+        Ok((class, (buffer.call1((this,))?,)))
+    }
+
+    unsafe fn __getbuffer__(
+        this: Bound<'_, Self>,
+        export: *mut ffi::Py_buffer,
+        flags: c_int,
+    ) -> PyResult<()> {
+        let bytes = this.get().bytes()?;
+        let len = ffi::Py_ssize_t::try_from(bytes.len())?;
+        let start = bytes.as_ptr().cast_mut().cast();
+        // SAFETY: attached, and `export` is the caller's to be filled. It is read-only, and holds this object,
+        // whose bytes neither move nor change.
+        match unsafe { ffi::PyBuffer_FillInfo(export, this.as_ptr(), start, len, 1, flags) } {
+            0 => fork::export(bytes),
+            _ => return Err(PyErr::fetch(this.py())),
+        }
+        Ok(())
+    }
+
+    unsafe fn __releasebuffer__(&self, _export: *mut ffi::Py_buffer) {
+        fork::unexport(&self.bytes);
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        pushed::traverse([&self.bytes[..]], &visit)
+    }
+}
+
+fn index(at: &Bound<'_, PyAny>, len: usize) -> PyResult<usize> {
+    let at: isize = at.extract().map_err(|_| PyTypeError::new_err("an index is an integer or a slice"))?;
+    let index = if at < 0 { at.checked_add_unsigned(len) } else { Some(at) };
+    let index = index.and_then(|index| usize::try_from(index).ok()).filter(|&index| index < len);
+    index.ok_or_else(|| PyIndexError::new_err(format!("index {at} is out of range for {len} bytes")))
+}
+
+/// The bounds of a slice whose step is 1.
+pub(crate) fn range(slice: &Bound<'_, PySlice>, len: usize) -> PyResult<(usize, usize)> {
+    let indices = slice.indices(isize::try_from(len)?)?;
+    if indices.step != 1 {
+        return Err(PyTypeError::new_err(format!("the step is 1, not {}", indices.step)));
+    }
+    let from = indices.start.cast_unsigned();
+    Ok((from, from.max(indices.stop.cast_unsigned())))
+}

@@ -1,0 +1,267 @@
+"""Whole payloads through plain sockets."""
+
+import os
+import signal
+import socket
+import struct
+import threading
+import time
+
+import pytest
+
+import ropewalk
+
+
+def reset(sock):
+    """Closes with a reset."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def end(sock):
+    """Says that this was all, which TLS does by more than closing."""
+    if hasattr(sock, "unwrap"):
+        try:
+            sock.unwrap()
+        except OSError:
+            pass  # the other end says nothing more
+
+
+@pytest.fixture(params=["blocking", "timeout", "non-blocking"])
+def mode(request):
+    return {"blocking": None, "timeout": 30.0, "non-blocking": 0.0}[request.param]
+
+
+@pytest.fixture
+def connect(tls, mode, peer):
+    """Connects to a thread that serves, plain or by TLS."""
+
+    def connect(serve):
+        def serve_by(sock):
+            if not tls[0]:
+                return serve(sock)
+            with tls[0]["ssl"].wrap_socket(sock, server_side=True) as sock:
+                serve(sock)
+
+        sock = socket.create_connection(peer(serve_by))
+        if tls[0]:
+            sock = tls[1]["ssl"].wrap_socket(sock, server_hostname="localhost")
+        sock.settimeout(mode)
+        return sock
+
+    return connect
+
+
+def test_all_up_to_the_end(connect, data, pool):
+    def serve(sock):
+        sock.sendall(data)
+        end(sock)
+
+    with connect(serve) as sock:
+        view = ropewalk.recv_all(sock, pool)
+    assert view == data
+    del view
+
+
+def test_exactly_what_was_asked_for(connect, data, pool):
+    def serve(sock):
+        sock.sendall(data)
+        sock.recv(1)
+
+    with connect(serve) as sock:
+        first, rest = ropewalk.recv_exactly(sock, 3, pool), ropewalk.recv_exactly(sock, len(data) - 3, pool)
+        assert rest.copied_bytes == rest.mapped_bytes == 0
+        assert ropewalk.recv_exactly(sock, 0, pool) == b""
+        ropewalk.send_all(sock, b"!")
+    assert bytes(first) + bytes(rest) == data
+    del first, rest
+
+
+def test_sending_a_rope_a_cursor_and_a_buffer(connect, data):
+    got = bytearray()
+
+    def serve(sock):
+        while more := sock.recv(1 << 16):
+            got.extend(more)
+            if got.endswith(b"enough"):
+                return
+
+    rope = ropewalk.Rope()
+    for start in range(0, len(data), 100_000):
+        rope.push(data[start : start + 100_000])
+    with connect(serve) as sock:
+        cursor = rope.cursor(1_000)
+        ropewalk.send_all(sock, cursor)
+        assert cursor.remaining == 0 and len(rope) == len(data)
+        ropewalk.send_all(sock, rope)
+        assert not rope
+        ropewalk.send_all(sock, bytearray(b"enough"))
+        try:
+            ropewalk.recv_all(sock)
+        except OSError:
+            pass  # TLS may end without saying so
+    assert got == data[1_000:] + data + b"enough"
+
+
+def test_one_byte_at_a_time(connect, pool):
+    message = bytes(range(256)) * 4
+
+    def serve(sock):
+        for byte in message:
+            sock.send(bytes([byte]))
+        end(sock)
+
+    with connect(serve) as sock:
+        assert ropewalk.recv_all(sock, pool) == message
+
+
+def test_a_stream_that_ends_before(connect, pool):
+    def serve(sock):
+        sock.sendall(b"not all")
+        end(sock)
+
+    with connect(serve) as sock, pytest.raises(EOFError, match="7 of 8 bytes") as ended:
+        ropewalk.recv_exactly(sock, 8, pool)
+    assert ended.value.rope == b"not all"
+    del ended
+
+
+def test_a_reset_loses_nothing_that_had_arrived(peer, pool):
+    arrived = threading.Event()
+
+    def serve(sock):
+        sock.sendall(b"arrived")
+        arrived.wait(10)
+        reset(sock)
+
+    with socket.create_connection(peer(serve)) as sock:
+        rope = ropewalk.Rope(pool)
+        assert rope.recv_from(sock) == 7
+        arrived.set()
+        with pytest.raises(ConnectionResetError) as broken:
+            ropewalk.recv_all(sock, pool)
+        assert broken.value.rope == b"" and rope == b"arrived"
+    del broken
+
+
+def test_a_limit_loses_nothing(connect, pool):
+    def serve(sock):
+        sock.sendall(b"x" * 100_000)
+        sock.recv(1)
+
+    with connect(serve) as sock:
+        with pytest.raises(ropewalk.LimitExceeded) as refused:
+            ropewalk.recv_all(sock, pool, limit=50_000)
+        rope = refused.value.rope
+        rope.limit = None
+        # Of what is encrypted, a byte may have to be received to know that there is one.
+        assert len(rope) in (50_000, 50_001)
+        assert len(ropewalk.recv_exactly(sock, 100_000 - len(rope), pool)) == 100_000 - len(rope)
+        ropewalk.send_all(sock, b"!")
+    del refused, rope
+
+
+def test_a_stream_of_exactly_the_limit_is_taken(connect, pool):
+    def serve(sock):
+        sock.sendall(b"x" * 50_000)
+        end(sock)
+
+    with connect(serve) as sock:
+        assert len(ropewalk.recv_all(sock, pool, limit=50_000)) == 50_000
+
+
+def test_a_full_pool_loses_nothing(connect):
+    pool = ropewalk.Pool(capacity=1 << 20)
+
+    def serve(sock):
+        sock.sendall(bytes(3 << 20))
+        sock.recv(1)
+
+    with connect(serve) as sock:
+        with pytest.raises(ropewalk.PoolFull) as refused:
+            ropewalk.recv_all(sock, pool)
+        had = len(refused.value.rope)
+        assert 900_000 < had < 1_100_000
+        refused.value.rope.clear()
+        left = (3 << 20) - had
+        while left:
+            left -= len(ropewalk.recv_exactly(sock, min(left, 500_000), pool))
+        ropewalk.send_all(sock, b"!")
+
+
+def test_a_timeout_is_one_for_the_whole(peer, pool):
+    def serve(sock):
+        for _ in range(20):
+            sock.send(b"x")
+            time.sleep(0.05)
+
+    with socket.create_connection(peer(serve)) as sock:
+        sock.settimeout(0.3)
+        start = time.monotonic()
+        with pytest.raises(TimeoutError) as late:
+            ropewalk.recv_exactly(sock, 100, pool)
+        assert 0.25 < time.monotonic() - start < 0.9
+        assert 1 <= len(late.value.rope) < 20
+        sock.settimeout(None)
+        assert ropewalk.recv_all(sock, pool) == b"x" * (20 - len(late.value.rope))
+    del late
+
+
+@pytest.mark.parametrize("receive", [
+    lambda sock: ropewalk.Rope().recv_from(sock), ropewalk.recv_all, lambda sock: ropewalk.recv_exactly(sock, 5),
+])
+def test_signals_have_their_handlers_run(pair, receive):
+    class Interrupted(Exception):
+        pass
+
+    def handler(signum, frame):
+        raise Interrupted
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        with pytest.raises(Interrupted):
+            receive(pair[0])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_selectors_loop(pair, data):
+    import selectors
+
+    one, other = pair
+    for sock in pair:
+        sock.setblocking(False)
+    source, got = ropewalk.Rope(), ropewalk.Rope()
+    source.push(data)
+    with selectors.DefaultSelector() as selector:
+        selector.register(one, selectors.EVENT_WRITE, lambda: cursor.send(one))
+        selector.register(other, selectors.EVENT_READ, lambda: got.recv_from(other))
+        cursor = source.cursor()
+        while len(got) < len(data):
+            for key, _ in selector.select(10):
+                key.data()
+            if not cursor.remaining and one.fileno() in selector.get_map():
+                selector.unregister(one)
+    assert got.finalize() == data
+
+
+def test_other_threads_run_meanwhile(pair):
+    """The GIL is released around a receive that waits, and one rope's calls come one after the other."""
+    one, other = pair
+    rope, received = ropewalk.Rope(), []
+    threads = [threading.Thread(target=lambda: received.append(rope.recv_from(other))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.1)
+    for _ in threads:
+        one.send(os.urandom(10))
+        time.sleep(0.02)
+    one.shutdown(socket.SHUT_WR)  # one call may have had what two were to get
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+    while len(rope) < 40:
+        received.append(rope.recv_from(other))
+    assert sum(received) == len(rope) == 40

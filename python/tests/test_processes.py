@@ -1,0 +1,208 @@
+"""Forks, multiprocessing, shutdown, subinterpreters and threads: no signal, no leak."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import sysconfig
+import textwrap
+import threading
+
+import pytest
+
+import ropewalk
+
+
+def python(code, *args, **environment):
+    """Runs a program of its own, which has to end well and to say nothing on standard error."""
+    program = [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(code), *args]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60, env={**os.environ, **environment})
+    assert (done.returncode, done.stderr) == (0, ""), done
+    return done.stdout
+
+
+INHERITED = """
+    import os, ropewalk, socket, sys
+    pool = ropewalk.Pool(capacity=16 << 20)
+    rope = ropewalk.Rope(pool)
+    rope.extend(bytes(range(256)) * 4096)
+    cursor, part, view = rope.cursor(5), rope[:1000], rope[:].finalize()
+    kept, room = memoryview(view), pool.wait_for_room()
+    one, other = socket.socketpair()
+    one.sendall(b"x")
+
+    def child():
+        calls = [
+            lambda: rope.recv_from(other), lambda: rope.send_to(one), lambda: bytes(rope), lambda: len(rope),
+            lambda: rope.finalize(), lambda: rope.find(b"x"), lambda: rope.push(b"x"), lambda: rope.extend(b"x"),
+            lambda: rope.segments(), lambda: rope.get_buffer(), lambda: rope.read(1), lambda: rope.clear(),
+            lambda: rope[:5], lambda: rope == b"x", lambda: rope.split_to(1), lambda: rope.reserve(1),
+            lambda: cursor.send(one), lambda: cursor.position, lambda: part.advance(1), lambda: repr(rope),
+            lambda: view[0], lambda: view[:5], lambda: bytes(view), lambda: memoryview(view), lambda: view == b"x",
+            lambda: hash(view), lambda: ropewalk.View(view), lambda: pool.stats(), lambda: pool.trim(),
+            lambda: ropewalk.Rope(pool), lambda: room.ready(), lambda: repr(pool), lambda: ropewalk.Rope().push(view),
+        ]
+        for index, call in enumerate(calls):
+            try:
+                call()
+            except OSError as error:
+                assert "forked" in str(error), error
+            else:
+                raise AssertionError(f"call {index} touched what was inherited")
+        assert bytes(kept[:4]) == bytes(range(4)), "what was exported before can be read"
+        fresh = ropewalk.Rope()
+        fresh.extend(b"made in the child")
+        assert fresh.finalize() == b"made in the child"
+"""
+
+
+def test_a_child_gets_exceptions(tmp_path):
+    python(INHERITED + """
+    assert bytes(kept[:4]) == bytes(range(4))
+    if (pid := os.fork()) == 0:
+        try:
+            child()
+        except BaseException as error:
+            print(repr(error), file=sys.stderr)
+            os._exit(1)
+        rope = cursor = part = view = kept = room = None
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0, status
+    assert bytes(rope[:4]) == bytes(range(4)) == view[:4] and len(rope) == 1 << 20
+    """)
+
+
+def test_multiprocessing_by_fork():
+    python(INHERITED + """
+    import multiprocessing, warnings
+    warnings.simplefilter("ignore", DeprecationWarning)
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(30)
+    assert process.exitcode == 0, process.exitcode
+    assert rope.finalize() == bytes(range(256)) * 4096
+    """)
+
+
+def test_views_are_sent_to_spawned_processes_by_pickle():
+    rope = ropewalk.Rope()
+    rope.extend(b"payload" * 1000)
+    with multiprocessing.get_context("spawn").Pool(1) as workers:
+        assert workers.apply(len, (rope.finalize(),)) == 7000
+
+
+@pytest.mark.parametrize("keep", ["view", "rope", "cursor", "room", "cycle", "thread"])
+def test_whatever_is_left_at_shutdown(keep):
+    python("""
+        import ropewalk, socket, sys, threading
+        rope = ropewalk.Rope()
+        rope.extend(bytes(1 << 20))
+        rope.push(bytearray(100))
+        class Last:
+            def __del__(self):
+                self.kept and memoryview(self.kept[:1].finalize() if hasattr(self.kept, "finalize") else self.kept)
+        last = Last()
+        kept = {"view": lambda: memoryview(rope[:].finalize()), "rope": lambda: rope, "cursor": rope.cursor,
+                "room": rope.get_buffer, "cycle": lambda: [rope], "thread": lambda: rope}[sys.argv[1]]()
+        if sys.argv[1] == "cycle":
+            kept.append(kept)
+        last.kept = rope if sys.argv[1] in ("rope", "cycle") else None
+        sys.modules["kept"] = kept
+        if sys.argv[1] == "thread":
+            one, other = socket.socketpair()
+            threading.Thread(target=ropewalk.Rope().recv_from, args=(other,), daemon=True).start()
+    """, keep)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="subinterpreters are private before")
+def test_a_subinterpreter_gets_an_exception():
+    out = python("""
+        import ropewalk
+        try:
+            import _interpreters as interpreters
+        except ImportError:
+            import _xxsubinterpreters as interpreters
+        code = "try:\\n import ropewalk\\n print('imported')\\nexcept ImportError as error:\\n print('refused')"
+        for _ in range(3):
+            interpreter = interpreters.create()
+            interpreters.run_string(interpreter, code)
+            interpreters.destroy(interpreter)
+        rope = ropewalk.Rope()
+        rope.extend(b"still here")
+        print(bytes(rope))
+    """)
+    assert out.splitlines()[-1] == "b'still here'" and "refused" in out
+
+
+def test_threads_share_a_pool_and_a_rope(pool):
+    shared, errors = ropewalk.Rope(pool), []
+
+    def work(number):
+        try:
+            for turn in range(200):
+                own = ropewalk.Rope(pool)
+                own.extend(bytes([number]) * (turn * 37 + 1))
+                own.push(bytearray([number]) * 10)
+                view = own[:].finalize()
+                assert set(view) == {number}
+                with own.get_buffer() as room:
+                    room[:1] = bytes([number])
+                own.buffer_updated(1)
+                shared.append(own)
+                shared.cursor().remaining, shared[:10], bytes(shared[:100]), shared.find(b"\1\2"), shared.segments()
+                if len(shared) > 100_000:
+                    shared.clear()
+        except (IndexError, AssertionError) as error:
+            if "meanwhile" not in str(error):
+                errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(1, 9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert not errors
+    shared.clear()
+    del shared
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this interpreter has a GIL")
+def test_the_gil_stays_off():
+    assert not sys._is_gil_enabled()
+
+
+def test_memory_does_not_grow():
+    grown = int(python("""
+        import gc, os, resource, ropewalk, socket
+        def turn():
+            one, other = socket.socketpair()
+            with one, other:
+                rope = ropewalk.Rope()
+                rope.push(bytearray(5000))
+                rope.cursor(3).send(one)
+                got = ropewalk.Rope()
+                got.recv_from(other)
+                with got.get_buffer() as room:
+                    room[:1] = b"x"
+                got.buffer_updated(1)
+                view = got.finalize()
+                memoryview(view)[:10], view[1:5], bytes(view), view == b"x", hash(view)
+                try:
+                    got.recv_from(-5)
+                except (OSError, ValueError):
+                    pass
+        def resident():
+            with open("/proc/self/statm") as file:
+                return int(file.read().split()[1]) * 4096
+        for _ in range(2000):
+            turn()
+        gc.collect()
+        before = resident()
+        for _ in range(20_000):
+            turn()
+        gc.collect()
+        print(resident() - before)
+    """))
+    assert grown < 1 << 20
