@@ -337,9 +337,10 @@ impl Rope {
     /// ```
     #[inline]
     pub fn push(&mut self, bytes: impl Into<Bytes> + 'static) {
-        match segment(bytes) {
-            Ok(bytes) => self.push_bytes(bytes),
-            Err(rope) => self.append(rope),
+        let mut bytes = Some(bytes);
+        match take_rope(&mut bytes) {
+            Some(rope) => self.append(rope),
+            None => bytes.into_iter().for_each(|bytes| self.push_bytes(bytes.into())),
         }
     }
 
@@ -375,13 +376,14 @@ impl Rope {
     /// ```
     #[inline]
     pub fn push_front(&mut self, bytes: impl Into<Bytes> + 'static) {
-        match segment(bytes) {
-            Ok(bytes) => self.segments.push_front(bytes),
-            Err(mut rope) => {
+        let mut bytes = Some(bytes);
+        match take_rope(&mut bytes) {
+            Some(mut rope) => {
                 rope.finish();
                 rope.segments.append(std::mem::take(&mut self.segments));
                 self.segments = rope.segments;
             }
+            None => bytes.into_iter().for_each(|bytes| self.segments.push_front(bytes.into())),
         }
     }
 
@@ -873,14 +875,10 @@ impl<B: Into<Bytes> + 'static> FromIterator<B> for Rope {
     }
 }
 
-/// Bytes as a segment; or a rope as it is, which would be joined. Which one is known at compile time.
+/// Takes the value if it is a rope, which would be joined if it became [`Bytes`]. Known at compile time.
 #[inline]
-fn segment<B: Into<Bytes> + 'static>(bytes: B) -> Result<Bytes, Rope> {
-    let mut bytes = Some(bytes);
-    if let Some(rope) = (&mut bytes as &mut dyn Any).downcast_mut::<Option<Rope>>().and_then(Option::take) {
-        return Err(rope);
-    }
-    bytes.map(Into::into).ok_or_else(Rope::new)
+fn take_rope<B: 'static>(bytes: &mut Option<B>) -> Option<Rope> {
+    (bytes as &mut dyn Any).downcast_mut::<Option<Rope>>()?.take()
 }
 
 /// The segments of a [`Rope`], one after the other.
