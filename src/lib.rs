@@ -1,24 +1,25 @@
-//! A rope for I/O on Linux: bytes arrive in pieces, are laid into memory once, leave by gather writes, and
-//! end as one contiguous view, without a join.
+//! A buffer for I/O on Linux: `readv` fills recycled pages, gather writes send them, and one contiguous view shows them
+//! without a join.
 //!
-//! # What do you want to do?
+//! # Which call for which job
 //!
-//! | with bytes that come in pieces | use |
+//! | job | use |
 //! |---|---|
 //! | accumulate them, length unknown | [`Rope::in_pool`], [`readv_from`](Rope::readv_from) until `Ok(0)` |
 //! | accumulate them, length known | [`reserve`](Rope::reserve) first, then [`readv_up_to`](Rope::readv_up_to) |
 //! | accumulate them from TLS, or any `AsyncRead` | `Rope::receive_from`, with the feature `tokio` |
-//! | bound what a peer can make you hold | [`set_limit`](Rope::set_limit), [`PoolOptions::capacity`] |
-//! | have them as one `&[u8]` | [`finalize`](Rope::finalize), a [`View`] |
-//! | send them, and be done with them | [`write_all_to`](Rope::write_all_to), [`writev_to`](Rope::writev_to) |
-//! | send them again, or to many | [`Cursor`], which has the same methods |
+//! | bound what a peer can make the program hold | [`set_limit`](Rope::set_limit), [`PoolOptions::capacity`] |
+//! | wait for memory instead of failing | [`Pool::wait_for_room`], [`Room`] |
+//! | read them as one `&[u8]` | [`finalize`](Rope::finalize), a [`View`] |
+//! | send them once | [`write_all_to`](Rope::write_all_to), [`writev_to`](Rope::writev_to) |
+//! | send them again, or to several readers | [`Cursor`], which has the same methods |
 //! | cut messages out of a stream | [`split_to`](Rope::split_to), [`find`](Rope::find), [`bytes::Buf`] |
 //! | put headers before bodies | [`push_front`](Rope::push_front), [`append`](Rope::append) |
 //! | pass descriptors along | [`recvmsg_from`](Rope::recvmsg_from), [`sendmsg_to`](Rope::sendmsg_to) |
-//! | watch the memory | [`Pool::stats`], [`Pool::trim`] |
+//! | observe memory, give it back | [`Pool::stats`], [`Pool::trim`], [`Pool::decay`], [`PoolOptions::background`] |
 //!
-//! [The guide](crate::guide) has recipes, and says line by line what to change in code that uses `Vec`,
-//! `BytesMut`, list and join, or `BufList`; [its second part](crate::guide_async) is for tokio and hyper.
+//! [The guide](crate::guide) has recipes, and shows what to change in code that uses `Vec`, `BytesMut`, list and join,
+//! or `BufList`; [its second part](crate::guide_async) covers tokio and hyper.
 //!
 //! # How it works
 //!
@@ -28,18 +29,22 @@
 //!                        ▼
 //!                      View: borrowed, else mapped, else copied
 //!                        │
-//!                      Pool: one memfd; runs of pages, recycled while they are warm
+//!                      Pool: one memfd; runs of pages, reused while they are resident
 //! ```
 //!
-//! Fresh pages, not copies, are what large payloads cost: so a [`Pool`] recycles its pages, and a tail
-//! grows in place while the pages behind it are free. A rope alone in its pool is contiguous without
-//! further ado; ropes that grew beside each other are made so by giving their pages a second address.
+//! Large payloads cost page faults more than copies, so a [`Pool`] reuses resident pages, and a tail grows in place
+//! while the pages behind it are free. A rope that is alone in its pool is contiguous. For ropes that grew in turns, a
+//! view maps their pages a second time.
 //!
 //! # Non-blocking descriptors
 //!
-//! Every `fd` is anything that is [`AsFd`](std::os::fd::AsFd): the sockets of std, `mio` and `socket2`, pipes
-//! and files. Every receive and send is resumable: on `WouldBlock`, on a short count and on an error the
-//! rope and its position are exactly what reached the kernel. EINTR is retried.
+//! Every `fd` parameter is [`AsFd`](std::os::fd::AsFd): the sockets of std, `mio` and `socket2`, pipes and files. Every
+//! receive and send is resumable: after `WouldBlock`, a short count or an error, the rope and its position reflect
+//! exactly the bytes that the kernel accepted or delivered. EINTR is retried.
+//!
+//! # Fork
+//!
+//! A child of fork(2) cannot use a pool that it inherits, and changes no byte of its parent's; see [`Pool`].
 //!
 //! # Features
 //!
@@ -47,12 +52,12 @@
 //!
 //! | feature | brings |
 //! |---|---|
-//! | `tokio` | `ReadRope` and `WriteRope` for its sockets and pipes, `Rope::receive_from` for all else, `RopeCodec` for frames; its `AsyncRead`, `AsyncBufRead`, `AsyncWrite` and `AsyncSeek` |
-//! | `http-body` | a rope is a `Body`, for hyper and all above it; `Rope::receive_body` |
+//! | `tokio` | `ReadRope` and `WriteRope` for its sockets and pipes, `Rope::receive_from` for any other `AsyncRead`, `RopeCodec` for frames; its `AsyncRead`, `AsyncBufRead`, `AsyncWrite` and `AsyncSeek` |
+//! | `http-body` | a rope is a `Body`, for hyper, axum and tonic; `Rope::receive_body` |
 //! | `futures-io` | `AsyncRead`, `AsyncBufRead`, `AsyncWrite`, `AsyncSeek` |
 //! | `compio` | `IoBuf`, `IoVectoredBuf`; `Rope::lend` for reads |
 //! | `arrow` | a [`View`] becomes a `Buffer` without a copy |
-//! | `serde` | ropes and views as bytes |
+//! | `serde` | ropes and views are serialised as bytes |
 //! | `tracing` | events of target `ropewalk` |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::multiple_unsafe_ops_per_block, clippy::undocumented_unsafe_blocks)]
@@ -79,12 +84,13 @@ pub use rope::{Cursor, IntoIter, Rope};
 pub use sys::Received;
 pub use view::{FinalizeError, View};
 
-/// The README's examples are tests.
+/// Runs the README's examples as tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-// So are the guide's, which is a part of the documentation. Its links there come before its own.
+// The guide is a part of the documentation, and its examples are tests. These link targets precede its own, so they
+// win.
 
 /// [async]: crate::guide_async
 /// [design]: https://docs.rs/crate/ropewalk/latest/source/docs/design.md

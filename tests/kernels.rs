@@ -106,7 +106,7 @@ fn a_data_limit_leaves_half_to_the_program() {
         limit(Resource::RLIMIT_DATA, used + (32 << 20));
         let pool = works(Pool::options().capacity(64 * GIB).create().unwrap());
         assert_eq!(pool.stats().backing, Backing::Memfd);
-        assert_eq!((0..8).map(|_| vec![1u8; MIB]).count(), 8);
+        assert_eq!((0..8).map(|_| vec![1u8; MIB]).collect::<Vec<_>>().len(), 8);
     });
 }
 

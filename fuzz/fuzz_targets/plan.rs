@@ -12,14 +12,14 @@ use libfuzzer_sys::fuzz_target;
 #[derive(Arbitrary, Debug)]
 struct Input {
     page_bits: u8,
-    least_map: u8,
-    most_maps: u8,
+    min_map: u8,
+    max_maps: u8,
     spans: Vec<check::Rough>,
 }
 
 fuzz_target!(|input: Input| {
     let page = 8 << (input.page_bits % 4);
     let bounds =
-        plan::Bounds { page, least_map: 1 + usize::from(input.least_map), most_maps: input.most_maps.into() };
+        plan::Bounds { page, min_map: 1 + usize::from(input.min_map), max_maps: input.max_maps.into() };
     check::check(&check::spans(&input.spans, page), bounds);
 });

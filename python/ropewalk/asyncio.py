@@ -242,6 +242,7 @@ class StreamReader(asyncio.StreamReader):
                 if _holds_all(waiting, self._pool):
                     raise self._rope.refused
                 await _readable(self._loop, room.fileno())
+            self._rope.add_room(room)
         finally:
             waiting.discard(self)
             del room  # gives its place up, whoever keeps this frame in a traceback

@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::sync::{MutexExt, PyOnceLock};
 use pyo3::types::PyTuple;
 
-use crate::error::plain;
+use crate::error::{Context as Refused, plain};
 use crate::fork::Born;
 
 /// Recycled memory that ropes receive into: one sparse memfd, whose pages stay resident for the next payload.
@@ -97,7 +97,7 @@ impl Pool {
         py.detach(|| pool.trim()).map_err(|error| plain(&error))
     }
 
-    /// A place in the line of those who wait until ``nbytes`` may be had, first come, first served.
+    /// Requests room for ``nbytes``, first come, first served: ready once it is reserved. :meth:`Rope.add_room` uses it.
     #[pyo3(signature = (nbytes=1))]
     fn wait_for_room(&self, nbytes: usize) -> PyResult<Room> {
         Room::new(self.check()?, nbytes)
@@ -132,13 +132,20 @@ pub(crate) fn default_pool(py: Python<'_>) -> PyResult<Py<Pool>> {
     }
 }
 
-/// A place in the line of those who wait for a pool's pages, with a descriptor that is readable when there
-/// may be some: its waker needs no GIL.
+/// A request for room in a pool, with a descriptor that is readable once it was granted: its waker needs no GIL.
+/// Dropping it withdraws the request, or returns the room.
 #[pyclass(frozen, module = "ropewalk")]
 pub(crate) struct Room {
-    waiting: Mutex<Pin<Box<ropewalk::Waiting>>>,
+    pool: ropewalk::Pool,
+    state: Mutex<Request>,
     bell: Arc<Bell>,
     born: Born,
+}
+
+enum Request {
+    Waiting(Pin<Box<ropewalk::RoomFuture>>),
+    Granted(ropewalk::Room),
+    Taken,
 }
 
 struct Bell(OwnedFd);
@@ -172,8 +179,20 @@ impl Wake for Bell {
 impl Room {
     fn new(pool: &ropewalk::Pool, nbytes: usize) -> PyResult<Room> {
         let bell = Bell::new().map_err(|error| plain(&error))?;
-        let waiting = Mutex::new(Box::pin(pool.wait_for_room(nbytes)));
-        Ok(Room { waiting, bell: Arc::new(bell), born: Born::now() })
+        let state = Mutex::new(Request::Waiting(Box::pin(pool.wait_for_room(nbytes))));
+        Ok(Room { pool: pool.clone(), state, bell: Arc::new(bell), born: Born::now() })
+    }
+
+    /// Takes the room, if it was granted.
+    pub(crate) fn take(&self, py: Python<'_>) -> PyResult<Option<ropewalk::Room>> {
+        if !self.ready(py)? {
+            return Ok(None);
+        }
+        let mut state = self.state.lock_py_attached(py).unwrap_or_else(|poisoned| poisoned.into_inner());
+        match std::mem::replace(&mut *state, Request::Taken) {
+            Request::Granted(room) => Ok(Some(room)),
+            Request::Waiting(_) | Request::Taken => Ok(None),
+        }
     }
 }
 
@@ -184,13 +203,24 @@ impl Room {
         self.bell.0.as_raw_fd()
     }
 
-    /// Whether there may be room now. It is a chance, not a reservation: keep the place until the try has worked.
+    /// Whether the room was granted, and not taken by :meth:`Rope.add_room` since. Raises PoolFull if it is more than the
+    /// pool's capacity.
     fn ready(&self, py: Python<'_>) -> PyResult<bool> {
-        self.born.check("place in a pool's line")?;
+        self.born.check("request for room")?;
         self.bell.silence();
         let waker = Waker::from(Arc::clone(&self.bell));
-        let mut waiting = self.waiting.lock_py_attached(py).unwrap_or_else(|poisoned| poisoned.into_inner());
-        let poll = waiting.as_mut().poll(&mut Context::from_waker(&waker));
-        Ok(matches!(poll, Poll::Ready(_)))
+        let mut state = self.state.lock_py_attached(py).unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Request::Waiting(future) = &mut *state {
+            match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                Poll::Ready(Ok(room)) => *state = Request::Granted(room),
+                Poll::Ready(Err(error)) => {
+                    return Err(
+                        Refused { pool: Some(self.pool.clone()), ..Refused::default() }.raise(py, &error)
+                    );
+                }
+                Poll::Pending => {}
+            }
+        }
+        Ok(matches!(*state, Request::Granted(_)))
     }
 }

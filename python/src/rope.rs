@@ -269,6 +269,16 @@ impl Rope {
         self.attempt(py, |rope| rope.reserve(nbytes))
     }
 
+    /// Adds room that was granted to a request of :meth:`Pool.wait_for_room`: receiving uses it before the pool has to have
+    /// any. ValueError if it was not granted yet, was used already, or is of another pool, which returns it.
+    fn add_room(&self, py: Python<'_>, room: &crate::pool::Room) -> PyResult<()> {
+        let refused = |why| PyValueError::new_err(why);
+        let room = room.take(py)?.ok_or_else(|| refused("the room was not granted, or is used already"))?;
+        self.change(py, |rope| rope.add_room(room).is_ok())?
+            .then_some(())
+            .ok_or_else(|| refused("the room is of another pool than the rope"))
+    }
+
     /// Takes the first ``n`` bytes off, or all, and returns them as ``bytes``: a copy. Fewer if there are fewer.
     #[pyo3(signature = (n=-1), text_signature = "($self, n=-1)")]
     fn read<'py>(&self, py: Python<'py>, n: isize) -> PyResult<Bound<'py, PyBytes>> {

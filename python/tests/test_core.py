@@ -257,8 +257,17 @@ def test_who_waits_for_room_is_told_by_a_descriptor():
     assert pool.stats().waiting == 1
     held.clear()
     assert select.select([room], [], [], 5)[0] and room.ready()
-    del room
     assert pool.stats().waiting == 0
+    # It is reserved: nobody else gets it, until it is dropped.
+    rest = ropewalk.Rope(pool)
+    with pytest.raises(ropewalk.PoolFull):
+        rest.reserve(1 << 20)
+    rest.add_room(room)
+    rest.reserve(4096)
+    with pytest.raises(ValueError):
+        rest.add_room(room)
+    with pytest.raises(ropewalk.PoolFull):
+        pool.wait_for_room((1 << 20) + 1).ready()
 
 
 def test_sending_from_an_offset(pair):

@@ -1,13 +1,15 @@
-//! Arrow: a view is a buffer.
+//! Arrow: a view as a buffer.
 
 use arrow_buffer::Buffer;
 use bytes::Bytes;
 
 use crate::view::View;
 
-/// No copy. Arrow wants numbers aligned: a view that starts where the rope's memory started is aligned
-/// to a page, one that starts behind a header is where the header left it. An empty view is an empty buffer, aligned for
-/// all types.
+/// Converts without a copy.
+///
+/// Arrow requires numbers to be aligned. A view that starts at a rope's first received byte is aligned to a page; one
+/// that starts behind a header is not, unless the header's length is a multiple of the alignment. An empty view is an
+/// empty buffer, aligned for all types.
 ///
 /// # Examples
 ///

@@ -1,9 +1,9 @@
-//! Receiving from any [`AsyncRead`]: TLS, compression, whatever has no descriptor of its own.
+//! Receiving from any [`AsyncRead`], such as TLS or decompression, which have no descriptor of their own.
 //!
 //! ```text
 //!   poll_read ──► spare bytes of the tail              only while it is polled: a read that waits holds no memory
 //!        │
-//!        └─ no room ──► one byte, held back in the rope: the proof that more has come, delivered first
+//!        └─ no room ──► one byte, held back in the rope: proves that there is more, and is delivered first
 //! ```
 
 use std::future::poll_fn;
@@ -21,33 +21,34 @@ use crate::rope::Rope;
 use crate::sys::iovec::UninitIovec;
 
 impl Rope {
-    /// Appends what one read of `reader` brings, such as a TLS stream; returns how many bytes that were. `Ok(0)` is the
-    /// end of the stream and nothing else.
+    /// Appends the bytes of one read of `reader`, such as a TLS stream; returns their number. `Ok(0)` is the end of the
+    /// stream.
     ///
-    /// The bytes are written straight into the rope's memory, with the adaptive read size of
-    /// [`readv_from`](Rope::readv_from). While the read waits, the rope holds no memory but its own bytes and a few spare
-    /// pages behind them. For tokio's sockets and pipes [`ReadRope`](crate::ReadRope) is faster: it reads from the
+    /// The reader writes directly into the rope's memory, with the adaptive read size of
+    /// [`readv_from`](Rope::readv_from). While the read waits, the rope holds its own bytes and a few spare pages
+    /// behind them. For tokio's sockets and pipes, [`ReadRope`](crate::ReadRope) is faster, because it reads from the
     /// descriptor.
     ///
     /// # Errors
     ///
-    /// * [`QuotaExceeded`](io::ErrorKind::QuotaExceeded): the rope is at its [limit](Rope::set_limit) and more has come.
-    /// * [`OutOfMemory`](io::ErrorKind::OutOfMemory): the pool is at its capacity and more has come, or the system has no
-    ///   memory. [`receive_from_when_room`](Rope::receive_from_when_room) waits instead.
+    /// * [`QuotaExceeded`](io::ErrorKind::QuotaExceeded): the rope is at its [limit](Rope::set_limit) and there is
+    ///   more.
+    /// * [`OutOfMemory`](io::ErrorKind::OutOfMemory): the pool is at its capacity and there is more, or the system has
+    ///   no memory. [`receive_from_when_room`](Rope::receive_from_when_room) waits instead.
     /// * [`Unsupported`](io::ErrorKind::Unsupported) in a child of the process that made the pool; nothing was read.
-    /// * Whatever `reader` reports.
+    /// * Any error that `reader` returns.
     ///
     /// After any error the rope holds what it held before, and the call can be repeated.
     ///
-    /// Only a read can tell whether more has come. The one byte that it takes is held back: it is no part of the rope yet,
-    /// and the next receive that has room delivers it first, whichever method that is. So go on with the same rope, and
-    /// take a stream's next bytes with another rope only after the end or an `Ok`. [`clear`](Rope::clear),
-    /// [`split_to`](Rope::split_to) and [`split_off`](Rope::split_off) leave the byte with this rope, a clone has none, and
-    /// [`append`](Rope::append) takes over that of the other rope if this one has none.
+    /// Only a read can tell whether there is more. The one byte that it takes is held back: it is not part of the rope
+    /// yet, and the next receive of any kind that has room delivers it first. Continue with the same rope, and switch
+    /// to another rope only after the end of the stream or an `Ok`. [`clear`](Rope::clear),
+    /// [`split_to`](Rope::split_to) and [`split_off`](Rope::split_off) leave the byte with this rope, a clone has none,
+    /// and [`append`](Rope::append) moves that of the other rope here if this one has none.
     ///
     /// # Cancel safety
     ///
-    /// If this is dropped before it is done, nothing was received.
+    /// If the future is dropped before it is done, nothing was received.
     ///
     /// # Examples
     ///
@@ -57,7 +58,7 @@ impl Rope {
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> std::io::Result<()> {
-    /// let mut upload = &b"an upload of 23 bytes.."[..]; // a TLS stream, as a rule
+    /// let mut upload = &b"an upload of 23 bytes.."[..]; // usually a TLS stream
     /// let mut rope = Rope::in_pool(&Pool::new()?);
     /// rope.set_limit(9);
     /// assert_eq!(rope.receive_from(&mut upload).await?, 9);
@@ -76,9 +77,9 @@ impl Rope {
 
     /// Like [`receive_from`](Rope::receive_from), but waits for room while the pool is at its capacity.
     ///
-    /// As with [`when_room`](crate::ReadRope::when_room), only a rope for which bytes have come waits, and waiters are
-    /// served first come, first served. Ropes that hold pages while they wait for more can wait for each other for ever:
-    /// let the limits of all fit the pool together, or set a deadline.
+    /// As with [`when_room`](crate::ReadRope::when_room), a rope queues only once bytes have arrived, and waiters are
+    /// served first come, first served. Ropes that hold pages while they wait for more can wait for each other for
+    /// ever: choose limits that fit the pool together, or set a deadline.
     ///
     /// # Errors
     ///
@@ -86,7 +87,7 @@ impl Rope {
     ///
     /// # Cancel safety
     ///
-    /// If this is dropped before it is done, nothing was received, and the rope leaves the queue.
+    /// If the future is dropped before it is done, nothing was received, and the rope leaves the queue.
     ///
     /// # Examples
     ///
@@ -124,17 +125,17 @@ impl Rope {
         }
     }
 
-    /// Appends exactly `count` bytes of `reader`, and leaves what follows them there.
+    /// Appends exactly `count` bytes of `reader`, and leaves those behind them there.
     ///
     /// # Errors
     ///
     /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if the stream ends before; else as for
-    /// [`receive_from`](Rope::receive_from). What has come stays in the rope.
+    /// [`receive_from`](Rope::receive_from). The rope keeps the bytes that have arrived.
     ///
     /// # Cancel safety
     ///
-    /// If this is dropped before it is done, what has come is in the rope: its length has grown by as much. Ask for the
-    /// rest to go on.
+    /// If the future is dropped before it is done, the rope keeps the bytes that have arrived, and its length tells how
+    /// many. Ask for the rest to continue.
     ///
     /// # Examples
     ///
@@ -163,8 +164,8 @@ impl Rope {
         Ok(())
     }
 
-    /// Returns the next frame of `reader`, if one comes before the stream ends. This rope holds what was read of frames
-    /// that are not complete: always use the same one.
+    /// Returns the next frame of `reader`; `None` if the stream ended before one began. This rope holds bytes of
+    /// incomplete frames, so always use the same one.
     ///
     /// # Errors
     ///
@@ -173,7 +174,7 @@ impl Rope {
     ///
     /// # Cancel safety
     ///
-    /// If this is dropped before it is done, what has come is in the rope. Call again to go on.
+    /// If the future is dropped before it is done, the rope keeps the bytes that have arrived. Call again to continue.
     ///
     /// # Examples
     ///
@@ -244,8 +245,7 @@ impl Rope {
         }
     }
 
-    /// There is no room, of which `error` tells. That does not matter at the end of the stream: a byte that comes instead
-    /// is held back.
+    /// Reads one byte where there is no room: returns `error` and holds the byte back, unless the stream is at its end.
     fn poll_hold_back(
         &mut self,
         context: &mut Context<'_>,
@@ -263,7 +263,7 @@ impl Rope {
     }
 }
 
-/// Puts the byte that was held back, if any, in front of what `read` brings; returns how many bytes that makes.
+/// Prepends the byte that was held back, if any, to the bytes of `read`; returns their number.
 fn poll_after<'a>(
     held_back: Option<u8>,
     memory: &'a mut [MaybeUninit<u8>],
@@ -280,11 +280,11 @@ fn poll_after<'a>(
     }
 }
 
-/// Returns how many bytes one read brought.
+/// Returns the number of bytes of one read.
 ///
 /// # Panics
 ///
-/// If `reader` puts another buffer in the place of `into`: then nothing was read into this one.
+/// If `reader` replaced the buffer of `into`: then it read nothing into this one.
 fn poll_read(
     reader: Pin<&mut (impl AsyncRead + ?Sized)>,
     context: &mut Context<'_>,

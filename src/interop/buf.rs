@@ -1,4 +1,4 @@
-//! [`bytes::Buf`]: a rope is read from its front, a cursor from where it stands.
+//! [`bytes::Buf`] for ropes and cursors.
 
 use std::borrow::Borrow;
 use std::io::IoSlice;
@@ -7,7 +7,7 @@ use bytes::{Buf, Bytes};
 
 use crate::rope::{Cursor, Rope};
 
-/// What is taken leaves the rope. Numbers may lie across segments.
+/// Reads from the front; bytes that were read leave the rope. Numbers may span segments.
 ///
 /// # Examples
 ///
@@ -40,7 +40,7 @@ impl Buf for Rope {
         Rope::advance(self, count);
     }
 
-    /// Without a copy if one segment holds the bytes, or as cheaply as [`Rope::finalize`] can.
+    /// Returns the bytes without a copy if one segment holds them, else as [`Rope::finalize`] does.
     #[inline]
     #[track_caller]
     fn copy_to_bytes(&mut self, len: usize) -> Bytes {
@@ -51,7 +51,7 @@ impl Buf for Rope {
     }
 }
 
-/// What is taken stays in the rope.
+/// Reads from the cursor on; the rope keeps its bytes.
 ///
 /// # Examples
 ///
@@ -60,7 +60,7 @@ impl Buf for Rope {
 /// use ropewalk::Rope;
 ///
 /// let rope = Rope::from("\0\0\0\x04rest");
-/// assert_eq!(rope.cursor().get_u32(), 4); // only looked at
+/// assert_eq!(rope.cursor().get_u32(), 4); // the rope keeps its bytes
 /// assert_eq!(rope.len(), 8);
 /// ```
 impl<R: Borrow<Rope>> Buf for Cursor<R> {
@@ -84,7 +84,7 @@ impl<R: Borrow<Rope>> Buf for Cursor<R> {
         Cursor::advance(self, count);
     }
 
-    /// Without a copy if one segment holds the bytes, or as cheaply as [`Rope::finalize`] can.
+    /// Returns the bytes without a copy if one segment holds them, else as [`Rope::finalize`] does.
     #[track_caller]
     fn copy_to_bytes(&mut self, len: usize) -> Bytes {
         let start = self.position();
@@ -93,6 +93,7 @@ impl<R: Borrow<Rope>> Buf for Cursor<R> {
     }
 }
 
+/// Fills `dst` with `chunks`; returns how many there were room for.
 fn describe<'a>(chunks: impl Iterator<Item = &'a [u8]>, dst: &mut [IoSlice<'a>]) -> usize {
     let mut count = 0;
     for (slot, chunk) in dst.iter_mut().zip(chunks) {
@@ -102,10 +103,11 @@ fn describe<'a>(chunks: impl Iterator<Item = &'a [u8]>, dst: &mut [IoSlice<'a>])
     count
 }
 
+/// Makes a rope contiguous.
 fn contiguous(rope: Rope) -> Bytes {
     match rope.finalize() {
         Ok(view) => view.into(),
-        // The trait cannot report a lack of memory; like every implementation of it, allocate and see.
+        // `copy_to_bytes` cannot report a lack of memory, so allocate as every implementation does.
         Err(error) => error.into_rope().to_vec().into(),
     }
 }

@@ -1,4 +1,4 @@
-//! [`bytes::BufMut`]: whatever writes into a buffer writes straight into the rope's tail.
+//! [`bytes::BufMut`]: writes go directly into the rope's tail.
 #![allow(unsafe_code)] // the trait is unsafe to implement
 
 use std::mem::MaybeUninit;
@@ -8,9 +8,11 @@ use bytes::buf::UninitSlice;
 
 use crate::rope::{Extent, Rope};
 
-/// Behind the rope's end, into its pool. A trait of this kind reports nothing: beyond the
-/// [limit](Rope::set_limit) it panics, and where the pool has no room the heap is used. So do not receive through it, as
-/// with tokio's `read_buf`, which takes a limit for the end of the stream: `Rope::receive_from` reports both.
+/// Writes to the end of the rope, into its pool.
+///
+/// The trait cannot report errors: beyond the [limit](Rope::set_limit) it panics, and in a full pool it uses the heap.
+/// Do not receive through it, as tokio's `read_buf` does, which takes the limit for the end of the stream:
+/// `Rope::receive_from` reports both.
 ///
 /// # Examples
 ///
@@ -24,10 +26,10 @@ use crate::rope::{Extent, Rope};
 /// assert_eq!(rope, b"\0\0\0\x04four");
 /// # Ok::<(), std::io::Error>(())
 /// ```
-// SAFETY: `chunk_mut` hands out memory that the tail owns alone, and `advance_mut` counts the same
-// memory as filled; nothing between the two calls changes the tail.
+// SAFETY: `chunk_mut` returns memory that only the tail refers to, and `advance_mut` counts the same memory as filled;
+// nothing between the two calls changes the tail.
 unsafe impl BufMut for Rope {
-    /// Up to the [limit](Rope::set_limit).
+    /// Returns the number of bytes up to the [limit](Rope::set_limit).
     #[inline]
     fn remaining_mut(&self) -> usize {
         let taken = self.len() + usize::from(self.held_back.is_some());
@@ -41,14 +43,14 @@ unsafe impl BufMut for Rope {
             "advance_mut: {count} is beyond the {offered} bytes that chunk_mut offered"
         );
         if let Some(tail) = self.tail_mut() {
-            // SAFETY: the caller has written them, which is what it promises to this function.
+            // SAFETY: the caller promises that it has initialised them, and the assertion that they were offered.
             unsafe { tail.fill(count) };
         }
         self.cut_segments();
     }
 
-    /// Pool memory, behind a byte that a [receive](Rope::receive_from) held back. When the pool has none it is the heap's, and [`PoolStats`](crate::PoolStats) counts
-    /// a fallback.
+    /// Returns pool memory behind the rope, and behind the byte that a receive held back. When the pool has none, it is
+    /// heap memory, and [`PoolStats`](crate::PoolStats) counts a fallback.
     fn chunk_mut(&mut self) -> &mut UninitSlice {
         let most = self.remaining_mut();
         if most > 0 {

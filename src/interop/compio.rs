@@ -1,5 +1,5 @@
-//! `compio-buf`: memory that a completion-based runtime owns while the kernel reads or fills it.
-#![allow(unsafe_code)] // the traits count on what the kernel has written
+//! `compio-buf`: memory that a completion-based runtime owns while the kernel reads or writes it.
+#![allow(unsafe_code)] // the traits report how many bytes the kernel has written
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -12,13 +12,12 @@ use compio_buf::{IoBuf, IoBufMut, IoVectoredBuf, IoVectoredBufMut, SetLen};
 use crate::rope::{Cursor, Extent, Rope};
 use crate::view::View;
 
-/// Fewest bytes that are lent where more are wanted, unless memory is short.
+/// Fewest bytes that are lent when more are wanted, unless memory is short.
 const MIN_LENT: usize = 4096;
 
-/// For gather writes. What was sent does not leave the rope by itself: [`Rope::advance`] by the count.
+/// Implements gather writes. Bytes that were sent stay in the rope: [`Rope::advance`] by the count.
 ///
-/// The kernel takes at most 1 024 segments in one call, and a runtime that passes on all there are is
-/// refused beyond that: [`split`](Rope::split_to) such a rope.
+/// The kernel accepts at most 1 024 segments in one call and refuses more: [`split_to`](Rope::split_to) such a rope.
 ///
 /// # Examples
 ///
@@ -41,7 +40,7 @@ impl IoVectoredBuf for Rope {
     }
 }
 
-/// For gather writes that leave the rope as it is: [`Cursor::advance`] by the count.
+/// Implements gather writes that do not change the rope: [`Cursor::advance`] by the count.
 impl<R: Borrow<Rope> + 'static> IoVectoredBuf for Cursor<R> {
     fn iter_slice(&self) -> impl Iterator<Item = &[u8]> {
         self.chunks()
@@ -59,12 +58,11 @@ impl IoBuf for View {
 }
 
 impl Rope {
-    /// Lends the room behind the rope to one completion-based read, of up to `want` bytes. When it is
-    /// done, [`take_back`](Rope::take_back) appends what was read, as one segment.
+    /// Lends memory behind the rope to one completion-based read of up to `want` bytes. When the read is done,
+    /// [`take_back`](Rope::take_back) appends its bytes as one segment.
     ///
-    /// The rope's own bytes stay where they are, so a read that is cancelled costs nothing but what it
-    /// read. Until the room is back or dropped all of it is in use: the kernel may write there at any
-    /// time.
+    /// The rope keeps its bytes, so a cancelled read loses only the bytes that it read. The memory counts as in use
+    /// until it is taken back or dropped, because the kernel may write to it at any time.
     ///
     /// # Errors
     ///
@@ -98,9 +96,9 @@ impl Rope {
         Ok(Lent { room, filled: 0, lent })
     }
 
-    /// Appends what was read into `lent`. No copy.
+    /// Appends the bytes that were read into `lent`, without a copy.
     ///
-    /// `lent` may come from any rope: its bytes go to the end of this one.
+    /// `lent` may come from any rope; its bytes are appended to this one.
     ///
     /// # Examples
     ///
@@ -116,7 +114,7 @@ impl Rope {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn take_back(&mut self, mut lent: Lent) {
-        // SAFETY: whoever called `set_len` has promised that so many bytes were written.
+        // SAFETY: the caller of `set_len` promised that so many bytes are initialised.
         unsafe { lent.room.fill(lent.filled) };
         self.replace_tail(lent.room);
         self.cut_segments();
@@ -124,9 +122,9 @@ impl Rope {
     }
 }
 
-/// Room behind a rope that a read owns while the kernel fills it; see [`Rope::lend`].
+/// Memory behind a rope that a read owns while the kernel fills it; see [`Rope::lend`].
 ///
-/// Dropped instead of taken back, its memory is the pool's again, and what was read into it is gone.
+/// Dropping it instead of taking it back frees the memory and loses the bytes that were read into it.
 ///
 /// # Examples
 ///
@@ -145,9 +143,9 @@ impl Rope {
 /// ```
 pub struct Lent {
     room: Extent,
-    /// Bytes that were written, from the start on. `filled <= lent`.
+    /// Bytes that were read, `0..=lent`.
     filled: usize,
-    /// Bytes at the start of the room that may be written.
+    /// Bytes of the memory that the read may write.
     lent: usize,
 }
 

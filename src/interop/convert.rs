@@ -8,7 +8,7 @@ use crate::view::View;
 macro_rules! from_owned {
     ($($from:ty),*) => {$(
         impl From<$from> for Rope {
-            /// One segment, without a copy. Bytes that are only borrowed are copied, by
+            /// Converts into one segment without a copy. Copy borrowed bytes with
             /// [`extend_from_slice`](Rope::extend_from_slice).
             fn from(bytes: $from) -> Rope {
                 let mut rope = Rope::new();
@@ -22,8 +22,8 @@ macro_rules! from_owned {
 from_owned!(Bytes, BytesMut, Vec<u8>, Box<[u8]>, String, &'static [u8], &'static str, View);
 
 impl From<Rope> for Vec<u8> {
-    /// Without a copy if the rope is one piece on the heap that nobody shares: a vector it was made of, or up to 2 MiB
-    /// that were copied or received into a rope outside of pools. Else copies: O(len).
+    /// Converts without a copy if the rope is one unshared piece on the heap: a vector that it was made from, or up to
+    /// 2 MiB that were copied or received into a rope without a pool. Else copies: O(len).
     fn from(mut rope: Rope) -> Vec<u8> {
         match rope.take_vec() {
             Some(vec) => vec,
@@ -34,21 +34,21 @@ impl From<Rope> for Vec<u8> {
 }
 
 impl From<Rope> for BytesMut {
-    /// As for a vector.
+    /// Converts as into a vector.
     fn from(rope: Rope) -> BytesMut {
         Bytes::from(Vec::from(rope)).into()
     }
 }
 
 impl From<View> for Vec<u8> {
-    /// Without a copy if the view is on the heap and nobody shares it, as one that was copied. Else copies: O(len).
+    /// Converts without a copy if the view is an unshared copy on the heap. Else copies: O(len).
     fn from(view: View) -> Vec<u8> {
         Bytes::from(view).into()
     }
 }
 
 impl From<Rope> for Bytes {
-    /// Without a copy if the rope is one segment, else as cheaply as [`Rope::finalize`] can.
+    /// Converts without a copy if the rope is one segment, else as [`Rope::finalize`] does.
     fn from(mut rope: Rope) -> Bytes {
         rope.copy_to_bytes(rope.len())
     }

@@ -1,4 +1,4 @@
-//! `futures-io`: the same as [`std::io`], never pending: the bytes are there, or they are not.
+//! The traits of `futures-io`, implemented by those of [`std::io`]; never pending, because a rope is in memory.
 
 use std::borrow::Borrow;
 use std::io::{self, BufRead, IoSlice, Read, Seek, SeekFrom, Write};
@@ -9,7 +9,7 @@ use futures_io::{AsyncBufRead, AsyncRead, AsyncSeek, AsyncWrite};
 
 use crate::rope::{Cursor, Rope};
 
-/// What is read leaves the rope.
+/// Reads from the front; bytes that were read leave the rope.
 ///
 /// # Examples
 ///
@@ -26,7 +26,7 @@ use crate::rope::{Cursor, Rope};
 ///     assert!(rope.is_empty());
 ///     Ok::<String, std::io::Error>(text)
 /// };
-/// let text = copied.now_or_never().expect("a rope never makes anybody wait")?;
+/// let text = copied.now_or_never().expect("a rope is never pending")?;
 /// assert_eq!(text, "there and back");
 /// # Ok::<(), std::io::Error>(())
 /// ```
@@ -46,7 +46,7 @@ impl AsyncBufRead for Rope {
     }
 }
 
-/// What is written is copied behind the rope, up to its [limit](Rope::set_limit).
+/// Copies bytes to the end of the rope, up to its [limit](Rope::set_limit).
 impl AsyncWrite for Rope {
     fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Poll::Ready(self.write(bytes))
@@ -69,7 +69,7 @@ impl AsyncWrite for Rope {
     }
 }
 
-/// What is read stays in the rope.
+/// Reads from the cursor on; the rope keeps its bytes.
 impl<R: Borrow<Rope> + Unpin> AsyncRead for Cursor<R> {
     fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         Poll::Ready(self.read(into))

@@ -1,4 +1,4 @@
-//! `http-body`: a rope is a body, and is filled from one.
+//! `http-body`: a rope as a body, and a rope filled from one.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -17,8 +17,8 @@ use crate::rope::Rope;
 
 type NextFrame = Poll<Option<Result<Frame<Bytes>, Infallible>>>;
 
-/// One frame per segment, so that a server which writes vectored sends without a copy. The size is
-/// known. To send a rope more than once, send a clone or a [`slice`](Rope::slice).
+/// Yields one frame per segment, so that a server with vectored writes sends without a copy. The size is known. To send
+/// a rope more than once, send a clone or a [`slice`](Rope::slice).
 ///
 /// # Examples
 ///
@@ -27,9 +27,9 @@ type NextFrame = Poll<Option<Result<Frame<Bytes>, Infallible>>>;
 /// use http_body::Body;
 /// use ropewalk::Rope;
 ///
-/// let stored = Rope::from("sent to whoever asks");
+/// let stored = Rope::from("sent to all clients");
 /// let response = Response::new(stored.clone()); // shares the memory
-/// assert_eq!(response.body().size_hint().exact(), Some(20));
+/// assert_eq!(response.body().size_hint().exact(), Some(19));
 /// ```
 impl Body for Rope {
     type Data = Bytes;
@@ -96,7 +96,7 @@ impl Body for RopeBody {
 }
 
 impl Rope {
-    /// The rope as a body that ends with `trailers`.
+    /// Converts the rope into a body that ends with `trailers`.
     ///
     /// # Examples
     ///
@@ -118,24 +118,24 @@ impl Rope {
 
     /// Appends all data of `body`, up to the rope's [limit](Rope::set_limit); returns the trailers.
     ///
-    /// A rope in a pool copies the data into its pages: so the pool's capacity bounds what all bodies
-    /// take together, and the [view](Rope::finalize) is mapped or borrowed. A rope outside of pools
-    /// keeps the data as it came, without a copy, but for pieces so short that a segment costs more.
+    /// A rope in a pool copies the data into its pages. The pool's capacity then bounds all bodies together, and the
+    /// [view](Rope::finalize) is borrowed or mapped. A rope on the heap keeps the data without a copy, except for
+    /// pieces so short that a segment costs more.
     ///
     /// # Errors
     ///
     /// [`BodyError::Body`] if the body fails. [`BodyError::Rope`] with
     /// [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) if the body is longer than the limit, before
     /// anything is read if it says so itself; with [`OutOfMemory`](io::ErrorKind::OutOfMemory) if the
-    /// pool is at its capacity. What has arrived and had room is in the rope.
+    /// pool is at its capacity. The rope keeps what has arrived and fits.
     ///
-    /// To wait for room rather than fail, wait for all of it: with
-    /// [`wait_for_room`](crate::Pool::wait_for_room) and [`reserve`](Rope::reserve), before.
+    /// To wait for room instead, wait for all of it before, with [`wait_for_room`](crate::Pool::wait_for_room) and
+    /// [`in_room`](Rope::in_room).
     ///
     /// # Cancel safety
     ///
-    /// If this is dropped before it is done, what has arrived is in the rope. The body is gone, unless
-    /// it is passed as `&mut`.
+    /// If the future is dropped before it is done, the rope keeps what has arrived. The body is dropped too, unless it
+    /// was passed as `&mut`.
     ///
     /// # Examples
     ///
@@ -192,7 +192,7 @@ impl Rope {
     }
 }
 
-/// Why a body is not whole in a rope; see [`Rope::receive_body`].
+/// Reports why a body was not received completely; see [`Rope::receive_body`].
 ///
 /// # Examples
 ///
@@ -221,7 +221,7 @@ impl Rope {
 pub enum BodyError<E> {
     /// The body failed.
     Body(E),
-    /// The rope takes no more.
+    /// The rope is at its limit, or its pool at capacity.
     Rope(io::Error),
 }
 

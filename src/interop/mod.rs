@@ -1,4 +1,4 @@
-//! Floor 5: other people's traits, one file each.
+//! Floor 4: traits of other crates and of `std`, one file for each family.
 
 #[cfg(feature = "arrow")]
 mod arrow;
@@ -32,12 +32,12 @@ pub use self::http_body::{BodyError, RopeBody};
 #[cfg(feature = "tokio")]
 pub use self::tokio::{Outgoing, ReadRope, WhenRoom, WriteRope};
 
-/// Shorter pieces are copied rather than kept as segments. Making, sending and dropping a segment costs as much as
+/// Shorter pieces are copied rather than kept as segments: making, sending and dropping a segment costs as much as
 /// copying 1 to 2 KiB.
 #[cfg(any(feature = "http-body", feature = "tokio"))]
 const COPY_MAX: usize = 1024;
 
-/// Appends a piece of somebody else's memory, copied if it is so short that a segment costs more.
+/// Appends a piece of foreign memory; copies it if it is so short that a segment costs more.
 #[cfg(any(feature = "http-body", feature = "tokio"))]
 fn keep_or_copy(rope: &mut crate::rope::Rope, piece: bytes::Bytes) {
     if piece.len() < COPY_MAX {

@@ -1,4 +1,4 @@
-//! serde: ropes and views are byte strings, or sequences of numbers where a format has no byte strings.
+//! serde: ropes and views as byte strings, or as sequences of numbers in formats without byte strings.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,7 +9,7 @@ use serde_core::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::rope::Rope;
 use crate::view::View;
 
-/// A format takes bytes side by side, so those of more than one segment are copied.
+/// Serialises the bytes. A format requires them contiguous, so a rope of several segments is copied.
 ///
 /// # Examples
 ///
@@ -46,14 +46,14 @@ impl Serialize for View {
     }
 }
 
-/// Outside of any pool.
+/// Deserialises into a rope on the heap.
 impl<'de> Deserialize<'de> for Rope {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Rope, D::Error> {
         deserializer.deserialize_byte_buf(Bytes)
     }
 }
 
-/// Outside of any pool.
+/// Deserialises into a view on the heap.
 impl<'de> Deserialize<'de> for View {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<View, D::Error> {
         Rope::deserialize(deserializer)?.finalize().map_err(D::Error::custom)

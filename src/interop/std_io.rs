@@ -1,4 +1,4 @@
-//! `std::io`: a rope is read from its front and written at its end, a cursor is read and sought in.
+//! The traits of `std::io`: a rope is read from its front and written at its end; a cursor is read and seeks.
 
 use std::borrow::Borrow;
 use std::io::{self, BufRead, IoSlice, Read, Seek, SeekFrom, Write};
@@ -7,11 +7,10 @@ use bytes::Buf;
 
 use crate::rope::{Cursor, Rope};
 
-/// What is read leaves the rope.
+/// Reads from the front; bytes that were read leave the rope.
 ///
-/// [`io::copy`] out of a rope goes through 8 KiB on the stack. To a descriptor
-/// [`write_all_to`](Rope::write_all_to) copies nothing; to another writer, a [`BufWriter`](io::BufWriter)
-/// of 64 KiB or more makes it one copy and few calls.
+/// [`io::copy`] out of a rope copies through 8 KiB on the stack. To a descriptor, [`write_all_to`](Rope::write_all_to)
+/// copies nothing; to another writer, a [`BufWriter`](io::BufWriter) of 64 KiB or more saves calls.
 ///
 /// # Examples
 ///
@@ -52,11 +51,11 @@ impl BufRead for Rope {
     }
 }
 
-/// What is written is copied behind the rope, up to its [limit](Rope::set_limit).
+/// Copies bytes to the end of the rope, up to its [limit](Rope::set_limit). In a full pool it is an error of kind
+/// [`OutOfMemory`](io::ErrorKind::OutOfMemory).
 ///
-/// [`io::copy`] into a rope goes through 8 KiB on the stack. From a descriptor
-/// [`readv_from`](Rope::readv_from) copies nothing; from another reader, a
-/// [`BufReader`](io::BufReader) of 64 KiB or more makes it few calls.
+/// [`io::copy`] into a rope copies through 8 KiB on the stack. From a descriptor, [`readv_from`](Rope::readv_from)
+/// copies nothing; from another reader, a [`BufReader`](io::BufReader) of 64 KiB or more saves calls.
 ///
 /// # Examples
 ///
@@ -106,7 +105,7 @@ impl Write for Rope {
     }
 }
 
-/// What is read stays in the rope.
+/// Reads from the cursor on; the rope keeps its bytes.
 impl<R: Borrow<Rope>> Read for Cursor<R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         Ok(take(self, into))
@@ -131,7 +130,7 @@ impl<R: Borrow<Rope>> BufRead for Cursor<R> {
     }
 }
 
-/// The end is the rope's. Unlike a file, a rope has nothing behind it: seeking there is an error.
+/// Seeks within the rope. Unlike in a file, seeking beyond the end is an error.
 ///
 /// # Examples
 ///
@@ -179,7 +178,7 @@ fn take(from: &mut impl Buf, into: &mut [u8]) -> usize {
 fn take_exact(from: &mut impl Buf, into: &mut [u8]) -> io::Result<()> {
     let (want, have) = (into.len(), from.remaining());
     if have < want {
-        // As documented for `read_exact`, what was there is gone.
+        // `read_exact` leaves unspecified what was read before an error; here all bytes are.
         from.advance(have);
         let message = format!("{want} bytes wanted, {have} left");
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));

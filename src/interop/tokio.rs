@@ -1,4 +1,4 @@
-//! tokio: wait until the descriptor is ready, then `readv` and `sendmsg` straight on it.
+//! tokio: waits until the descriptor is ready, then calls `readv` or `sendmsg` on it directly.
 
 use std::borrow::Borrow;
 use std::future::Future;
@@ -14,11 +14,11 @@ use crate::pool::is_at_capacity;
 use crate::rope::{Cursor, Rope};
 use sealed::Watched;
 
-/// Receives into ropes, by readv(2) on the descriptor itself: for tokio's TCP and Unix streams, the
-/// receiving end of pipes, and split halves.
+/// Receives into ropes by readv(2) on the descriptor: tokio's TCP and Unix streams, receiving ends of pipes, and split
+/// halves.
 ///
-/// Everything here is cancel safe: what has arrived is in the rope, what has not is still in the kernel.
-/// While a read waits, the rope holds no memory but its own bytes and a few spare pages behind them.
+/// All methods are cancel safe: bytes that have arrived are in the rope, others are still in the kernel. While a read
+/// waits, the rope holds its own bytes and a few spare pages behind them.
 ///
 /// From any other [`AsyncRead`](tokio::io::AsyncRead), TLS for one, a rope receives by
 /// [`receive_from`](Rope::receive_from).
@@ -42,8 +42,8 @@ use sealed::Watched;
 /// # }
 /// ```
 pub trait ReadRope: Sync {
-    /// readv(2), once there is something: appends it, as [`Rope::readv_up_to`] does. `Ok(0)` is the end
-    /// of the stream, or `max` was 0.
+    /// readv(2): waits until the descriptor is readable and appends what has arrived, as [`Rope::readv_up_to`] does.
+    /// `Ok(0)` is the end of the stream, or `max` was 0.
     ///
     /// # Errors
     ///
@@ -51,7 +51,7 @@ pub trait ReadRope: Sync {
     ///
     /// # Cancel safety
     ///
-    /// If this is dropped before it is done, nothing was received.
+    /// If the future is dropped before it is done, nothing was received.
     ///
     /// # Examples
     ///
@@ -71,8 +71,8 @@ pub trait ReadRope: Sync {
     /// ```
     fn read_rope_up_to(&self, rope: &mut Rope, max: usize) -> impl Future<Output = io::Result<usize>> + Send;
 
-    /// readv(2), once there is something: appends it, as [`Rope::readv_from`] does. `Ok(0)` is the end
-    /// of the stream.
+    /// readv(2): waits until the descriptor is readable and appends what has arrived, as [`Rope::readv_from`] does.
+    /// `Ok(0)` is the end of the stream.
     ///
     /// # Errors
     ///
@@ -80,7 +80,7 @@ pub trait ReadRope: Sync {
     ///
     /// # Cancel safety
     ///
-    /// If this is dropped before it is done, nothing was received.
+    /// If the future is dropped before it is done, nothing was received.
     ///
     /// # Examples
     ///
@@ -101,8 +101,8 @@ pub trait ReadRope: Sync {
         self.read_rope_up_to(rope, usize::MAX)
     }
 
-    /// Appends exactly `count` bytes, and leaves what follows them in the kernel. For many bytes,
-    /// [`Rope::reserve`] first: then they lie side by side.
+    /// Appends exactly `count` bytes, and leaves those behind them in the kernel. With [`Rope::reserve`] before, they
+    /// are contiguous.
     ///
     /// # Errors
     ///
@@ -111,8 +111,8 @@ pub trait ReadRope: Sync {
     ///
     /// # Cancel safety
     ///
-    /// If this is dropped before it is done, what has arrived is in the rope: its length has grown by as
-    /// much. Ask for the rest to go on.
+    /// If the future is dropped before it is done, the rope keeps the bytes that have arrived, and its length tells how
+    /// many. Ask for the rest to continue.
     ///
     /// # Examples
     ///
@@ -144,8 +144,8 @@ pub trait ReadRope: Sync {
         }
     }
 
-    /// The next frame, if one comes before the stream ends. `rope` holds what was read of frames that
-    /// are not complete; always pass the same one.
+    /// Receives the next frame; `None` if the stream ended before one began. `rope` holds bytes of incomplete frames,
+    /// so always pass the same one.
     ///
     /// # Errors
     ///
@@ -154,7 +154,7 @@ pub trait ReadRope: Sync {
     ///
     /// # Cancel safety
     ///
-    /// If this is dropped before it is done, what has arrived is in `rope`. Call again to go on.
+    /// If the future is dropped before it is done, `rope` keeps the bytes that have arrived. Call again to continue.
     ///
     /// # Examples
     ///
@@ -193,15 +193,15 @@ pub trait ReadRope: Sync {
         }
     }
 
-    /// The same descriptor for a reader who, when the pool is at its capacity, would rather wait for
-    /// room than fail. Those who wait get it in the order in which they came.
+    /// Returns a reader of the same descriptor that waits for room instead of failing when the pool is at its capacity.
+    /// Readers are served first come, first served.
     ///
-    /// Only a reader for whom bytes have arrived gets in line, so an idle connection never stands in the
-    /// way. Whoever is not in line uses up the pages that its rope already holds, and gets in line then.
+    /// A reader queues only once bytes have arrived, so an idle connection delays no other, and only once the pages
+    /// that its rope holds are full.
     ///
-    /// Ropes that hold pages while they wait for more may wait for each other for ever. Either let the
-    /// [limits](Rope::set_limit) of all readers fit the pool together, or take what is needed at once,
-    /// as with [`wait_for_room`](crate::Pool::wait_for_room), or put a time limit on it.
+    /// Ropes that hold pages while they wait for more can wait for each other for ever. Choose the
+    /// [limits](Rope::set_limit) so that all readers fit the pool together, reserve all that is needed before, with
+    /// [`wait_for_room`](crate::Pool::wait_for_room), or set a deadline.
     ///
     /// # Examples
     ///
@@ -230,9 +230,9 @@ pub trait ReadRope: Sync {
     }
 }
 
-/// Reads that wait for room in the pool; see [`ReadRope::when_room`].
+/// Waits for room in the pool before it reads; see [`ReadRope::when_room`].
 ///
-/// It is a [`ReadRope`] itself, so whatever reads from one can be patient or not.
+/// It is a [`ReadRope`] itself, so a generic reader can wait or fail.
 ///
 /// # Examples
 ///
@@ -251,7 +251,7 @@ pub trait ReadRope: Sync {
 /// let (here, there) = UnixStream::pair()?;
 /// here.try_write(b"all of it")?;
 /// drop(here);
-/// let rope = receive(&there.when_room(), &Pool::new()?).await?; // `&there` would rather fail
+/// let rope = receive(&there.when_room(), &Pool::new()?).await?; // `&there` would fail in a full pool
 /// assert_eq!(rope, b"all of it");
 /// # Ok(())
 /// # }
@@ -276,7 +276,7 @@ impl<S: Watched> ReadRope for WhenRoom<'_, S> {
         loop {
             self.0.ready(Interest::READABLE).await?;
             match self.0.try_io(Interest::READABLE, |fd| rope.readv_up_to(fd, max)) {
-                // Another reader was first: what is reserved is of use to others.
+                // Another reader took the bytes: return the room to other waiters.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => rope.release_room(),
                 Err(error) if is_at_capacity(&error) => rope.wait_for_room().await?,
                 done => {
@@ -288,14 +288,14 @@ impl<S: Watched> ReadRope for WhenRoom<'_, S> {
     }
 }
 
-/// Sends ropes and cursors, by sendmsg(2) or writev(2) on the descriptor itself: for tokio's TCP and
-/// Unix streams, the sending end of pipes, and split halves.
+/// Sends ropes and cursors by sendmsg(2) or writev(2) on the descriptor: tokio's TCP and Unix streams, sending ends of
+/// pipes, and split halves.
 ///
-/// Everything here is cancel safe: what was sent has left the rope, or is behind the cursor; what was
-/// not is still there.
+/// All methods are cancel safe: bytes that were sent have left the rope, or are before the cursor; others are still
+/// there.
 ///
-/// Whatever else is [`AsyncWrite`](tokio::io::AsyncWrite), TLS for one, takes ropes and cursors through
-/// [`Buf`](bytes::Buf) with tokio's own `write_buf` and `write_all_buf`.
+/// To any other [`AsyncWrite`](tokio::io::AsyncWrite), such as TLS, send with tokio's `write_buf` and `write_all_buf`,
+/// since ropes and cursors are [`Buf`](bytes::Buf).
 ///
 /// # Examples
 ///
@@ -314,8 +314,8 @@ impl<S: Watched> ReadRope for WhenRoom<'_, S> {
 /// # }
 /// ```
 pub trait WriteRope: Sync {
-    /// sendmsg(2) or writev(2), once the descriptor takes something: as [`Rope::writev_to`] and
-    /// [`Cursor::writev_to`] do. `Ok(0)` only if there is nothing left to send.
+    /// sendmsg(2) or writev(2): waits until the descriptor is writable and sends, as [`Rope::writev_to`] and
+    /// [`Cursor::writev_to`] do. `Ok(0)` only if no bytes are left.
     ///
     /// # Errors
     ///
@@ -323,7 +323,7 @@ pub trait WriteRope: Sync {
     ///
     /// # Cancel safety
     ///
-    /// If this is dropped before it is done, nothing was sent.
+    /// If the future is dropped before it is done, nothing was sent.
     ///
     /// # Examples
     ///
@@ -342,7 +342,7 @@ pub trait WriteRope: Sync {
     /// ```
     fn write_rope(&self, from: &mut impl Outgoing) -> impl Future<Output = io::Result<usize>> + Send;
 
-    /// [`write_rope`](WriteRope::write_rope) until nothing is left to send.
+    /// Sends all bytes, by [`write_rope`](WriteRope::write_rope).
     ///
     /// # Errors
     ///
@@ -350,8 +350,8 @@ pub trait WriteRope: Sync {
     ///
     /// # Cancel safety
     ///
-    /// If this is dropped before it is done, what is left in the rope, or from the cursor on, is exactly
-    /// what was not sent. Call again to go on.
+    /// If the future is dropped before it is done, the bytes left in the rope, or from the cursor on, are exactly those
+    /// that were not sent. Call again to continue.
     ///
     /// # Examples
     ///
@@ -376,8 +376,8 @@ pub trait WriteRope: Sync {
     }
 }
 
-/// What [`WriteRope`] sends: a [`Rope`], whose bytes leave it, or a [`Cursor`], which moves on. Cannot be
-/// implemented outside of this crate.
+/// A source of bytes for [`WriteRope`]: a [`Rope`], whose bytes leave it, or a [`Cursor`], which advances. Sealed: it
+/// cannot be implemented outside this crate.
 ///
 /// # Examples
 ///
@@ -388,7 +388,7 @@ pub trait WriteRope: Sync {
 /// use ropewalk::{Outgoing, Rope, WriteRope};
 /// use tokio::net::UnixStream;
 ///
-/// /// Sends a rope, or from a cursor on. What could not be sent in time is still there.
+/// /// Sends a rope, or from a cursor on. Bytes that could not be sent in time are still there.
 /// async fn send(to: &UnixStream, what: &mut impl Outgoing) -> io::Result<()> {
 ///     tokio::time::timeout(Duration::from_secs(5), to.write_all_rope(what)).await?
 /// }
@@ -487,7 +487,7 @@ pub(super) fn ended(have: usize, count: usize) -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, message)
 }
 
-/// What can only be implemented here.
+/// Traits that only this crate implements.
 mod sealed {
     use std::future::Future;
     use std::io;
@@ -505,10 +505,10 @@ mod sealed {
 
     /// A descriptor that tokio watches.
     pub trait Watched: Sync {
-        /// Waits until a call is worth trying; lets other tasks run when this one has had its share.
+        /// Waits until the descriptor is ready; yields to other tasks when the cooperative budget is used up.
         fn ready(&self, interest: Interest) -> impl Future<Output = io::Result<()>> + Send;
 
-        /// Makes a call that fails with `WouldBlock` only if the descriptor was not ready.
+        /// Makes a call, and clears the readiness if it fails with `WouldBlock`.
         fn try_io<T>(
             &self,
             interest: Interest,

@@ -1,4 +1,4 @@
-//! tokio's I/O traits: the same as [`std::io`], never pending. [`futures_io`](super::futures_io) is the like.
+//! tokio's I/O traits, implemented by those of [`std::io`]; never pending, because a rope is in memory.
 
 use std::borrow::Borrow;
 use std::io::{self, BufRead, IoSlice, Seek, SeekFrom, Write};
@@ -10,10 +10,10 @@ use tokio::io::{AsyncBufRead, AsyncRead, AsyncSeek, AsyncWrite, ReadBuf};
 
 use crate::rope::{Cursor, Rope};
 
-/// What is read leaves the rope. O(bytes copied).
+/// Reads from the front; bytes that were read leave the rope. O(bytes copied).
 ///
-/// [`tokio::io::copy_buf`] out of a rope hands its segments on as they are. tokio's sockets and pipes send them without a
-/// copy, with [`WriteRope`](crate::WriteRope).
+/// `tokio::io::copy_buf` out of a rope passes its segments on without copying them first. To send to tokio's sockets
+/// and pipes without a copy, use [`WriteRope`](crate::WriteRope).
 ///
 /// # Examples
 ///
@@ -48,12 +48,11 @@ impl AsyncBufRead for Rope {
     }
 }
 
-/// What is written is copied behind the rope, up to its [limit](Rope::set_limit) and to the pool's capacity.
-/// O(bytes copied).
+/// Copies bytes to the end of the rope, up to its [limit](Rope::set_limit) and to the pool's capacity. O(bytes copied).
 ///
 /// Beyond them a write fails with [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) or
-/// [`OutOfMemory`](io::ErrorKind::OutOfMemory). [`tokio::io::copy`] has lost then what it had read and not written:
-/// [`Rope::receive_from`] loses nothing, and copies once less.
+/// [`OutOfMemory`](io::ErrorKind::OutOfMemory). `tokio::io::copy` then loses bytes that it had read and not
+/// written: [`Rope::receive_from`] loses none, and copies once less.
 ///
 /// # Examples
 ///
@@ -95,7 +94,7 @@ impl AsyncWrite for Rope {
     }
 }
 
-/// What is read stays in the rope. O(bytes copied).
+/// Reads from the cursor on; the rope keeps its bytes. O(bytes copied).
 ///
 /// # Examples
 ///

@@ -10,19 +10,19 @@ use std::cell::Cell;
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
 use super::arena::Arena;
-use super::background;
+use super::background::{Background, GiveBack};
 use super::cache::{Cached, PageCache};
 use super::capacity::{Capacity, Request, Wakers};
 use super::decay::Decay;
+use super::options::{PoolOptions, PoolStats};
 use super::refs::Refs;
 use super::runs::{PageRun, Placement, Runs};
-use super::{PoolOptions, PoolStats};
 use crate::limits::Limits;
 use crate::sys::memory::{self, Table};
 
@@ -60,8 +60,7 @@ pub(super) struct Core {
     state: Mutex<State>,
     limits: &'static Limits,
     zero_on_release: bool,
-    background: bool,
-    pub(super) background_runs: AtomicBool,
+    background: Option<Background>,
     reduced: bool,
     pub(super) counters: Counters,
 }
@@ -97,12 +96,82 @@ pub(super) struct Shard {
     index: usize,
 }
 
+/// Recycled memory that ropes receive into.
+///
+/// A pool is one sparse memfd, mapped once. Pages that a rope frees stay resident, so the next payload costs neither
+/// page faults nor zeroing; after a while without use, or above a limit, they are given back to the system. A `Pool` is
+/// a handle: clones share the memory, and ropes, views and [`Bytes`](bytes::Bytes) keep it alive after the last handle
+/// is dropped.
+///
+/// Idle pages are given back in slices of at most 2 MiB, by the calls that free pages. A program that may fall silent
+/// calls [`decay`](Pool::decay) when [`decay_timeout`](Pool::decay_timeout) says so, or asks for a
+/// [thread](PoolOptions::background).
+///
+/// # Fork
+///
+/// A child process inherits no memory of a pool: its pages, and views of them, are not mapped there, so reading or
+/// writing bytes that the parent received is a segmentation fault. Every call that needs the pool is an error of kind
+/// [`Unsupported`](io::ErrorKind::Unsupported), and dropping ropes, views and pools does nothing. Make pools after the
+/// last fork, for one after a daemon has detached itself.
+///
+/// # Examples
+///
+/// ```
+/// use ropewalk::{Pool, Rope};
+///
+/// let pool = Pool::new()?;
+/// let mut rope = Rope::in_pool(&pool);
+/// rope.extend_from_slice(b"some bytes");
+/// assert!(pool.stats().in_use > 0);
+/// drop(rope);
+/// assert_eq!(pool.stats().in_use, 0);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Pool {
+    shard: Arc<Shard>,
+    /// Of handles that the program holds: keeps the shards of all threads, so that ropes can be counted in theirs.
+    shards: Option<Arc<[Arc<Shard>; SHARDS]>>,
+}
+
+impl Pool {
+    pub(super) fn over(core: Core) -> Pool {
+        let core = Arc::new(core);
+        let shards =
+            Arc::new(std::array::from_fn(|index| Arc::new(Shard { core: Arc::clone(&core), index })));
+        Pool { shard: Arc::clone(&shards[shard_of_thread()]), shards: Some(shards) }
+    }
+
+    #[inline]
+    pub(super) fn core(&self) -> &Core {
+        &self.shard.core
+    }
+
+    #[inline]
+    pub(super) fn shard(&self) -> &Arc<Shard> {
+        &self.shard
+    }
+
+    /// A handle for a rope, counted in this thread's shard.
+    #[inline]
+    pub(crate) fn share(&self) -> Pool {
+        let shard = self.shards.as_ref().map_or(&self.shard, |shards| &shards[shard_of_thread()]);
+        Pool { shard: Arc::clone(shard), shards: None }
+    }
+
+    pub(super) fn is_same(&self, other: &Pool) -> bool {
+        Arc::ptr_eq(&self.shard.core, &other.shard.core)
+    }
+}
+
 /// A counted reference to a run of pages. Each page is freed when its last reference is dropped.
 pub(crate) struct PageRef {
     shard: Arc<Shard>,
     run: PageRun,
     /// Pages, from the first on, that are known to be resident.
     resident: u32,
+    /// Pages, the first ones, that were reserved for the rope when it allocated them: of its tail only.
+    drawn: u32,
 }
 
 /// How many pages to allocate.
@@ -192,8 +261,7 @@ impl Core {
             }),
             limits,
             zero_on_release: options.zero_on_release,
-            background: options.background,
-            background_runs: AtomicBool::new(false),
+            background: options.background.then(Background::default),
             reduced: capacity < asked || arena.file().is_none(),
             counters: Counters::default(),
             arena,
@@ -361,7 +429,7 @@ impl Core {
         // What the kernel does not take back stays resident and usable.
         let _ = self.give_back_slice(due);
         if self.wants_background() {
-            background::start(self);
+            self.background.iter().for_each(|background| background.start(self));
         }
     }
 
@@ -544,7 +612,7 @@ impl Core {
 
     /// Returns whether all `allocated` pages are in caches.
     fn is_cached(&self, allocated: u32) -> bool {
-        let most = SHARDS as u32 * pages_of(CACHE_BYTES as u64, self.arena.page_size() as u64);
+        let most = pages_of((SHARDS * CACHE_BYTES) as u64, self.arena.page_size() as u64);
         allocated > 0 && allocated <= most && allocated == self.cached()
     }
 
@@ -563,7 +631,7 @@ impl Core {
     /// Returns whether the thread that gives idle pages back was asked for and does not run.
     #[inline]
     fn wants_background(&self) -> bool {
-        self.background && !self.background_runs.load(Ordering::Relaxed)
+        self.background.as_ref().is_some_and(|background| !background.runs())
     }
 
     /// Panics if the layers do not fit each other. Call while nobody else uses the pool.
@@ -589,6 +657,18 @@ impl Core {
     /// Nothing panics while it holds this lock, so it cannot be poisoned.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl GiveBack for Core {
+    fn background(&self) -> Option<&Background> {
+        self.background.as_ref()
+    }
+
+    fn give_back(&self, all: bool) -> Option<Duration> {
+        // What the kernel does not take back stays usable, and is asked for again in the next epoch.
+        let _ = if all { self.trim() } else { self.decay() };
+        self.decay_timeout()
     }
 }
 
@@ -637,12 +717,6 @@ impl State {
     }
 }
 
-impl Shard {
-    pub(super) fn new(core: &Arc<Core>, index: usize) -> Arc<Shard> {
-        Arc::new(Shard { core: Arc::clone(core), index })
-    }
-}
-
 impl PageRef {
     /// Allocates pages: `reserved` ones first, which it lowers.
     ///
@@ -651,18 +725,18 @@ impl PageRef {
     /// `OutOfMemory` when the pool is at capacity.
     #[inline]
     pub(super) fn allocate(shard: &Arc<Shard>, want: Want, reserved: &mut u32) -> io::Result<PageRef> {
-        let core = &shard.core;
+        let (core, before) = (&shard.core, *reserved);
         let cached = core.cache(shard.index, *reserved).and_then(|cache| cache.allocate(want.pages()));
         let (run, resident) = match cached {
             Some(run) => (run, run.len),
             None => core.allocate(shard.index, want, reserved)?,
         };
-        Ok(PageRef { shard: Arc::clone(shard), run, resident })
+        Ok(PageRef { shard: Arc::clone(shard), run, resident, drawn: before - *reserved })
     }
 
     /// Allocates pages that follow; returns how many.
     pub(super) fn grow(&mut self, want: Want, reserved: &mut u32) -> u32 {
-        let (core, end) = (&self.shard.core, self.run.end());
+        let (core, end, before) = (&self.shard.core, self.run.end(), *reserved);
         let cached = core.cache(self.shard.index, *reserved).and_then(|cache| cache.grow(end, want.pages()));
         let (grown, resident) = match cached {
             Some(run) => (run.len, run.len),
@@ -672,18 +746,23 @@ impl PageRef {
             self.resident += resident;
         }
         self.run.len += grown;
+        self.drawn += before - *reserved;
         grown
     }
 
-    /// Frees all but the first `len` pages, of which this must be the only reference; those that were reserved are
-    /// reserved `again`.
-    pub(crate) fn truncate(&mut self, len: u32, again: u32) {
-        let rest = self.part(len..self.run.len);
+    /// Frees all but the first `len` pages, of which this must be the only reference; returns how many of those freed
+    /// are reserved again, because they were before.
+    pub(crate) fn truncate(&mut self, len: u32) -> u32 {
+        let (rest, resident) = self.part(len..self.run.len);
+        // Reserved pages were allocated first.
+        let again = self.drawn.saturating_sub(len);
+        self.drawn -= again;
         self.resident = self.resident.min(len);
         self.run.len = len;
-        if rest.0.len > 0 {
-            self.shard.core.free(self.shard.index, rest.0, rest.1, again);
+        if rest.len > 0 {
+            self.shard.core.free(self.shard.index, rest, resident, again);
         }
+        again
     }
 
     /// Cuts at `offset` bytes into the run: returns the pages before, keeps those behind. The page through which the
@@ -695,8 +774,9 @@ impl PageRef {
             self.shard.core.refs.add(PageRun::new(self.run.start + rest_start, 1));
         }
         let (front, rest) = (self.part(0..front_end), self.part(rest_start..self.run.len));
+        self.drawn = self.drawn.saturating_sub(rest_start);
         (self.run, self.resident) = rest;
-        PageRef { shard: Arc::clone(&self.shard), run: front.0, resident: front.1 }
+        PageRef { shard: Arc::clone(&self.shard), run: front.0, resident: front.1, drawn: 0 }
     }
 
     /// A further reference to the pages that hold these bytes of the run. O(pages).
@@ -704,7 +784,7 @@ impl PageRef {
         let page = self.page_size();
         let (run, resident) = self.part(to_page(bytes.start / page)..to_page(bytes.end.div_ceil(page)));
         self.shard.core.refs.add(run);
-        PageRef { shard: Arc::clone(&self.shard), run, resident }
+        PageRef { shard: Arc::clone(&self.shard), run, resident, drawn: 0 }
     }
 
     /// A further reference to the pages from byte `bytes.start` of the arena to `bytes.end`, all of which the caller has a
@@ -714,7 +794,7 @@ impl PageRef {
         let (start, end) = (to_page(bytes.start / page), to_page(bytes.end.div_ceil(page)));
         let run = PageRun::new(start, end - start);
         shard.core.refs.add(run);
-        PageRef { shard: Arc::clone(shard), run, resident: run.len }
+        PageRef { shard: Arc::clone(shard), run, resident: run.len, drawn: 0 }
     }
 
     /// Gives pages `first..end` of the run memory.

@@ -9,8 +9,9 @@
 //! background.rs  by whom, if the program makes no calls
 //! capacity.rs    limits, reservations, waiters              (pure)
 //! core.rs        the layers put together: allocate, grow, share, free
+//! options.rs     what a pool is asked for, and what it tells
 //! room.rs        reserved room, and the future that yields it
-//! mod.rs         the pool, its options and its statistics: no logic
+//! mod.rs         the public methods: no logic
 //! ```
 
 mod arena;
@@ -22,6 +23,7 @@ mod capacity;
 mod check;
 mod core;
 mod decay;
+mod options;
 mod refs;
 mod room;
 mod runs;
@@ -33,50 +35,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use self::core::{Core, SHARDS, Shard, shard_of_thread};
+use self::core::Core;
+pub use self::core::Pool;
 pub(crate) use self::core::{PageRef, is_at_capacity};
 use crate::event::event;
 use crate::limits::Limits;
 pub use arena::{Backing, Commit};
+pub use options::{PoolOptions, PoolStats};
 pub use room::{Room, RoomFuture};
-
-/// Recycled memory that ropes receive into.
-///
-/// A pool is one sparse memfd, mapped once. Pages that a rope frees stay resident, so the next payload costs neither
-/// page faults nor zeroing; after a while without use, or above a limit, they are given back to the system. A `Pool` is
-/// a handle: clones share the memory, and ropes, views and [`Bytes`](bytes::Bytes) keep it alive after the last handle
-/// is dropped.
-///
-/// Idle pages are given back in slices of at most 2 MiB, by the calls that free pages. A program that may fall silent
-/// calls [`decay`](Pool::decay) when [`decay_timeout`](Pool::decay_timeout) says so, or asks for a
-/// [thread](PoolOptions::background).
-///
-/// # Fork
-///
-/// A child process inherits no memory of a pool: its pages, and views of them, are not mapped there, so reading or
-/// writing bytes that the parent received is a segmentation fault. Every call that needs the pool is an error of kind
-/// [`Unsupported`](io::ErrorKind::Unsupported), and dropping ropes, views and pools does nothing. Make pools after the
-/// last fork, for one after a daemon has detached itself.
-///
-/// # Examples
-///
-/// ```
-/// use ropewalk::{Pool, Rope};
-///
-/// let pool = Pool::new()?;
-/// let mut rope = Rope::in_pool(&pool);
-/// rope.extend_from_slice(b"some bytes");
-/// assert!(pool.stats().in_use > 0);
-/// drop(rope);
-/// assert_eq!(pool.stats().in_use, 0);
-/// # Ok::<(), std::io::Error>(())
-/// ```
-#[derive(Clone)]
-pub struct Pool {
-    shard: Arc<Shard>,
-    /// Of handles that the program holds: keeps the shards of all threads, so that ropes can be counted in theirs.
-    shards: Option<Arc<[Arc<Shard>; SHARDS]>>,
-}
 
 impl Pool {
     /// Makes a pool with the [default options](PoolOptions).
@@ -250,27 +216,6 @@ impl Pool {
         self.core().assert_invariants();
     }
 
-    #[inline]
-    fn core(&self) -> &Core {
-        &self.shard.core
-    }
-
-    #[inline]
-    fn shard(&self) -> &Arc<Shard> {
-        &self.shard
-    }
-
-    /// A handle for a rope, counted in this thread's shard.
-    #[inline]
-    pub(crate) fn share(&self) -> Pool {
-        let shard = self.shards.as_ref().map_or(&self.shard, |shards| &shards[shard_of_thread()]);
-        Pool { shard: Arc::clone(shard), shards: None }
-    }
-
-    fn is_same(&self, other: &Pool) -> bool {
-        Arc::ptr_eq(&self.shard.core, &other.shard.core)
-    }
-
     pub(crate) fn limits(&self) -> &'static Limits {
         self.core().limits()
     }
@@ -356,177 +301,7 @@ impl std::fmt::Debug for Pool {
     }
 }
 
-/// Options of a [`Pool`], in the manner of [`std::fs::OpenOptions`].
-///
-/// # Examples
-///
-/// ```
-/// use ropewalk::Pool;
-/// use std::time::Duration;
-///
-/// let pool = Pool::options()
-///     .capacity(64 << 20)
-///     .retain(16 << 20)
-///     .decay(Duration::from_secs(1))
-///     .create()?;
-/// assert_eq!(pool.stats().capacity, 64 << 20);
-/// # Ok::<(), std::io::Error>(())
-/// ```
-#[derive(Clone, Debug)]
-#[must_use]
-pub struct PoolOptions {
-    capacity: u64,
-    retain: u64,
-    decay: Duration,
-    huge_pages: bool,
-    zero_on_release: bool,
-    background: bool,
-    limits: &'static Limits,
-}
-
-impl Default for PoolOptions {
-    fn default() -> PoolOptions {
-        PoolOptions {
-            capacity: crate::sys::pressure::memory_limit(),
-            retain: u64::MAX,
-            decay: Duration::from_secs(10),
-            huge_pages: false,
-            zero_on_release: false,
-            background: false,
-            limits: Limits::SHIPPED,
-        }
-    }
-}
-
 impl PoolOptions {
-    /// Most bytes that all ropes together may hold, in whole pages; at least 1, at most 2^31 - 1 pages. A receive beyond
-    /// it is an error of kind [`OutOfMemory`](io::ErrorKind::OutOfMemory) and loses nothing.
-    ///
-    /// Default: the machine's physical memory, or less where a control group allows less. Address space of twice that
-    /// is reserved, no memory.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use ropewalk::{Pool, Rope};
-    /// use std::io::ErrorKind;
-    ///
-    /// let pool = Pool::options().capacity(1 << 20).create()?;
-    /// let mut rope = Rope::in_pool(&pool);
-    /// assert_eq!(rope.reserve(2 << 20).unwrap_err().kind(), ErrorKind::OutOfMemory);
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    pub fn capacity(mut self, bytes: u64) -> PoolOptions {
-        self.capacity = bytes;
-        self
-    }
-
-    /// Most idle bytes that stay resident; what is freed beyond that is given back to the system at once. Default: no
-    /// limit but [`decay`](PoolOptions::decay).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use ropewalk::{Pool, Rope};
-    ///
-    /// let pool = Pool::options().retain(0).create()?;
-    /// Rope::in_pool(&pool).extend_from_slice(&[7; 100_000]);
-    /// assert_eq!(pool.stats().warm, 0); // already given back
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    pub fn retain(mut self, bytes: u64) -> PoolOptions {
-        self.retain = bytes;
-        self
-    }
-
-    /// How long pages stay resident while they are idle, to within a sixteenth. Default: 10 seconds.
-    ///
-    /// Pages that were idle for so long are given back in slices of at most 2 MiB by the calls that free pages, by
-    /// [`Pool::decay`] and [`Pool::stats`], or by a [thread](PoolOptions::background).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use ropewalk::Pool;
-    /// use std::time::Duration;
-    ///
-    /// // A burst every minute reuses the pages of the one before.
-    /// let pool = Pool::options().decay(Duration::from_secs(90)).create()?;
-    /// # drop(pool);
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    pub fn decay(mut self, after: Duration) -> PoolOptions {
-        self.decay = after;
-        self
-    }
-
-    /// Runs a thread while pages are idle, which gives them back although the program makes no calls: after
-    /// [`decay`](PoolOptions::decay), and at once under memory pressure. Default: no.
-    ///
-    /// Memory pressure is what the file named by `MEMORY_PRESSURE_WATCH` reports, else the control group's
-    /// `memory.pressure` or `/proc/pressure/memory`, as for
-    /// [systemd services](https://systemd.io/MEMORY_PRESSURE/). The thread ends when no page is idle.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let pool = ropewalk::Pool::options().background(true).create()?;
-    /// # drop(pool);
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    pub fn background(mut self, run: bool) -> PoolOptions {
-        self.background = run;
-        self
-    }
-
-    /// Uses small sizes, so that a test meets every seam within a few pages.
-    #[cfg(any(test, fuzzing))]
-    pub fn small_limits(mut self) -> PoolOptions {
-        self.limits = Limits::SMALL;
-        self
-    }
-
-    /// Asks for transparent huge pages (`MADV_HUGEPAGE`) and makes them the pool's pages: 2 MiB on x86-64. Default: no.
-    ///
-    /// The first payloads of a process, whose pages are not resident, cost less then. But a rope holds whole pages: this
-    /// is for payloads of many MiB.
-    ///
-    /// Whether shared memory gets any is the system's setting, *never* by default: where
-    /// `/sys/kernel/mm/transparent_hugepage/shmem_enabled` says so, this does nothing
-    /// ([`PoolStats::page_size`] tells). The administrator can set it to `advise`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let pool = ropewalk::Pool::options().huge_pages(true).create()?;
-    /// if pool.stats().page_size < 2 << 20 {
-    ///     eprintln!("no huge pages: is shmem_enabled `advise`?");
-    /// }
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    pub fn huge_pages(mut self, ask: bool) -> PoolOptions {
-        self.huge_pages = ask;
-        self
-    }
-
-    /// Overwrites with zeros what ropes of this pool received, in pages and on the heap, when it is freed. Default: no.
-    ///
-    /// Recycled pages are never readable through this crate before they are filled again; this is for programs that
-    /// also want old bytes gone from memory. Bytes that the program [pushes](crate::Rope::push) are not overwritten.
-    /// Costs one pass over all that was received.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let pool = ropewalk::Pool::options().zero_on_release(true).create()?;
-    /// # drop(pool);
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    pub fn zero_on_release(mut self, zero: bool) -> PoolOptions {
-        self.zero_on_release = zero;
-        self
-    }
-
     /// memfd_create(2) and mmap(2): makes the pool. Microseconds; no heap memory to speak of.
     ///
     /// Where a memfd is refused (seccomp, `RLIMIT_NOFILE`) the pool is made of anonymous memory; where so large a
@@ -548,9 +323,7 @@ impl PoolOptions {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn create(self) -> io::Result<Pool> {
-        let core = Arc::new(Core::new(&self)?);
-        let shards = Arc::new(std::array::from_fn(|index| Shard::new(&core, index)));
-        let pool = Pool { shard: Arc::clone(&shards[shard_of_thread()]), shards: Some(shards) };
+        let pool = Pool::over(Core::new(&self)?);
         let _stats = pool.core().stats();
         event!(debug, capacity = _stats.capacity, backing = ?_stats.backing, "pool created");
         if _stats.reduced {
@@ -558,54 +331,4 @@ impl PoolOptions {
         }
         Ok(pool)
     }
-}
-
-/// What a [`Pool`] holds and has done. Sizes are in bytes.
-///
-/// # Examples
-///
-/// ```
-/// let stats = ropewalk::Pool::new()?.stats();
-/// println!("{} of {} bytes in use", stats.in_use, stats.capacity);
-/// # Ok::<(), std::io::Error>(())
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct PoolStats {
-    /// Most bytes that ropes may hold; less than asked for where the kernel refused the mapping.
-    pub capacity: u64,
-    /// Held by ropes, views and `Bytes`, in whole pages.
-    pub in_use: u64,
-    /// Reserved by [`Room`], and not in use yet.
-    pub reserved: u64,
-    /// Idle: resident and free, reused first. Of it each thread caches up to 256 KiB.
-    pub warm: u64,
-    /// Resident: in use or idle.
-    pub resident: u64,
-    /// Highest value of [`in_use`](PoolStats::in_use), pages that threads had cached included.
-    pub peak: u64,
-    /// Highest value of [`resident`](PoolStats::resident).
-    pub peak_resident: u64,
-    /// Bytes per page; ropes hold whole pages.
-    pub page_size: u64,
-    /// What the pages are made of.
-    pub backing: Backing,
-    /// How pages are given memory.
-    pub commit: Commit,
-    /// Whether the kernel refused to take memory back, so that idle pages stay resident.
-    pub keeps_memory: bool,
-    /// Whether the kernel refused a memfd or a mapping of the size asked for.
-    pub reduced: bool,
-    /// Extents allocated so far.
-    pub extents: u64,
-    /// How often memory came from the heap because the pool had none.
-    pub fallbacks: u64,
-    /// Bytes that views copied.
-    pub bytes_copied: u64,
-    /// Bytes that views mapped.
-    pub bytes_mapped: u64,
-    /// Maps that views made.
-    pub maps: u64,
-    /// Requests that [wait for room](Pool::wait_for_room).
-    pub waiting: u64,
 }

@@ -6,9 +6,8 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use super::Pool;
 use super::capacity::Request;
-use super::core::{PageRef, Want};
+use super::core::{PageRef, Pool, Want};
 
 /// Room that a pool has reserved: capacity that only a rope [made with it](crate::Rope::in_room) can use.
 ///
@@ -87,53 +86,37 @@ impl Room {
         self.pages += pages;
     }
 
-    /// Allocates up to `want` bytes for a rope that holds `held`, at least a page; also returns how many of the pages
-    /// were reserved.
+    /// Allocates up to `want` bytes for a rope that holds `held`, at least a page.
     ///
     /// # Errors
     ///
     /// `OutOfMemory` when the pool is at capacity.
     #[inline]
-    pub(crate) fn allocate(&mut self, want: usize, held: usize) -> io::Result<(PageRef, u32)> {
+    pub(crate) fn allocate(&mut self, want: usize, held: usize) -> io::Result<PageRef> {
         let core = self.pool.core();
-        self.allocate_pages(Want::UpTo(core.pages(want), core.pages(held)))
+        let want = Want::UpTo(core.pages(want), core.pages(held));
+        PageRef::allocate(self.pool.shard(), want, &mut self.pages)
     }
 
     /// Allocates at least `want` bytes in one run; else as above.
-    pub(crate) fn allocate_exact(&mut self, want: usize) -> io::Result<(PageRef, u32)> {
-        self.allocate_pages(Want::Exactly(self.pool.core().pages(want)))
+    pub(crate) fn allocate_exact(&mut self, want: usize) -> io::Result<PageRef> {
+        PageRef::allocate(self.pool.shard(), Want::Exactly(self.pool.core().pages(want)), &mut self.pages)
     }
 
     /// Allocates up to `want` bytes that are resident, for when memory is short; else as above.
-    pub(crate) fn allocate_resident(&mut self, want: usize) -> io::Result<(PageRef, u32)> {
-        self.allocate_pages(Want::Resident(self.pool.core().pages(want)))
+    pub(crate) fn allocate_resident(&mut self, want: usize) -> io::Result<PageRef> {
+        PageRef::allocate(self.pool.shard(), Want::Resident(self.pool.core().pages(want)), &mut self.pages)
     }
 
-    #[inline]
-    fn allocate_pages(&mut self, want: Want) -> io::Result<(PageRef, u32)> {
-        let reserved = self.pages;
-        let pages = PageRef::allocate(self.pool.shard(), want, &mut self.pages)?;
-        Ok((pages, reserved - self.pages))
-    }
-
-    /// Allocates up to `more` bytes behind `pages`, or all of them; returns how many pages, and how many of these were
-    /// reserved.
-    pub(crate) fn grow(
-        &mut self,
-        pages: &mut PageRef,
-        more: usize,
-        held: usize,
-        exactly: bool,
-    ) -> (u32, u32) {
-        let (core, reserved) = (self.pool.core(), self.pages);
+    /// Allocates up to `more` bytes behind `pages`, or (`exactly`) all of them; returns how many pages.
+    pub(crate) fn grow(&mut self, pages: &mut PageRef, more: usize, held: usize, exactly: bool) -> u32 {
         // A completion-based read may have brought pages of another pool.
         if !pages.is_of(self.pool.shard()) {
-            return (0, 0);
+            return 0;
         }
-        let more = core.pages(more);
+        let (core, more) = (self.pool.core(), self.pool.core().pages(more));
         let want = if exactly { Want::Exactly(more) } else { Want::UpTo(more, core.pages(held)) };
-        let grown = pages.grow(want, &mut self.pages);
-        (grown, reserved - self.pages)
+        pages.grow(want, &mut self.pages)
     }
 
     /// Returns what is reserved.

@@ -1,4 +1,4 @@
-//! A position in a rope, outside of it.
+//! A position outside the rope.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -6,11 +6,12 @@ use std::fmt;
 use super::{Pace, Rope};
 use crate::sys::iovec::Iovecs;
 
-/// A position in a rope that moves without changing it: to send it again, or to many at a time.
+/// A position in a rope that does not change the rope: to send it again, or to several readers.
 ///
-/// `R` is anything that lends a rope: `&Rope`, `Rope` or `Arc<Rope>`. Beside its own methods a cursor is
+/// `R` is anything that borrows as a rope: `&Rope`, `Rope` or `Arc<Rope>`. A cursor implements
 /// [`io::Read`](std::io::Read), [`io::BufRead`](std::io::BufRead), [`io::Seek`](std::io::Seek) and
-/// [`Buf`](bytes::Buf), and has the asynchronous ones of tokio and `futures-io` with those features. Moving on is amortised O(1), going elsewhere O(log n) in the number of segments.
+/// [`Buf`](bytes::Buf), and the asynchronous traits of tokio and `futures-io` with those features. Advancing is
+/// amortised O(1), seeking O(log n) in the number of segments.
 ///
 /// # Examples
 ///
@@ -28,17 +29,17 @@ use crate::sys::iovec::Iovecs;
 #[derive(Clone)]
 pub struct Cursor<R> {
     rope: R,
-    /// Bytes before the cursor; never beyond the rope.
+    /// Bytes before the cursor, `0..=rope.len()`.
     position: usize,
-    /// The piece that holds the byte at `position`; beyond the last piece at the end.
+    /// Index of the piece that holds the byte at `position`; of none at the end.
     index: usize,
-    /// How far into that piece.
+    /// Bytes of that piece before `position`.
     offset: usize,
     sends: Pace,
 }
 
 impl<R: Borrow<Rope>> Cursor<R> {
-    /// A cursor at the first byte.
+    /// Creates a cursor at the first byte. O(1).
     ///
     /// # Examples
     ///
@@ -52,7 +53,7 @@ impl<R: Borrow<Rope>> Cursor<R> {
         Cursor { rope, position: 0, index: 0, offset: 0, sends: Pace::SENDS }
     }
 
-    /// Bytes before the cursor. O(1).
+    /// Returns the number of bytes before the cursor. O(1).
     ///
     /// # Examples
     ///
@@ -66,11 +67,11 @@ impl<R: Borrow<Rope>> Cursor<R> {
         self.position
     }
 
-    /// Moves to `position`. O(log n) in the number of segments.
+    /// Sets the position. O(log n) in the number of segments.
     ///
     /// # Panics
     ///
-    /// If `position` is beyond the rope. To seek as in a file, use [`io::Seek`](std::io::Seek).
+    /// If `position` is beyond the end of the rope. To get an error instead, use [`io::Seek`](std::io::Seek).
     ///
     /// # Examples
     ///
@@ -79,7 +80,7 @@ impl<R: Borrow<Rope>> Cursor<R> {
     /// let mut cursor = rope.cursor();
     /// cursor.set_position(8);
     /// assert_eq!(cursor.chunk(), b"89");
-    /// cursor.set_position(0); // and all over again
+    /// cursor.set_position(0); // from the start again
     /// ```
     #[track_caller]
     pub fn set_position(&mut self, position: usize) {
@@ -90,7 +91,7 @@ impl<R: Borrow<Rope>> Cursor<R> {
         (self.position, self.index, self.offset) = (position, index, offset);
     }
 
-    /// Bytes from the cursor on. O(1).
+    /// Returns the number of bytes from the cursor to the end. O(1).
     ///
     /// # Examples
     ///
@@ -104,11 +105,11 @@ impl<R: Borrow<Rope>> Cursor<R> {
         self.rope().len().saturating_sub(self.position)
     }
 
-    /// Moves `count` bytes on. Amortised O(1) in the number of segments.
+    /// Advances by `count` bytes. O(segments passed).
     ///
     /// # Panics
     ///
-    /// If fewer remain.
+    /// If fewer than `count` bytes remain.
     ///
     /// # Examples
     ///
@@ -135,7 +136,7 @@ impl<R: Borrow<Rope>> Cursor<R> {
         (self.position, self.index, self.offset) = (self.position + count, index, offset);
     }
 
-    /// The bytes from the cursor to the end of its segment; empty at the end of the rope.
+    /// Returns the bytes from the cursor to the end of its segment; empty at the end of the rope. O(1).
     ///
     /// # Examples
     ///
@@ -149,7 +150,7 @@ impl<R: Borrow<Rope>> Cursor<R> {
         self.rope().piece(self.index).get(self.offset..).unwrap_or_default()
     }
 
-    /// The bytes from the cursor on as borrowed slices, none of them empty.
+    /// Returns the bytes from the cursor on as borrowed slices, none of them empty. O(1), and O(1) for each.
     ///
     /// # Examples
     ///
@@ -164,7 +165,7 @@ impl<R: Borrow<Rope>> Cursor<R> {
         first.into_iter().chain(self.rope().chunks_from(self.index + 1))
     }
 
-    /// The rope that the cursor is in.
+    /// Returns a reference to what the cursor was created with.
     ///
     /// # Examples
     ///
@@ -176,7 +177,7 @@ impl<R: Borrow<Rope>> Cursor<R> {
         &self.rope
     }
 
-    /// Gives the rope back.
+    /// Returns what the cursor was created with.
     ///
     /// # Examples
     ///
@@ -193,9 +194,9 @@ impl<R: Borrow<Rope>> Cursor<R> {
         self.rope.borrow()
     }
 
-    /// Describes up to `most` bytes from the cursor on.
-    pub(crate) fn gather<'a>(&'a self, most: usize, iovecs: &mut Iovecs<'a>) {
-        self.rope().gather(self.index, self.offset, most, iovecs);
+    /// Appends iovecs for up to `max` bytes from the cursor on.
+    pub(crate) fn gather<'a>(&'a self, max: usize, iovecs: &mut Iovecs<'a>) {
+        self.rope().gather(self.index, self.offset, max, iovecs);
     }
 
     pub(crate) fn sends(&mut self) -> &mut Pace {

@@ -123,8 +123,6 @@ pub(crate) struct Extent {
     /// Bytes from `base` on that are kept although they are empty, because [`Rope::reserve`](crate::Rope::reserve)
     /// asked for them.
     reserved: usize,
-    /// Pages, the first ones, that came from the rope's room.
-    drawn: u32,
     owner: Owner,
 }
 
@@ -142,7 +140,7 @@ unsafe impl Sync for Extent {}
 
 impl Extent {
     #[inline]
-    fn over((pages, drawn): (PageRef, u32)) -> Extent {
+    fn over(pages: PageRef) -> Extent {
         let page = pages.page_size();
         Extent {
             base: pages.start(),
@@ -150,7 +148,6 @@ impl Extent {
             committed: pages.resident() as usize * page,
             capacity: pages.len() as usize * page,
             reserved: 0,
-            drawn,
             owner: Owner::Pages(pages),
         }
     }
@@ -164,7 +161,7 @@ impl Extent {
         let block = Block::new(capacity, zero)?;
         let (base, capacity) = (block.base, block.capacity);
         let owner = Owner::Heap(Arc::new(block));
-        Ok(Extent { base, filled: 0, committed: capacity, capacity, reserved: 0, drawn: 0, owner })
+        Ok(Extent { base, filled: 0, committed: capacity, capacity, reserved: 0, owner })
     }
 
     #[inline]
@@ -233,12 +230,11 @@ impl Extent {
         let (Owner::Pages(pages), Memory::Pool(room)) = (&mut self.owner, memory) else { return false };
         let page = pages.page_size();
         let was_resident = pages.resident() == pages.len();
-        let (grown, drawn) = room.grow(pages, more, held, exactly);
+        let grown = room.grow(pages, more, held, exactly);
         if was_resident && self.committed == self.capacity {
             self.committed += (pages.resident() + grown - pages.len()) as usize * page;
         }
         self.capacity += grown as usize * page;
-        self.drawn += drawn;
         grown > 0
     }
 
@@ -263,10 +259,7 @@ impl Extent {
         let surplus = surplus / page;
         if surplus > 0 {
             let len = pages.len() - to_pages(surplus);
-            // Pages of the room were allocated first.
-            let again = self.drawn.saturating_sub(len);
-            self.drawn -= again;
-            pages.truncate(len, again);
+            let again = pages.truncate(len);
             if let Memory::Pool(room) = memory {
                 room.reserved_again(again);
             }
@@ -354,12 +347,10 @@ impl Extent {
     /// Cuts the first `len` filled bytes off, as a segment with an owner of its own. O(1), no copy.
     pub(crate) fn split_to(&mut self, len: usize) -> Bytes {
         assert!(len <= self.filled, "cannot cut {len} bytes off an extent of {}", self.filled);
-        let (owner, drawn) = match &mut self.owner {
-            Owner::Heap(block) => (Owner::Heap(Arc::clone(block)), 0),
+        let owner = match &mut self.owner {
+            Owner::Heap(block) => Owner::Heap(Arc::clone(block)),
             Owner::Pages(pages) => {
-                let (at, before) = (self.base.addr().get() - pages.start().addr().get() + len, pages.len());
-                let front = pages.split_to(at);
-                (Owner::Pages(front), before - pages.len())
+                Owner::Pages(pages.split_to(self.base.addr().get() - pages.start().addr().get() + len))
             }
         };
         let segment = Segment { base: self.base, len, owner };
@@ -369,7 +360,6 @@ impl Extent {
         self.committed -= len;
         self.capacity -= len;
         self.reserved = self.reserved.saturating_sub(len);
-        self.drawn = self.drawn.saturating_sub(drawn);
         Bytes::from_owner(segment)
     }
 
@@ -430,7 +420,6 @@ impl Extent {
         assert!(self.reserved <= self.capacity);
         if let Owner::Pages(pages) = &self.owner {
             assert_eq!(self.place(self.capacity, pages), pages.len() as usize * pages.page_size());
-            assert!(self.drawn <= pages.len());
         }
     }
 }

@@ -1,15 +1,15 @@
 //! Floor 2: the rope. Segments in order, one tail that is being filled, and positions in them.
 //!
 //! ```text
-//! segments.rs  the owned pieces and where each starts
-//! extent.rs    memory that is being filled, and the segments cut off it
+//! segments.rs  the owned pieces and their positions
+//! extent.rs    memory that is filled from its start, and the segments cut off it
 //! tail.rs      the extent behind the segments
-//! recv.rs      one call of the kernel into the tail
+//! recv.rs      one system call into the tail
 //! gather.rs    the iovecs of one send
-//! send.rs      one call of the kernel from segments
+//! send.rs      one system call from segments
 //! pace.rs      adaptive read and send sizes           (pure)
 //! cursor.rs    a position outside the rope
-//! search.rs    finding bytes across segments
+//! search.rs    `find`, across segments
 //! ```
 
 mod cursor;
@@ -38,18 +38,18 @@ pub(crate) use extent::{Extent, narrow};
 pub(crate) use pace::{MAX_READ, MAX_SEND, Pace, first_read};
 use segments::{IntoSegments, Segments};
 
-/// Bytes in the order in which they arrived, in as many pieces as they came in.
+/// A sequence of bytes in segments, with a tail that is being filled.
 ///
-/// A rope receives with `readv` straight into memory of its [`Pool`], sends by gather writes, is cut
-/// and joined without copying, and ends as one contiguous [`View`](crate::View).
+/// A rope receives with `readv` directly into pages of its [`Pool`], sends by gather writes, is split and appended
+/// without copying, and becomes one contiguous [`View`](crate::View).
 ///
 /// ```text
 /// Rope   [seg][seg][seg][tail····]        each segment is a `Bytes`: counted, sliceable,
-///          0    1    2    being filled    from the pool or from anybody else
+///          0    1    2    being filled    from the pool or from elsewhere
 /// ```
 ///
-/// Length, emptiness and the number of segments are known: O(1). Finding a position is O(log n) in the
-/// number of segments. Consecutive small reads and copies fill the same tail and are *one* segment.
+/// `len`, `is_empty` and `num_segments` are O(1). Finding a position is O(log n) in the number of segments. Consecutive
+/// small reads and copies fill the same tail and are *one* segment.
 ///
 /// # Examples
 ///
@@ -66,34 +66,35 @@ use segments::{IntoSegments, Segments};
 /// ```
 pub struct Rope {
     segments: Segments,
-    /// What is being filled, behind the segments. `None`, or with filled or spare bytes.
+    /// The extent behind the segments. `None`, or with at least one filled or spare byte.
     tail: Option<Extent>,
     /// Where the tail is allocated.
     memory: Memory,
-    /// Those of `memory`.
+    /// The sizes of `memory`, copied here because small copies read them.
     limits: &'static Limits,
-    /// Most bytes that it receives.
+    /// Most bytes that the rope may hold by receiving.
     limit: usize,
-    /// How much to ask for; nothing was received yet, if `None`.
+    /// The read size; `None` before the first read.
     reads: Option<Pace>,
     sends: Pace,
-    /// What it was received from last.
+    /// The descriptor of the last receive.
     source: KnownFd,
-    /// The stream's next byte, which no part of the rope has: it was read to tell the end of the stream from the want of
-    /// room. Whatever receives delivers it first. It stays with the rope that goes on receiving.
+    /// The stream's next byte, which no part of the rope has: it was read to tell the end of the stream from the want
+    /// of room. Whatever receives delivers it first. It stays with the rope that goes on receiving.
     pub(crate) held_back: Option<u8>,
 }
 
 impl Default for Rope {
-    /// As [`Rope::new`].
+    /// Creates a rope as [`Rope::new`] does.
     fn default() -> Rope {
         Rope::new()
     }
 }
 
 impl Rope {
-    /// Creates an empty rope that receives into the heap. For many or large payloads use [`in_pool`](Rope::in_pool).
-    /// O(1), allocates nothing.
+    /// Creates an empty rope that receives into the heap. O(1), allocates nothing.
+    ///
+    /// For many or large payloads use [`in_pool`](Rope::in_pool).
     ///
     /// # Examples
     ///
@@ -128,8 +129,10 @@ impl Rope {
         Rope::empty(Memory::Pool(Room::empty(pool)))
     }
 
-    /// Returns an empty rope that receives into the pool of `room`, and uses up that room first: so many bytes are never
-    /// refused for want of capacity. What is not used is returned when the rope is dropped.
+    /// Creates an empty rope that receives into the pool of `room`, from that room first. O(1).
+    ///
+    /// As many bytes are never refused because the pool is at capacity. Room that is not used is returned when the rope
+    /// is dropped.
     ///
     /// # Examples
     ///
@@ -154,7 +157,7 @@ impl Rope {
     ///
     /// # Errors
     ///
-    /// Gives the room back if it is not of this rope's [pool](Rope::pool).
+    /// Returns the room if this rope has no [pool](Rope::pool), or another one.
     ///
     /// # Examples
     ///
@@ -277,10 +280,10 @@ impl Rope {
         self.limit
     }
 
-    /// Sets the most bytes that the rope may hold by receiving or through
-    /// [`BufMut`](bytes::BufMut). Beyond it a receive fails with
-    /// [`QuotaExceeded`](std::io::ErrorKind::QuotaExceeded) and takes nothing more from the kernel;
-    /// all that has arrived stays. What the program itself [pushes](Rope::push) is not limited. O(1).
+    /// Sets the most bytes that the rope may hold by receiving or through [`BufMut`](bytes::BufMut). O(1).
+    ///
+    /// At the limit a receive fails with [`QuotaExceeded`](std::io::ErrorKind::QuotaExceeded) if there is more, and
+    /// takes nothing from the kernel; the rope keeps its bytes. [Pushing](Rope::push) is not limited.
     ///
     /// # Examples
     ///
@@ -309,7 +312,7 @@ impl Rope {
     ///
     /// # Panics
     ///
-    /// If the rope would have more than [`usize::MAX`] bytes, which takes many segments that share their memory.
+    /// If the rope would have more than [`usize::MAX`] bytes, which takes segments that share memory.
     ///
     /// # Examples
     ///
@@ -320,7 +323,7 @@ impl Rope {
     /// assert_eq!((rope.len(), rope.num_segments()), (9, 2));
     /// ```
     ///
-    /// Whatever owns bytes can be a segment, a memory-mapped file for one:
+    /// Any owner of bytes can be a segment, such as a memory-mapped file:
     ///
     /// ```
     /// use bytes::Bytes;
@@ -328,7 +331,7 @@ impl Rope {
     /// use ropewalk::Rope;
     ///
     /// let file = std::fs::File::open("/proc/self/exe")?;
-    /// // SAFETY: nobody changes a program's file while it runs.
+    /// // SAFETY: the file of a running program does not change.
     /// let map = unsafe { Mmap::map(&file)? };
     /// let mut rope = Rope::from("a header, and then ");
     /// rope.push(Bytes::from_owner(map));
@@ -337,10 +340,9 @@ impl Rope {
     /// ```
     #[inline]
     pub fn push(&mut self, bytes: impl Into<Bytes> + 'static) {
-        let mut bytes = Some(bytes);
-        match take_rope(&mut bytes) {
-            Some(rope) => self.append(rope),
-            None => bytes.into_iter().for_each(|bytes| self.push_bytes(bytes.into())),
+        match segment(bytes) {
+            Ok(bytes) => self.push_bytes(bytes),
+            Err(rope) => self.append(rope),
         }
     }
 
@@ -360,8 +362,9 @@ impl Rope {
         self.segments.push(bytes);
     }
 
-    /// Puts a segment in front without copying it. Amortised O(1). Another rope's segments are put in front one by one:
-    /// amortised O(segments of the shorter one).
+    /// Prepends a segment without copying it. Amortised O(1).
+    ///
+    /// Another rope is prepended segment by segment: amortised O(segments of the shorter rope).
     ///
     /// # Panics
     ///
@@ -376,18 +379,17 @@ impl Rope {
     /// ```
     #[inline]
     pub fn push_front(&mut self, bytes: impl Into<Bytes> + 'static) {
-        let mut bytes = Some(bytes);
-        match take_rope(&mut bytes) {
-            Some(mut rope) => {
+        match segment(bytes) {
+            Ok(bytes) => self.segments.push_front(bytes),
+            Err(mut rope) => {
                 rope.finish();
                 rope.segments.append(std::mem::take(&mut self.segments));
                 self.segments = rope.segments;
             }
-            None => bytes.into_iter().for_each(|bytes| self.segments.push_front(bytes.into())),
         }
     }
 
-    /// Moves all of `other` to the end, without copying. Amortised O(segments of the shorter one), whichever that is.
+    /// Appends all of `other` without copying. Amortised O(segments of the shorter rope).
     ///
     /// This rope keeps its own pool and limit.
     ///
@@ -411,9 +413,9 @@ impl Rope {
         }
     }
 
-    /// Takes the first `at` bytes off, without copying. O(log n + segments on the smaller side).
+    /// Removes and returns the first `at` bytes without copying. O(log n + segments on the smaller side).
     ///
-    /// The returned rope has this rope's pool and limit; this one goes on receiving where it was.
+    /// The returned rope has this rope's pool and limit. This rope keeps the tail and its reserved memory.
     ///
     /// # Panics
     ///
@@ -438,9 +440,9 @@ impl Rope {
         self.beside(segments)
     }
 
-    /// Takes everything from position `at` on, without copying. O(log n + segments taken).
+    /// Removes and returns the bytes from position `at` on, without copying. O(log n + segments removed).
     ///
-    /// The returned rope has this rope's pool and limit; this one goes on receiving behind what is left.
+    /// The returned rope has this rope's pool and limit. This rope receives next behind the bytes that are left.
     ///
     /// # Panics
     ///
@@ -463,7 +465,7 @@ impl Rope {
         self.beside(segments)
     }
 
-    /// Drops the first `count` bytes; segments and pages that are used up are released at once. O(segments dropped).
+    /// Drops the first `count` bytes, and frees their pages at once. O(segments dropped).
     ///
     /// # Panics
     ///
@@ -510,8 +512,8 @@ impl Rope {
         }
     }
 
-    /// Drops all bytes and gives the tail back. Pool and limit stay, and so does the byte that a receive from a reader may
-    /// have held back: it is the stream's next one. For another stream make another rope. O(segments).
+    /// Drops all bytes and gives the tail back. Pool and limit stay, and so does the byte that a receive from a reader
+    /// may have held back: it is the stream's next one. For another stream make another rope. O(segments).
     ///
     /// # Examples
     ///
@@ -525,7 +527,7 @@ impl Rope {
         self.tail = None;
     }
 
-    /// Returns the bytes of `range` as a rope of their own, sharing the memory. O(log n + segments in the range).
+    /// Returns the bytes of `range` as another rope that shares their memory. O(log n + segments in the range).
     ///
     /// # Panics
     ///
@@ -587,8 +589,8 @@ impl Rope {
         self.segments.iter().map(|bytes| &**bytes).chain(self.filled_tail())
     }
 
-    /// Returns the bytes as owned segments, in order, sharing the memory; none of them is empty. O(1) for each, the
-    /// tail's pages aside, which are shared at once.
+    /// Returns the bytes as owned segments that share the memory, in order, none of them empty. O(pages of the tail),
+    /// and O(1) for each.
     ///
     /// # Examples
     ///
@@ -622,8 +624,8 @@ impl Rope {
         vec
     }
 
-    /// Moves the first bytes into `dst`, which is filled: they leave the rope, as with
-    /// [`Buf::copy_to_slice`](bytes::Buf::copy_to_slice). O(bytes copied).
+    /// Removes the first `dst.len()` bytes and copies them to `dst`, as
+    /// [`Buf::copy_to_slice`](bytes::Buf::copy_to_slice) does. O(bytes copied).
     ///
     /// # Panics
     ///
@@ -650,7 +652,7 @@ impl Rope {
         self.advance(done);
     }
 
-    /// Returns a position in this rope that moves without changing it. O(1).
+    /// Returns a cursor at the first byte. O(1).
     ///
     /// # Examples
     ///
@@ -660,14 +662,14 @@ impl Rope {
     ///
     /// let rope = Rope::from(vec![0, 0, 1, 0, 7]);
     /// assert_eq!(rope.cursor().get_u32(), 256);
-    /// assert_eq!(rope.len(), 5); // it only looked
+    /// assert_eq!(rope.len(), 5); // reading did not change the rope
     /// ```
     #[must_use]
     pub fn cursor(&self) -> Cursor<&Rope> {
         Cursor::new(self)
     }
 
-    /// Returns a position in this rope, together with it. O(1).
+    /// Returns a cursor at the first byte that owns the rope. O(1).
     ///
     /// # Examples
     ///
@@ -686,20 +688,20 @@ impl Rope {
         Cursor::new(self)
     }
 
-    /// Moves the tail's bytes to the segments and hands all of them out.
+    /// Removes and returns all bytes as segments.
     pub(crate) fn take_segments(&mut self) -> impl ExactSizeIterator<Item = Bytes> + use<> {
         self.finish();
         std::mem::take(&mut self.segments).into_iter()
     }
 
-    /// Takes all bytes, if they are one segment or none.
+    /// Removes and returns all bytes if they are one segment or none.
     #[inline]
     pub(crate) fn take_single(&mut self) -> Option<Bytes> {
         self.finish();
         self.segments.take_single()
     }
 
-    /// Takes the first segment.
+    /// Removes and returns the first segment.
     #[inline]
     pub(crate) fn pop_front(&mut self) -> Option<Bytes> {
         if self.segments.count() == 0 {
@@ -708,7 +710,7 @@ impl Rope {
         self.segments.pop_front()
     }
 
-    /// Takes the first `len` bytes if they are one segment or part of one.
+    /// Removes and returns the first `len` bytes if they are one segment or part of one.
     #[inline]
     pub(crate) fn take_within_first(&mut self, len: usize) -> Option<Bytes> {
         if self.segments.count() == 0 {
@@ -717,8 +719,7 @@ impl Rope {
         self.segments.take_within_first(len)
     }
 
-    /// How much to ask for in the next read. A pool knows what its last payload began with; on the heap it
-    /// is little.
+    /// Returns the read size: at first what the pool's last payload began with, on the heap `inline_max`.
     #[inline]
     pub(crate) fn reads(&mut self) -> &mut Pace {
         self.reads.get_or_insert_with(|| match self.memory.pool() {
@@ -727,7 +728,7 @@ impl Rope {
         })
     }
 
-    /// What this rope was received from last.
+    /// Returns the descriptor of the last receive.
     #[inline]
     pub(crate) fn source(&mut self) -> &mut KnownFd {
         &mut self.source
@@ -739,13 +740,13 @@ impl Rope {
         self.memory.zeroes()
     }
 
-    /// Bytes of the heap as a segment of this rope.
+    /// Returns heap bytes as a segment, which is zeroed on drop if the pool zeroes.
     #[inline]
     pub(crate) fn own(&self, bytes: Box<[u8]>) -> Bytes {
         self.memory.own(bytes)
     }
 
-    /// Longest run of bytes that is copied rather than given a page or an iovec of its own.
+    /// Returns the longest run of bytes that is copied rather than given a page or an iovec of its own.
     #[inline]
     pub(crate) fn inline_max(&self) -> usize {
         self.limits.inline_max
@@ -760,7 +761,7 @@ impl Rope {
         &mut self.sends
     }
 
-    /// An empty rope like this one, with these segments.
+    /// Returns a rope of these segments with this rope's pool, limit and adaptive sizes.
     fn beside(&self, segments: Segments) -> Rope {
         Rope {
             segments,
@@ -775,7 +776,7 @@ impl Rope {
         }
     }
 
-    /// Piece `index`: a segment, the tail behind them, or nothing.
+    /// Returns piece `index`: a segment, the tail behind the segments, or an empty slice.
     #[inline]
     pub(crate) fn piece(&self, index: usize) -> &[u8] {
         match (self.segments.get(index), &self.tail) {
@@ -799,7 +800,7 @@ impl Rope {
         panic!("{operation}: {at} is beyond the rope's {} bytes", self.len());
     }
 
-    /// Panics where the parts do not fit each other; for tests and fuzzers.
+    /// Panics if an invariant does not hold; for tests and fuzzers.
     #[cfg(any(test, fuzzing))]
     pub fn assert_invariants(&self) {
         self.segments.assert_invariants();
@@ -831,7 +832,7 @@ pub(crate) fn resolve(range: impl RangeBounds<usize>, len: usize, what: &str) ->
 }
 
 impl Clone for Rope {
-    /// Shares the memory. O(segments).
+    /// Shares the memory. O(segments + pages of the tail).
     fn clone(&self) -> Rope {
         let mut segments = self.segments.clone();
         segments
@@ -875,13 +876,18 @@ impl<B: Into<Bytes> + 'static> FromIterator<B> for Rope {
     }
 }
 
-/// Takes the value if it is a rope, which would be joined if it became [`Bytes`]. Known at compile time.
+/// Converts into a segment; returns a rope unchanged, since converting it would join it. Resolved at compile time.
 #[inline]
-fn take_rope<B: 'static>(bytes: &mut Option<B>) -> Option<Rope> {
-    (bytes as &mut dyn Any).downcast_mut::<Option<Rope>>()?.take()
+#[allow(clippy::result_large_err)] // it is inlined, and known which of the two it is
+fn segment<B: Into<Bytes> + 'static>(bytes: B) -> Result<Bytes, Rope> {
+    let mut bytes = Some(bytes);
+    if let Some(rope) = (&mut bytes as &mut dyn Any).downcast_mut::<Option<Rope>>().and_then(Option::take) {
+        return Err(rope);
+    }
+    bytes.map(Into::into).ok_or_else(Rope::new)
 }
 
-/// The segments of a [`Rope`], one after the other.
+/// Yields the segments of a [`Rope`] in order.
 ///
 /// # Examples
 ///

@@ -1,21 +1,23 @@
-//! How many bytes to ask for, or to offer, in the next call. Pure.
+//! Adaptive read and send sizes. Pure.
+//!
+//! A read that asks for too little costs more calls; one that asks for too much takes pages that stay empty.
 
-/// Bytes in a first read of which nothing is known, and after one that brought all of a lesser number.
+/// Bytes in a first read before any payload is known; after a full read, the next one asks for no less.
 const DEFAULT_READ: u32 = 64 << 10;
 
-/// Most bytes in a first read, however large the last payload was.
+/// Most bytes in a first read, whatever the last payload was.
 const MAX_FIRST_READ: u32 = 256 << 10;
 
-/// Most bytes per read: a larger one saves little, and takes more pages that may stay empty.
+/// Most bytes in a read. Larger ones save few calls and take more pages that may stay empty.
 pub(crate) const MAX_READ: u32 = 1 << 20;
 
-/// Bytes offered in the first send: more than a socket takes at once, as a rule.
+/// Bytes offered in the first send: more than most socket buffers accept at once.
 const FIRST_SEND: u32 = 1 << 20;
 
-/// Most bytes offered per send. What the kernel cannot take costs the iovecs that name it, no more.
+/// Most bytes offered in a send. Bytes that the kernel does not accept cost their iovecs only.
 pub(crate) const MAX_SEND: u32 = 1 << 30;
 
-/// Doubles after a call that moved all it might have, halves after two in a row that did not.
+/// An adaptive size: doubles after a full call, halves after two short ones in a row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
     bytes: u32,
@@ -25,12 +27,12 @@ pub(crate) struct Pace {
 impl Pace {
     pub(crate) const SENDS: Pace = Pace { bytes: FIRST_SEND, short: false };
 
-    /// Reads that begin with the least: whatever comes first is moved to where the rest goes.
+    /// Returns a read size that starts at `min`: a short first segment is copied into the next tail.
     pub(crate) fn careful(min: usize) -> Pace {
         Pace { bytes: to_u32(min), short: false }
     }
 
-    /// Reads of which the first one asks for as much as [`first_read`] said, or for the usual if that is 0.
+    /// Returns a read size that starts at what [`first_read`] returned, or at the default if that is 0.
     #[inline]
     pub(crate) fn reads(first: u32) -> Pace {
         Pace { bytes: if first == 0 { DEFAULT_READ } else { first }, short: false }
@@ -41,8 +43,8 @@ impl Pace {
         self.bytes as usize
     }
 
-    /// Notes that `moved` of `offered` bytes were moved, and stays between `min` and `max`. A call that was offered less
-    /// than this size, because there was no more, says nothing if it moved all.
+    /// Notes that `moved` of `offered` bytes were moved, and stays between `min` and `max`. A call that was offered
+    /// less than this size, because there was no more, says nothing if it moved all.
     #[inline]
     pub(crate) fn note(&mut self, offered: usize, moved: usize, (min, max): (usize, u32)) {
         if moved >= self.bytes() {
@@ -58,8 +60,8 @@ impl Pace {
     }
 }
 
-/// What the first read of the next payload had better ask for, when that of the last one brought so many
-/// bytes, and might have brought more if it was `full`.
+/// Returns the size for the first read of the next payload, after one that brought `brought` bytes. A `full` one may
+/// have left more in the socket.
 #[inline]
 pub(crate) fn first_read(brought: usize, full: bool, min: usize) -> u32 {
     match u32::try_from(brought << u32::from(full)) {

@@ -1,4 +1,4 @@
-//! Floor 3: receiving. One call of the kernel fills the rest of the tail and then a fresh extent.
+//! Receiving: one system call fills the rest of the tail and then a fresh extent.
 //!
 //! ```text
 //!     readv ──► [ filled | spare bytes of the tail ]  [ fresh extent              ]
@@ -8,8 +8,8 @@
 //! Memory is committed ahead of the read, for as many bytes as it asks for. Whole pages that stayed empty are freed
 //! before the call returns.
 //!
-//! A system call clobbers the return-address predictor, so every frame below it mispredicts on return. Inlining the path
-//! of a small message avoids that.
+//! A system call clobbers the return-address predictor, so every frame below it mispredicts on return. Inlining the
+//! path of a small message avoids that.
 #![allow(clippy::inline_always)] // the path of a small message, which the compiler takes for too long
 
 use std::io;
@@ -31,11 +31,11 @@ impl Rope {
     /// readv(2): appends what has arrived. Returns how many bytes that were; `Ok(0)` is the end of the
     /// stream.
     ///
-    /// One system call, repeated on EINTR, or recv(2) where one place is enough and the descriptor is a
-    /// socket's. Pages that are not resident are committed before, by one madvise(2). The read size is adaptive: at first
-    /// about what the first read of the pool's last payload brought, or twice that if it brought all it asked for,
-    /// 4 KiB to 256 KiB; doubled while that much comes, halved when it does not, 4 KiB to 1 MiB. A first read of up to
-    /// 4 KiB becomes a segment of its own size rather than a page. Works with any descriptor that readv(2) reads from.
+    /// One system call, repeated on EINTR, or recv(2) where one place is enough and the descriptor is a socket's. Pages
+    /// that are not resident are committed before, by one madvise(2). The read size is adaptive: at first about what
+    /// the first read of the pool's last payload brought, or twice that if it brought all it asked for, 4 KiB to 256
+    /// KiB; doubled while that much comes, halved when it does not, 4 KiB to 1 MiB. A first read of up to 4 KiB becomes
+    /// a segment of its own size rather than a page. Works with any descriptor that readv(2) reads from.
     ///
     /// From a socket that keeps message boundaries (datagram, seqpacket) one call brings one whole message: its length
     /// is asked for first. Messages without bytes are skipped, since `Ok(0)` is the end;

@@ -1,24 +1,27 @@
-//! The owned pieces of a rope, in order, with the position of each.
+//! The segments of a rope, in order, with the position of each.
 //!
 //! ```text
-//! entries  [ ·  |  ·  | seg | seg | seg ]        · gap: taken off the front, or left for what comes before
+//! entries  [ ·  |  ·  | seg | seg | seg ]        · gap: taken off the front, or kept for `push_front`
 //!                     ^head
 //! ends      .     .     e0    e1    e2           segment i ends at position e_i - start
 //! ```
 //!
-//! `start` and the ends only ever differ by lengths; they wrap, so the front can move both ways and
-//! nothing is renumbered when bytes leave or arrive there.
+//! Positions are differences to `start`. `start` and the ends wrap, so the front can move both ways, and nothing is
+//! renumbered when bytes leave or arrive there.
 
 use std::mem;
 
 use bytes::{Buf, Bytes};
 use smallvec::SmallVec;
 
-/// Segments kept inside the rope itself.
+/// Segments stored inside the rope, without an allocation.
 const INLINE: usize = 2;
 
-/// Fewest entries of a table that grows with a gap in front, and of one that shrinks.
+/// Fewest entries of a table that grows with a gap in front.
 const LARGE: usize = 64;
+
+/// Fewest entries of a table that shrinks: 640 KiB.
+const SHRINK: usize = 16 << 10;
 
 #[derive(Clone)]
 struct Entry {
@@ -37,20 +40,20 @@ pub(crate) struct Segments {
     entries: SmallVec<[Entry; INLINE]>,
     /// Entries before it are empty.
     head: usize,
-    /// The origin of the positions: where the first segment starts.
+    /// Where the first segment starts: position 0.
     start: usize,
     /// Where the last segment ends.
     end: usize,
 }
 
 impl Segments {
-    /// Bytes in all segments. O(1).
+    /// Returns the number of bytes in all segments. O(1).
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.end.wrapping_sub(self.start)
     }
 
-    /// Number of segments. O(1).
+    /// Returns the number of segments. O(1).
     #[inline]
     pub(crate) fn count(&self) -> usize {
         self.entries.len() - self.head
@@ -65,7 +68,7 @@ impl Segments {
         self.iter_from(0)
     }
 
-    /// The segments from `index` on, none if there are fewer. O(1).
+    /// Returns the segments from `index` on, none if there are fewer. O(1).
     pub(crate) fn iter_from(
         &self,
         index: usize,
@@ -73,7 +76,7 @@ impl Segments {
         self.live().get(index..).unwrap_or_default().iter().map(|entry| &entry.bytes)
     }
 
-    /// Where segment `index` starts.
+    /// Returns the position at which segment `index` starts. O(1).
     #[inline]
     pub(crate) fn start_of(&self, index: usize) -> usize {
         match index.checked_sub(1).and_then(|before| self.live().get(before)) {
@@ -82,13 +85,13 @@ impl Segments {
         }
     }
 
-    /// The segment that holds the byte at `position`; `count()` if none does. O(log n).
+    /// Returns the index of the segment that holds the byte at `position`, `count()` if none does. O(log n).
     #[inline]
     pub(crate) fn index_of(&self, position: usize) -> usize {
         self.live().partition_point(|entry| entry.end.wrapping_sub(self.start) <= position)
     }
 
-    /// How many of the `count` segments from `index` on end at `position` or before. O(log count).
+    /// Returns how many of the `count` segments from `index` on end at `position` or before. O(log count).
     #[inline]
     pub(crate) fn ending_within(&self, index: usize, count: usize, position: usize) -> usize {
         let some = self.live().get(index..).unwrap_or_default();
@@ -96,11 +99,11 @@ impl Segments {
         some.partition_point(|entry| entry.end.wrapping_sub(self.start) <= position)
     }
 
-    /// Amortised O(1).
+    /// Appends a segment, unless it is empty. Amortised O(1).
     ///
     /// # Panics
     ///
-    /// If there would be more than [`usize::MAX`] bytes, all of which may be the same ones.
+    /// If there would be more than [`usize::MAX`] bytes, which takes segments that share memory.
     #[inline]
     #[track_caller]
     pub(crate) fn push(&mut self, bytes: Bytes) {
@@ -115,7 +118,7 @@ impl Segments {
         self.entries.push(Entry { end: self.end, bytes });
     }
 
-    /// Makes room for so many more, and in a large table for some in front of them.
+    /// Allocates entries for `count` more segments, and in a large table some in front of them.
     pub(crate) fn reserve(&mut self, count: usize) {
         if self.entries.is_empty() && count >= LARGE {
             self.entries = with_gap(count / 8, 0, count);
@@ -132,7 +135,8 @@ impl Segments {
         assert!(len.checked_add(more).is_some(), "{len} and {more} bytes are more than a rope can hold");
     }
 
-    /// Amortised O(1): the table is copied when the gap in front is used up, and left with one as large as itself.
+    /// Prepends a segment, unless it is empty. Amortised O(1): when the gap in front is used up, the table is copied
+    /// and gets one as large as itself.
     #[inline]
     #[track_caller]
     pub(crate) fn push_front(&mut self, bytes: Bytes) {
@@ -149,7 +153,7 @@ impl Segments {
         self.start = before;
     }
 
-    /// Takes the first segment. Amortised O(1).
+    /// Removes and returns the first segment. Amortised O(1).
     #[inline]
     pub(crate) fn pop_front(&mut self) -> Option<Bytes> {
         let first = self.entries.get_mut(self.head)?;
@@ -160,7 +164,7 @@ impl Segments {
         Some(bytes)
     }
 
-    /// Takes the only segment, an empty one if there is none; nothing if there are more.
+    /// Removes and returns the only segment, an empty one if there is none; `None` if there are more.
     #[inline]
     pub(crate) fn take_single(&mut self) -> Option<Bytes> {
         match self.count() {
@@ -175,7 +179,7 @@ impl Segments {
         self.live().last().map(|entry| &entry.bytes)
     }
 
-    /// Takes the last segment.
+    /// Removes and returns the last segment.
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<Bytes> {
         let last = if self.head < self.entries.len() { self.entries.pop() } else { None }?.bytes;
@@ -184,7 +188,7 @@ impl Segments {
         Some(last)
     }
 
-    /// Drops the first `count` bytes, of at least as many.
+    /// Drops the first `count` bytes, `0..=len()`. O(segments dropped).
     #[inline]
     pub(crate) fn advance(&mut self, count: usize) {
         let mut left = count;
@@ -198,15 +202,15 @@ impl Segments {
                 return;
             }
             left -= len;
-            // Dropped at the end of the turn, by when it has left: an owner's drop may panic.
-            let _gone = mem::take(&mut first.bytes);
+            // Dropped at the end of the iteration, when the table is consistent: an owner's drop may panic.
+            let _dropped = mem::take(&mut first.bytes);
             self.start = first.end;
             self.head += 1;
         }
         self.forget_taken();
     }
 
-    /// Takes the first `len` bytes if they lie in one segment and are not nothing.
+    /// Removes and returns the first `len` bytes if they lie in one segment and `len > 0`. Amortised O(1).
     #[inline]
     pub(crate) fn take_within_first(&mut self, len: usize) -> Option<Bytes> {
         let first = &mut self.entries.get_mut(self.head)?.bytes;
@@ -218,7 +222,7 @@ impl Segments {
         Some(inside)
     }
 
-    /// Takes the first `at` bytes off. O(segments on the smaller side).
+    /// Removes and returns the first `at` bytes. O(log n + segments on the smaller side).
     pub(crate) fn split_to(&mut self, at: usize) -> Segments {
         let whole = self.index_of(at);
         if whole > self.count() / 2 {
@@ -239,7 +243,7 @@ impl Segments {
         front
     }
 
-    /// Takes everything from position `at` on. O(segments taken).
+    /// Removes and returns the bytes from position `at` on. O(log n + segments removed).
     pub(crate) fn split_off(&mut self, at: usize) -> Segments {
         let index = self.index_of(at);
         let inside = at - self.start_of(index);
@@ -254,7 +258,7 @@ impl Segments {
         rest
     }
 
-    /// Moves all of `other` behind the last segment. Amortised O(segments of the shorter one).
+    /// Appends all segments of `other`. Amortised O(segments of the shorter one).
     #[track_caller]
     pub(crate) fn append(&mut self, mut other: Segments) {
         self.check_more(other.len());
@@ -270,7 +274,7 @@ impl Segments {
         }
     }
 
-    /// The segments of `from..to`, sharing their memory. O(log n + segments in the range).
+    /// Returns the bytes of `from..to`, sharing their memory. O(log n + segments in the range).
     pub(crate) fn slice(&self, from: usize, to: usize) -> Segments {
         if from >= to {
             return Segments::default();
@@ -293,19 +297,19 @@ impl Segments {
         &self.entries[self.head..]
     }
 
-    /// Lets go of the gap in front if nothing is left behind it, and of a table that has become much too large.
+    /// Drops the gap in front if no segment is left, and shrinks a table that is much too large.
     #[inline]
     fn forget_taken(&mut self) {
         if self.head == self.entries.len() && self.head > 0 {
             self.entries.clear();
             self.head = 0;
         }
-        if self.entries.capacity() >= 16 * LARGE {
+        if self.entries.capacity() >= SHRINK {
             self.shrink();
         }
     }
 
-    /// Copies a table of which less than an eighth is used. Amortised: as many segments were taken before.
+    /// Copies a table of which less than an eighth is used. Amortised: more segments were removed before.
     #[cold]
     fn shrink(&mut self) {
         if self.count() < self.entries.capacity() / 8 {
@@ -314,7 +318,7 @@ impl Segments {
         }
     }
 
-    /// Makes space for another entry: in place of the gap, or in a larger table that keeps one.
+    /// Makes space for another entry: in the gap if that is half of the table, else in a larger table that keeps a gap.
     #[cold]
     fn make_space(&mut self) {
         let len = self.entries.len();
@@ -356,14 +360,14 @@ impl Segments {
     }
 }
 
-/// A table of `gap` empty entries, with room for `live` behind them and `spare` more.
+/// Returns a table of `gap` empty entries, with capacity for `live` behind them and `spare` more.
 fn with_gap(gap: usize, live: usize, spare: usize) -> SmallVec<[Entry; INLINE]> {
     let mut entries = SmallVec::with_capacity(gap + live + spare);
     entries.resize(gap, Entry::EMPTY);
     entries
 }
 
-/// The same bytes once more. Many are cloned faster into a vector.
+/// Clones entries, which share their bytes. Many are cloned faster into a vector.
 fn shared(entries: &[Entry]) -> SmallVec<[Entry; INLINE]> {
     if entries.len() > INLINE { SmallVec::from_vec(entries.to_vec()) } else { entries.into() }
 }
@@ -380,7 +384,7 @@ impl Extend<Bytes> for Segments {
     }
 }
 
-/// The segments, one after the other.
+/// Yields the segments in order.
 pub(crate) struct IntoSegments(smallvec::IntoIter<[Entry; INLINE]>);
 
 impl IntoIterator for Segments {

@@ -1,4 +1,4 @@
-//! Floor 3: sending. One call of the kernel takes as many segments as it may name.
+//! Sending: one system call names up to 1 024 segments.
 //!
 //! Two ways with the same three rungs: a [`Rope`] loses what was sent, a [`Cursor`] moves on.
 

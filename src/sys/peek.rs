@@ -82,7 +82,6 @@ impl FdKind {
 
 /// The kind of the descriptor that was used last, so that it is asked for once.
 #[derive(Clone, Copy, Debug)]
-#[repr(C, packed(2))] // leaves two bytes of a rope to something else
 pub(crate) struct KnownFd {
     fd: i32,
     kind: FdKind,

@@ -1,15 +1,16 @@
-//! Address space that is filled from its start to its end.
+//! Address space that is filled from its start to its end: a view's memory.
 //!
 //! ```text
 //!   a reservation ─► given back: a hole ─► pages │ zeros │ moved │ pages ►      MAP_FIXED_NOREPLACE
 //!                 └► kept ──────────────► pages │ zeros │ pages │ pages ►      MAP_FIXED
 //! ```
 //!
-//! Where nothing is, the kernel has nothing to cut and take away (`docs/design.md`, section 7). But another
-//! thread may map something in the hole meanwhile.
+//! Mapping into a hole spares the kernel splitting and removing a part of the reservation for each map
+//! (`docs/design.md`, section 7, `stitch`). Another thread may map something into the hole meanwhile; then the
+//! reservation is kept.
 //!
-//! Pages that are mapped elsewhere can be *moved* here with their entries in the page tables, so that reading
-//! them takes no fault. Where they were, the map stays, without entries; in the end they go back there.
+//! Pages of the arena can be *moved* here with their page table entries, so that reading them takes no page fault. The
+//! arena's mapping stays, without entries, and gets them back in the end.
 #![allow(unsafe_code)] // maps at fixed addresses
 
 use std::fs::File;
@@ -32,47 +33,48 @@ use super::mock::{self, Call};
 use super::pressure;
 use super::process::Process;
 
-/// What the kernel may need to describe a map and for its page tables.
-const DESCRIBED: usize = 8 << 10;
+/// Bytes that the kernel may need to describe a map and for its page tables.
+const MAP_COST: usize = 8 << 10;
 
-/// A range of addresses, mapped by this and by nobody else. munmap(2) when it goes.
+/// A range of addresses that only this value maps. Dropping it is munmap(2).
 pub(crate) struct Space {
-    /// Whose pages are mapped.
+    /// The arena's memfd.
     file: Arc<File>,
     start: NonNull<u8>,
-    /// Bytes from `start` on that were filled.
+    /// Bytes from `start` on that were filled; `filled <= mapped`.
     filled: usize,
-    /// Bytes from `start` on that are mapped: those, or all that was reserved.
+    /// Bytes from `start` on that are mapped: those filled, or all that were reserved.
     mapped: usize,
     /// In ascending order.
     moved: Vec<Moved>,
-    /// In a child of it nothing of this is mapped.
+    /// In a child of this process nothing is mapped.
     owner: Process,
 }
 
-/// Pages that have another address, to which they go back.
+/// Pages that were moved here from the arena, and their address there.
 struct Moved {
-    /// Where in the space they are.
+    /// Bytes of the space, from its start.
     at: Range<usize>,
     home: NonNull<u8>,
-    /// Where in the file they are.
+    /// Their offset in the file.
     offset: usize,
 }
 
-// SAFETY: a range of addresses; its owner decides who may read and write there.
+// SAFETY: the value is a range of addresses; whoever owns it decides who reads and writes there.
 unsafe impl Send for Space {}
 // SAFETY: as above.
 unsafe impl Sync for Space {}
 
 impl Space {
-    /// mmap(2) of zeros that take memory where they are written, to be replaced by what fills it.
+    /// mmap(2): reserves `len` bytes of zeros, which take memory where they are written and are replaced as the space is
+    /// filled.
     pub(crate) fn reserve(file: &Arc<File>, len: usize) -> io::Result<Space> {
         let start = anonymous(None, len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::empty())?;
         Ok(Space::at_address(file, start, len))
     }
 
-    /// Finds `len` bytes of addresses where nothing is mapped, or was a moment ago. They leave the same remainder as
-    /// `like` when divided by 2 MiB, so that whole page tables, and huge pages, of such an address stay whole.
+    /// mmap(2) and munmap(2): finds a hole of `len` bytes. Its address agrees with `like` modulo 2 MiB, so that whole
+    /// page tables can be moved and huge pages stay whole. Another thread may map something into it.
     pub(crate) fn vacant(file: &Arc<File>, len: usize, like: usize) -> io::Result<Space> {
         let hole = len.saturating_add(TABLE);
         let start = anonymous(None, hole, ProtFlags::PROT_NONE, MapFlags::empty())?;
@@ -88,7 +90,7 @@ impl Space {
         Space { file, start, filled: 0, mapped, moved: Vec::new(), owner }
     }
 
-    /// madvise(2): a child inherits nothing of what was filled, and core dumps leave it out.
+    /// madvise(2) with `MADV_DONTFORK` and `MADV_DONTDUMP`: no child inherits the space, and core dumps leave it out.
     pub(crate) fn keep_private(&self) -> io::Result<()> {
         for advice in [MmapAdvise::MADV_DONTFORK, MmapAdvise::MADV_DONTDUMP] {
             // SAFETY: the advice changes no byte of this process.
@@ -97,29 +99,28 @@ impl Space {
         Ok(())
     }
 
-    /// mmap(2): whole pages of the file, read only.
+    /// mmap(2): maps whole pages of the file, read only.
     ///
     /// # Errors
     ///
-    /// `AlreadyExists` if somebody else has mapped something here, and whatever the kernel reports.
+    /// `AlreadyExists` if another thread has mapped something into the hole, and what the kernel reports.
     pub(crate) fn push_pages(&mut self, len: usize, offset: usize) -> io::Result<()> {
         #[cfg(test)]
         mock::refuse(Call::Map)?;
         let (at, fixed) = self.next(len);
         let (flags, offset) = (MapFlags::MAP_SHARED | fixed, to_off(offset as u64)?);
-        // SAFETY: what is replaced, if anything, is zeros that this has reserved and nobody has seen yet.
+        // SAFETY: `MAP_FIXED` replaces zeros that this value has reserved and given to nobody.
         let got = unsafe { mmap(Some(at), size(len)?, ProtFlags::PROT_READ, flags, &*self.file, offset) };
         self.push(got?.cast(), len)
     }
 
-    /// mremap(2) with `MREMAP_DONTUNMAP` of the pages at `home`, and their entries in the page tables. Whoever
-    /// touches them there takes a fault again. Where the kernel does not move shared pages (before Linux 5.13), or
-    /// something is reserved, they are mapped. Errors as above.
+    /// mremap(2) with `MREMAP_DONTUNMAP`: moves the pages at `home` here, with their page table entries. Touching them at
+    /// `home` takes a page fault then. Where the kernel does not move shared pages (before Linux 5.13), or the space was
+    /// reserved, they are mapped. Errors as for [`push_pages`](Space::push_pages).
     ///
     /// # Safety
     ///
-    /// `home` is the address of a map, shared and writable, of `len` bytes of the file from `offset` on. It stays
-    /// one until this is dropped.
+    /// At `home`, `len` bytes of the file from `offset` on are mapped, shared and writable, until this value is dropped.
     pub(crate) unsafe fn push_moved(
         &mut self,
         len: usize,
@@ -130,9 +131,9 @@ impl Space {
         if fixed == MapFlags::MAP_FIXED {
             return self.push_pages(len, offset);
         }
-        // Without `MREMAP_FIXED` the address is a wish, and nothing is replaced.
+        // Without `MREMAP_FIXED` the address is a hint, and nothing is replaced.
         let to = NonZeroUsize::get(at) as *mut u8;
-        // SAFETY: what is mapped at `home` stays mapped, and has the same bytes.
+        // SAFETY: `home` stays mapped, with the same bytes; nothing is replaced.
         let Ok(got) = (unsafe { remap(home, len, MRemapFlags::MREMAP_DONTUNMAP, NonNull::new(to)) }) else {
             return self.push_pages(len, offset);
         };
@@ -141,19 +142,20 @@ impl Space {
         Ok(())
     }
 
-    /// Moves the pages that were moved here back, and unmaps the others. Where that is refused they take a fault again.
+    /// Moves pages back to the arena, and unmaps the others. Pages for which the kernel refuses that are unmapped here,
+    /// and take a page fault in the arena.
     ///
     /// # Errors
     ///
-    /// If memory ran out in the middle of it: some pages have no map any more where they had been. Nobody may
-    /// touch them there.
+    /// When memory ran out between two steps of the kernel: the arena has no mapping of some pages, which must not be
+    /// touched there.
     pub(crate) fn give_back(&mut self) -> io::Result<()> {
         let moved = mem::take(&mut self.moved);
         if !self.owner.is_current() {
             self.mapped = 0;
             return Ok(());
         }
-        let admitted = pressure::admit((moved.len() * DESCRIBED) as u64).is_ok();
+        let admitted = pressure::admit((moved.len() * MAP_COST) as u64).is_ok();
         let (mut lost, mut end) = (Ok(()), 0);
         for moved in moved.into_iter().filter(|_| admitted) {
             match self.go_home(&moved) {
@@ -170,15 +172,16 @@ impl Space {
         lost
     }
 
-    /// mremap(2) to where these pages were. Returns whether they went; an error if they are not mapped there any more.
+    /// mremap(2): moves pages back to the arena. Returns whether they moved; an error if the arena does not map them any
+    /// more.
     fn go_home(&self, moved: &Moved) -> io::Result<bool> {
         let (from, len) = (self.at(moved.at.start), moved.at.len());
-        // SAFETY: at both addresses there are the same pages, which nobody refers to at this one any more.
+        // SAFETY: both addresses map the same pages, and nobody refers to this one: the view is being dropped.
         if unsafe { remap(from, len, MRemapFlags::MREMAP_FIXED, Some(moved.home)) }.is_ok() {
             return Ok(true);
         }
-        // As a rule the kernel refuses before it unmaps what is there, and this does nothing but look.
-        // SAFETY: msync(2) changes no byte of a shared map.
+        // The kernel nearly always refuses before it unmaps the destination. msync(2) fails where nothing is mapped.
+        // SAFETY: msync(2) changes no byte of a shared mapping.
         if unsafe { msync(moved.home.cast(), len, MsFlags::MS_ASYNC) }.is_ok() {
             return Ok(false);
         }
@@ -187,25 +190,25 @@ impl Space {
         let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED_NOREPLACE;
         let (at, offset) = (Some(moved.home.addr()), to_off(moved.offset as u64)?);
-        // SAFETY: nothing is replaced.
+        // SAFETY: `MAP_FIXED_NOREPLACE` replaces nothing.
         let home = unsafe { mmap(at, size(len)?, prot, flags, &*self.file, offset) }?;
         for advice in [MmapAdvise::MADV_DONTFORK, MmapAdvise::MADV_DONTDUMP] {
-            // SAFETY: this only changes what a child inherits and what a core dump has.
+            // SAFETY: the advice changes no byte of this process.
             unsafe { madvise(home, len, advice) }?;
         }
         Ok(false)
     }
 
-    /// In a child the addresses may belong to something else by now.
+    /// munmap(2), unless this is a child: there, other memory may be mapped at these addresses.
     fn unmap(&self, range: Range<usize>) {
         if !range.is_empty() && self.owner.is_current() {
-            // SAFETY: this has mapped it; whoever refers to it has this.
+            // SAFETY: mapped by this value, which everyone who refers to it keeps alive.
             let _unmapped = unsafe { munmap(self.at(range.start).cast(), range.len()) };
             debug_assert_eq!(_unmapped, Ok(()));
         }
     }
 
-    /// Zeros, which may be written to. Errors as above.
+    /// mmap(2): appends zeros that may be written to. Errors as for [`push_pages`](Space::push_pages).
     pub(crate) fn push_zeros(&mut self, len: usize) -> io::Result<()> {
         let (at, fixed) = self.next(len);
         if fixed == MapFlags::MAP_FIXED || len == 0 {
@@ -216,7 +219,7 @@ impl Space {
         self.push(got, len)
     }
 
-    /// Where the next `len` bytes go, and how.
+    /// Returns the address of the next `len` bytes, and how they are mapped there.
     fn next(&self, len: usize) -> (NonZeroUsize, MapFlags) {
         let reserved = self.filled < self.mapped;
         assert!(!reserved || self.filled + len <= self.mapped, "more than was reserved");
@@ -226,8 +229,8 @@ impl Space {
 
     fn push(&mut self, got: NonNull<u8>, len: usize) -> io::Result<()> {
         if got.addr().get() != self.start.addr().get() + self.filled {
-            // The address was a wish: for mremap(2), and for a kernel before 4.17.
-            // SAFETY: nobody knows of this map.
+            // The address is a hint for mremap(2), and for mmap(2) before Linux 4.17.
+            // SAFETY: mapped just now; nobody refers to it.
             let _unmapped = unsafe { munmap(got.cast(), len) };
             debug_assert_eq!(_unmapped, Ok(()));
             return Err(Errno::EEXIST.into());
@@ -237,10 +240,14 @@ impl Space {
         Ok(())
     }
 
-    /// The address of a byte that was filled.
+    /// Returns the address of a byte that was filled.
+    ///
+    /// # Panics
+    ///
+    /// If nothing is mapped there.
     pub(crate) fn at(&self, offset: usize) -> NonNull<u8> {
         assert!(offset <= self.filled.max(self.mapped), "nothing is mapped at {offset}");
-        // SAFETY: just checked to be in the range, or one past its end.
+        // SAFETY: checked above to be in the range, or one past its end.
         unsafe { self.start.add(offset) }
     }
 }
@@ -251,11 +258,11 @@ impl Drop for Space {
     }
 }
 
-/// mremap(2).
+/// mremap(2): moves a mapping.
 ///
 /// # Safety
 ///
-/// That of mremap(2): whoever refers to what is mapped at `from` or, with `MREMAP_FIXED`, at `to` finds it there.
+/// Nobody refers to memory at `from` that mremap(2) unmaps, nor to what it replaces at `to` with `MREMAP_FIXED`.
 unsafe fn remap(
     from: NonNull<u8>,
     len: usize,
@@ -269,7 +276,7 @@ unsafe fn remap(
     Ok(unsafe { mremap(from.cast(), len, len, flags, to.map(NonNull::cast)) }?.cast())
 }
 
-/// mmap(2) of anonymous memory.
+/// mmap(2): maps anonymous memory.
 fn anonymous(
     at: Option<NonZeroUsize>,
     len: usize,

@@ -1,5 +1,5 @@
-//! The memory of a view: pages with a second address, or segments that lie side by side.
-#![allow(unsafe_code)] // copies to mapped pages, and makes slices of what lies there
+//! The memory of a view: runs of pages mapped a second time, or contiguous segments of the arena.
+#![allow(unsafe_code)] // copies to mapped pages, and slices over them
 
 use std::io;
 use std::ptr::{self, NonNull};
@@ -16,28 +16,29 @@ use crate::rope::Rope;
 use crate::sys::memory;
 use crate::sys::space::Space;
 
-/// Of pages that are not mapped any more where ropes would use them, so that none does: there was no memory for the
-/// kernel to put them back.
-static LOST: Mutex<Vec<Bytes>> = Mutex::new(Vec::new());
+/// Leaked on purpose: the arena's mapping of these pages could not be restored, so no rope may get them again.
+static LEAKED: Mutex<Vec<Bytes>> = Mutex::new(Vec::new());
 
-/// Segments that lie side by side in the arena, as one slice.
+/// Segments that are contiguous in the arena, as one slice.
 pub(super) struct Adjacent {
-    /// From the arena, so that it is good for all of them.
+    /// The first byte, with the arena's provenance: valid for all segments.
     base: NonNull<u8>,
     len: usize,
-    /// Keeps the pages.
+    /// Keeps the pages allocated.
     _rope: Rope,
 }
 
-// SAFETY: the bytes are read only for as long as any segment lives, and `Rope` is Send and Sync.
+// SAFETY: nobody writes to the bytes while a segment lives, and `Rope` is Send and Sync.
 unsafe impl Send for Adjacent {}
 // SAFETY: as above.
 unsafe impl Sync for Adjacent {}
 
 impl Adjacent {
+    /// Makes the bytes of `rope` one slice.
+    ///
     /// # Safety
     ///
-    /// The bytes of `rope` are the `rope.len()` bytes from `base` on, and `base` is good for all of them.
+    /// The bytes of `rope` are the `rope.len()` bytes from `base` on, and `base` has provenance for all of them.
     pub(super) unsafe fn new(base: NonNull<u8>, rope: Rope) -> Adjacent {
         Adjacent { base, len: rope.len(), _rope: rope }
     }
@@ -45,32 +46,33 @@ impl Adjacent {
 
 impl AsRef<[u8]> for Adjacent {
     fn as_ref(&self) -> &[u8] {
-        // SAFETY: promised to `new`; the segments keep the bytes alive and unchanged.
+        // SAFETY: promised to `new`; the segments keep the pages allocated, and nobody writes to them.
         unsafe { slice::from_raw_parts(self.base.as_ptr(), self.len) }
     }
 }
 
-/// Address space in which some pages are the arena's and the others hold copies.
+/// Address space in which some pages are the arena's and the others hold copies. A view of them.
 pub(super) struct Mapping {
     space: Space,
+    /// Bytes of the space before the view.
     lead: usize,
     len: usize,
-    /// Keep the mapped pages from being recycled.
+    /// Keep the mapped pages allocated.
     segments: Vec<Bytes>,
     _claim: Claim,
 }
 
 impl Mapping {
-    /// Lays `rope` out and takes its segments; those that lie in the arena are kept.
+    /// Maps and copies `rope` as `layout` says; keeps its segments that lie in the arena and drops the others.
     ///
     /// # Errors
     ///
-    /// When the kernel refuses a map, or when so many maps exist that this process might run out of them.
-    /// Nothing is left behind then, and the rope is as it was.
+    /// When the kernel refuses a map, or when views have as many maps as this process grants them. Nothing is mapped
+    /// then, and the rope is as it was.
     ///
     /// # Safety
     ///
-    /// `layout` is the plan for this very rope, and its places are those of `pool`.
+    /// `layout` was planned for this rope, with offsets into the arena of `pool`.
     pub(super) unsafe fn new(rope: &mut Rope, layout: &Layout, pool: &Pool) -> io::Result<Mapping> {
         let claim = Claim::new(layout.maps.len() + layout.copies.len() + 1)?;
         let (lead, len) = (layout.lead, rope.len());
@@ -81,8 +83,8 @@ impl Mapping {
             while cursor.position() < range.end {
                 let count = cursor.chunk().len().min(range.end - cursor.position());
                 let to = space.at(lead + cursor.position());
-                // SAFETY: `count` bytes of the rope go where the plan has no map, so that there are zeros to
-                // be written to, as many as the plan has bytes.
+                // SAFETY: the range that the plan copies has no map of the arena, so `count` private, writable bytes
+                // are mapped there.
                 unsafe { ptr::copy_nonoverlapping(cursor.chunk().as_ptr(), to.as_ptr(), count) };
                 cursor.advance(count);
             }
@@ -95,27 +97,27 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         if let Err(_lost) = self.space.give_back() {
-            event!(warn, error = %_lost, "pages lost their map, and are not used again");
-            LOST.lock().unwrap_or_else(PoisonError::into_inner).append(&mut self.segments);
+            event!(warn, error = %_lost, "pages lost their map in the arena and are leaked");
+            LEAKED.lock().unwrap_or_else(PoisonError::into_inner).append(&mut self.segments);
         }
     }
 }
 
-/// Maps what `layout` says, and zeros between.
+/// Maps the runs of `layout`, and zeros between them.
 fn fill(layout: &Layout, len: usize, pool: &Pool) -> io::Result<Space> {
     let arena = pool.file().ok_or(io::ErrorKind::Unsupported)?;
-    // A huge page is one entry and one fault: there is nothing to be gained.
+    // A huge page is one page table entry and one page fault: moving it gains nothing.
     let huge = pool.page_size() > memory::page_size();
     let fill = |mut space: Space| {
         let mut end = 0;
         for map in &layout.maps {
             space.push_zeros(map.at - end)?;
-            let (home, offset) = (pool.address_of(map.place), pool.in_file(map.place));
+            let (home, in_file) = (pool.address_of(map.offset), pool.in_file(map.offset));
             if huge || map.len < pool.limits().min_move {
-                space.push_pages(map.len, offset)?;
+                space.push_pages(map.len, in_file)?;
             } else {
-                // SAFETY: the arena is mapped there for as long as there is any lease, as the segments have.
-                unsafe { space.push_moved(map.len, home, offset)? };
+                // SAFETY: the arena stays mapped there while the segments, which the view keeps, refer to its pages.
+                unsafe { space.push_moved(map.len, home, in_file)? };
             }
             end = map.at + map.len;
         }
@@ -126,9 +128,9 @@ fn fill(layout: &Layout, len: usize, pool: &Pool) -> io::Result<Space> {
     let like = layout
         .maps
         .first()
-        .map_or(0, |first| pool.address_of(first.place).addr().get().wrapping_sub(first.at));
+        .map_or(0, |first| pool.address_of(first.offset).addr().get().wrapping_sub(first.at));
     match Space::vacant(arena, len, like).and_then(fill) {
-        // Another thread was faster. What is reserved is safe from others.
+        // Another thread has mapped something into the hole. A reservation cannot be taken.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             Space::reserve(arena, len.next_multiple_of(memory::page_size())).and_then(fill)
         }
@@ -138,26 +140,28 @@ fn fill(layout: &Layout, len: usize, pool: &Pool) -> io::Result<Space> {
 
 impl AsRef<[u8]> for Mapping {
     fn as_ref(&self) -> &[u8] {
-        // SAFETY: `new` has copied or mapped all `len` bytes behind the lead, and nobody writes to them
-        // any more: the copies are this mapping's own, the segments keep the pages.
+        // SAFETY: `new` has copied or mapped all `len` bytes behind the lead. Nobody writes to them: the copies are
+        // private to this mapping, and the segments keep the pages allocated.
         unsafe { slice::from_raw_parts(self.space.at(self.lead).as_ptr(), self.len) }
     }
 }
 
-/// Maps of all views of this process.
+/// Maps of all views of this process, at most [`max_maps`].
 static CLAIMED: AtomicUsize = AtomicUsize::new(0);
 
-/// Some of the maps that the kernel admits to this process (`vm.max_map_count`), of which views leave
-/// three quarters to others.
+/// A share of the maps that the kernel grants this process (`vm.max_map_count`). Views use at most a quarter of them,
+/// so that the program can still map memory.
 struct Claim(usize);
 
 impl Claim {
     fn new(maps: usize) -> io::Result<Claim> {
         let before = CLAIMED.fetch_add(maps, Ordering::Relaxed);
         let claim = Claim(maps);
-        if before + maps > most_maps() {
-            // Dropped here, which undoes it.
-            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "too many maps in this process"));
+        if before + maps > max_maps() {
+            // `claim` is dropped here, which returns the share.
+            let message =
+                format!("views of this process have {before} of {} maps, {maps} requested", max_maps());
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, message));
         }
         Ok(claim)
     }
@@ -169,9 +173,10 @@ impl Drop for Claim {
     }
 }
 
-fn most_maps() -> usize {
-    static MOST: OnceLock<usize> = OnceLock::new();
-    *MOST.get_or_init(|| {
+/// Returns how many maps views may have: a quarter of `vm.max_map_count`.
+fn max_maps() -> usize {
+    static MAX: OnceLock<usize> = OnceLock::new();
+    *MAX.get_or_init(|| {
         let setting = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
         setting.trim().parse().unwrap_or(65_530) / 4
     })

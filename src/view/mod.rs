@@ -1,4 +1,4 @@
-//! Floor 4: the rope as one contiguous view.
+//! Floor 3: the rope as one contiguous view.
 //!
 //! ```text
 //! plan.rs  what to borrow, map and copy   (pure)
@@ -24,16 +24,16 @@ use crate::sys::memory;
 use map::{Adjacent, Mapping};
 use plan::{Bounds, Layout, Plan, Span};
 
-/// Most maps in one view.
+/// Most maps in one view. The default of `vm.max_map_count` is 65 530 for the whole process.
 const MAX_MAPS: usize = 4096;
 
-/// Longest slice of a view that is copied where its pages cannot be kept by themselves: a page's worth.
+/// Longest slice of a view that is copied if its pages cannot be kept without the view's.
 const COPY_MAX: usize = 4 << 10;
 
-/// A finalised rope: all its bytes, side by side, read only.
+/// A finalised rope: all its bytes, contiguous and read only.
 ///
-/// It keeps the pages that it shows, whatever becomes of the pool's handles and of other ropes. A clone
-/// shares them: O(1). So does a [`Bytes`] made of it.
+/// A view keeps its pages allocated after the pool's handles and all ropes are dropped. Cloning it, or converting it
+/// into [`Bytes`], shares them and is O(1). In a child of fork(2) the bytes are not mapped; see [`Pool`].
 ///
 /// # Examples
 ///
@@ -58,12 +58,12 @@ pub struct View {
 }
 
 impl View {
-    /// Returns the bytes of `range` as a view of their own, which does not keep what this one keeps beside them.
+    /// Returns the bytes of `range` as a view that does not pin the rest of this one.
     ///
-    /// * Of a view that is borrowed from the pool, as most are, it keeps the pages of the range and no others.
-    ///   O(pages of the range), no copy.
-    /// * Of a view that was mapped, and of memory outside of the pool, up to 4 KiB are copied and keep nothing. A longer
-    ///   range shares all of this view: O(1). [`Vec::from`] a slice copies it, to keep only so much.
+    /// * The slice of a view that is borrowed from the pool keeps the pages of the range. O(pages of the range), no
+    ///   copy.
+    /// * Of a mapped view, and of heap memory, up to 4 KiB are copied. A longer slice shares all of this view: O(1). To
+    ///   keep less, copy it with [`Vec::from`].
     ///
     /// A slice of a [`Bytes`] made of a view always shares all of the view: take the slice first.
     ///
@@ -106,15 +106,15 @@ impl View {
         }
     }
 
-    /// A copy on the heap, overwritten when it is freed if the pool's memory is.
+    /// Returns a copy on the heap, which is zeroed on drop if the pool zeroes.
     fn copied_of(&self, bytes: &[u8]) -> Bytes {
         let rope = self.pool.as_ref().map_or_else(Rope::new, Rope::in_pool);
         rope.own(bytes.into())
     }
 
-    /// Returns a position at the first byte, for sending the view: the cursor shares it, without a copy. O(1).
+    /// Returns a cursor at the first byte that shares the view, for sending it. O(1), no copy.
     ///
-    /// To put something in front or behind, send [`Rope::from`] the view.
+    /// To send other bytes before or behind it, make a [`Rope::from`] the view.
     ///
     /// # Examples
     ///
@@ -137,7 +137,7 @@ impl View {
         Rope::from(self.clone()).into_cursor()
     }
 
-    /// Bytes that had to be copied.
+    /// Returns the number of bytes that were copied.
     ///
     /// # Examples
     ///
@@ -151,7 +151,8 @@ impl View {
         self.copied
     }
 
-    /// Bytes whose pages were given a second address. What was neither copied nor mapped is borrowed.
+    /// Returns the number of bytes whose pages were mapped a second time. All bytes that were neither copied nor mapped
+    /// are borrowed.
     ///
     /// # Examples
     ///
@@ -172,7 +173,7 @@ impl View {
         self.mapped
     }
 
-    /// Maps that this took.
+    /// Returns the number of maps that the view made.
     ///
     /// # Examples
     ///
@@ -181,7 +182,7 @@ impl View {
     ///
     /// let mut rope = Rope::in_pool(&Pool::new()?);
     /// rope.extend_from_slice(&[7; 100_000]);
-    /// assert_eq!(rope.finalize()?.num_maps(), 0); // it lay side by side
+    /// assert_eq!(rope.finalize()?.num_maps(), 0); // it was contiguous
     /// # Ok::<(), std::io::Error>(())
     /// ```
     #[must_use]
@@ -216,24 +217,25 @@ impl fmt::Debug for View {
 }
 
 impl From<View> for Bytes {
-    /// No copy. Slices of the `Bytes` keep all of the view: [`View::slice`] keeps less.
+    /// Converts without a copy. A slice of the `Bytes` keeps all of the view; [`View::slice`] keeps less.
     fn from(view: View) -> Bytes {
         view.bytes
     }
 }
 
-/// There was no memory for a view. The rope is in it, unharmed.
+/// Reports that there was no memory for a view, or that the pool was inherited by fork(2). Contains the rope,
+/// unchanged.
 ///
 /// # Examples
 ///
 /// ```
 /// use ropewalk::{FinalizeError, Rope, View};
 ///
-/// /// One slice if there is memory for it, else the pieces.
-/// fn side_by_side(rope: Rope) -> Result<View, Rope> {
+/// /// Returns one slice if there is memory for it, else the pieces.
+/// fn contiguous(rope: Rope) -> Result<View, Rope> {
 ///     rope.finalize().map_err(FinalizeError::into_rope)
 /// }
-/// # assert!(side_by_side(Rope::from("one")).is_ok());
+/// # assert!(contiguous(Rope::from("one")).is_ok());
 /// ```
 pub struct FinalizeError {
     rope: Box<Rope>,
@@ -241,7 +243,7 @@ pub struct FinalizeError {
 }
 
 impl FinalizeError {
-    /// Gives the rope back.
+    /// Returns the rope.
     ///
     /// # Examples
     ///
@@ -287,20 +289,23 @@ impl From<FinalizeError> for io::Error {
 impl Rope {
     /// Makes the rope one contiguous, immutable view.
     ///
-    /// * Segments that lie side by side, as those of a rope that is alone in its pool or was
-    ///   [reserved](Rope::reserve), are borrowed: nothing is copied or mapped.
-    /// * Other segments of the pool get a second address, behind each other. Runs of 256 KiB or more are moved there
-    ///   with their entries in the page tables, mremap(2), and back when the view goes: neither reading the view
-    ///   nor using the pages again takes a page fault; reading clones of the segments meanwhile does. Shorter ones
-    ///   are mapped, mmap(2): a fault for sixteen pages that are read. Each run is a system call, and another one
-    ///   in the end.
-    /// * What shares a page with something else, lies outside the pool, or is too short to be worth a
-    ///   map (a run of less than 16 KiB, a view of less than 512 KiB) is copied. So is everything where the kernel
-    ///   refuses to map, and in an anonymous pool.
+    /// * Contiguous segments, as those of a rope that is alone in its pool or was [reserved](Rope::reserve), are
+    ///   *borrowed*: no copy, no map.
+    /// * Other runs of pages are *mapped* a second time, one behind the other. Runs of 256 KiB or more are moved by
+    ///   mremap(2), with their page table entries, and move back when the view is dropped: neither reading the view nor
+    ///   reusing the pages takes a page fault; reading clones of the segments meanwhile does. Shorter runs are mapped
+    ///   by mmap(2): one page fault for sixteen pages that are read. Each run costs a system call, and another one when
+    ///   the view is dropped.
+    /// * Bytes that share a page with others, lie outside the pool or in a run of less than 16 KiB are *copied*, and so
+    ///   is a view of less than 512 KiB that is not contiguous. Where the kernel refuses to map, and in an anonymous
+    ///   pool, everything is copied.
+    ///
+    /// O(segments), and O(bytes copied).
     ///
     /// # Errors
     ///
-    /// When there is no memory for the copies. [`FinalizeError::into_rope`] gives the rope back.
+    /// When there is no memory for the copies, or in a child of the process that made the pool.
+    /// [`FinalizeError::into_rope`] returns the rope.
     ///
     /// # Examples
     ///
@@ -322,7 +327,7 @@ impl Rope {
         }
     }
 
-    /// Of what is more than one segment.
+    /// Finalises a rope of two or more segments.
     #[inline(never)]
     fn finalize_many(self) -> Result<View, FinalizeError> {
         match self.pool().cloned() {
@@ -335,12 +340,12 @@ impl Rope {
         if let Err(source) = pool.check_process() {
             return Err(FinalizeError { rope: Box::new(self), source });
         }
-        let spans = self.chunks().map(|chunk| Span { place: pool.offset_of(chunk), len: chunk.len() });
+        let spans = self.chunks().map(|chunk| Span { offset: pool.offset_of(chunk), len: chunk.len() });
         let mappable = pool.file().is_some() && self.len() >= pool.limits().min_view;
-        let most_maps = if mappable { MAX_MAPS } else { 0 };
-        let bounds = Bounds { page: memory::page_size(), least_map: pool.limits().min_map, most_maps };
+        let max_maps = if mappable { MAX_MAPS } else { 0 };
+        let bounds = Bounds { page: memory::page_size(), min_map: pool.limits().min_map, max_maps };
         let mut view = match plan::plan(spans, bounds) {
-            Plan::Borrow { place } => Ok(self.borrow_adjacent(pool, place)),
+            Plan::Borrow { offset } => Ok(self.borrow_adjacent(pool, offset)),
             Plan::Map(layout) => self.map(pool, &layout).or_else(|_refused| {
                 event!(debug, error = %_refused, "the kernel refused to map a view, which is copied instead");
                 self.copy()
@@ -353,16 +358,16 @@ impl Rope {
     }
 
     #[allow(unsafe_code)] // the plan says where the bytes are
-    fn borrow_adjacent(self, pool: &Pool, place: usize) -> View {
-        // SAFETY: the plan found every segment where its predecessor ends, the first one at `place`.
-        let bytes = unsafe { Adjacent::new(pool.address_of(place), self) };
+    fn borrow_adjacent(self, pool: &Pool, offset: usize) -> View {
+        // SAFETY: the plan found every segment where its predecessor ends, the first one at `offset`.
+        let bytes = unsafe { Adjacent::new(pool.address_of(offset), self) };
         View { bytes: Bytes::from_owner(bytes), ..View::default() }
     }
 
     #[allow(unsafe_code)] // the plan was made for this rope
     fn map(&mut self, pool: &Pool, layout: &Layout) -> io::Result<View> {
         let (len, mapped) = (self.len(), layout.mapped());
-        // SAFETY: the plan was made of this rope's segments and their places in this pool.
+        // SAFETY: the plan was made from this rope's segments and their offsets in this pool's arena.
         let mapping = unsafe { Mapping::new(self, layout, pool)? };
         let bytes = Bytes::from_owner(mapping);
         Ok(View { bytes, copied: len - mapped, mapped, maps: layout.maps.len(), pool: None })
@@ -374,7 +379,7 @@ impl Rope {
             let source = io::Error::new(io::ErrorKind::OutOfMemory, error);
             return Err(FinalizeError { rope: Box::new(self), source });
         }
-        // Each segment is released once it is copied, so that the peak stays near the payload's size.
+        // Each segment is dropped once it is copied, so that the peak stays near the payload's size.
         self.take_segments().for_each(|segment| copy.extend_from_slice(&segment));
         Ok(View { copied: copy.len(), bytes: self.own(copy.into()), ..View::default() })
     }

@@ -1,4 +1,5 @@
 //! What several test files need.
+#![allow(dead_code)] // not all of it in each
 
 use std::env;
 use std::os::unix::net::UnixStream;
