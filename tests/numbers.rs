@@ -2,7 +2,6 @@
 //! with both numbers; and whatever refuses it leaves the rope and the pool as they were.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
-#[allow(dead_code)] // some of it is for other tests
 mod support;
 
 use std::future::Future;
