@@ -48,7 +48,7 @@ fn main() -> io::Result<()> {
         ),
     };
     let only = report::value_of("--only");
-    let all: [(&str, fn(&mut Table) -> io::Result<()>); 9] = [
+    let all: [(&str, Group); 9] = [
         ("fill", fill),
         ("threads", threads),
         ("trim", trim),
@@ -66,6 +66,9 @@ fn main() -> io::Result<()> {
     }
     Ok(table.report.end()?)
 }
+
+/// Measures rows and adds them.
+type Group = fn(&mut Table) -> io::Result<()>;
 
 #[derive(Serialize)]
 struct Row {

@@ -147,7 +147,7 @@ fn what_needs_the_pool_is_an_error_in_a_child() {
         unsupported(held.growing.reserve(MIB).unwrap_err());
         unsupported(held.growing.write_all(b"bytes").unwrap_err());
         unsupported(
-            Rope::in_room(pool.try_room(0).map_or_else(|_| return_room(&mut held.room), |room| room))
+            Rope::in_room(pool.try_room(0).unwrap_or_else(|_| return_room(&mut held.room)))
                 .reserve(1)
                 .unwrap_err(),
         );

@@ -56,7 +56,8 @@ fn recycled_pages_show_nothing_of_their_past() {
         assert!(rope.segments().flatten().eq(flat.iter().copied()));
         let view = rope.finalize().unwrap();
         assert!(*view == flat[..] && !shows_secrets(format!("{view:?}").as_bytes()));
-        assert!(Bytes::from(view) == flat);
+        let bytes = Bytes::from(view);
+        assert!(bytes == flat);
     }
 }
 

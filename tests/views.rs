@@ -1,5 +1,5 @@
 //! What ropes and views become, and what is copied and kept for it.
-#![allow(clippy::cmp_owned, clippy::nonminimal_bool)] // conversions and both sides of a comparison are what is tested
+#![allow(clippy::cmp_owned, clippy::op_ref, clippy::nonminimal_bool)] // conversions and both sides of a comparison are what is tested
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 #[allow(dead_code)] // some of it is for other tests

@@ -275,7 +275,9 @@ unsafe fn remap(
     let to = to.map_or(ptr::null_mut(), NonNull::as_ptr);
     // SAFETY: promised by the caller.
     let got = Errno::result(unsafe { syscall(SYS_mremap, from.as_ptr(), len, len, flags, to) })?;
-    NonNull::new(ptr::with_exposed_provenance_mut(got as usize)).ok_or(Errno::EINVAL)
+    #[allow(clippy::cast_possible_truncation)] // a long is as wide as an address
+    let got = got as usize;
+    NonNull::new(ptr::with_exposed_provenance_mut(got)).ok_or(Errno::EINVAL)
 }
 
 /// mmap(2): maps anonymous memory.

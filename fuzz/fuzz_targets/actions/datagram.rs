@@ -24,8 +24,7 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// The same for all runs, made before any stream: a thread takes a descriptor for what was last behind its number,
-    /// and with another number's past a message may be cut.
+    /// The same for all runs.
     pub fn get() -> &'static Pair {
         static PAIR: OnceLock<Pair> = OnceLock::new();
         PAIR.get_or_init(Pair::new)

@@ -1,0 +1,427 @@
+//! Every size that comes from a caller or a peer, at the boundaries: it is served, or an error, or the documented panic
+//! with both numbers; and whatever refuses it leaves the rope and the pool as they were.
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
+#[allow(dead_code)] // some of it is for other tests
+mod support;
+
+use std::future::Future;
+use std::io::{ErrorKind, Seek, SeekFrom, Write};
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Buf;
+use ropewalk::{Cursor, Pool, PoolStats, Rope};
+use support::{pattern, received};
+
+const PAGE: usize = 4096;
+
+/// Bytes in the rope: three segments, the last of which is a tail.
+const LEN: usize = 3 * PAGE + 10;
+
+/// Bytes of the pool's capacity.
+const CAPACITY: usize = 64 * PAGE;
+
+/// 0, 1, and each boundary with its neighbours; those that this machine has.
+fn numbers(boundaries: &[usize]) -> impl Iterator<Item = usize> {
+    let fixed = [1, PAGE as u64, 1 << 31, 1 << 32, 1 << 63].into_iter();
+    let all = fixed
+        .chain(boundaries.iter().map(|&at| at as u64))
+        .flat_map(|at| [at.saturating_sub(1), at, at.saturating_add(1)]);
+    let mut all: Vec<_> =
+        all.chain([u64::MAX - 1, u64::MAX]).filter_map(|n| usize::try_from(n).ok()).collect();
+    all.extend([usize::MAX - 1, usize::MAX]);
+    all.sort_unstable();
+    all.dedup();
+    all.into_iter()
+}
+
+/// One rope in a pool, and one on the heap.
+fn ropes() -> [(Pool, Rope); 2] {
+    let fill = |mut rope: Rope, pool| {
+        rope.push(pattern(1, LEN)[..PAGE].to_vec());
+        rope.extend_from_slice(&pattern(1, LEN)[PAGE..2 * PAGE]);
+        rope.push(pattern(1, LEN)[2 * PAGE..3 * PAGE].to_vec());
+        rope.extend_from_slice(&pattern(1, LEN)[3 * PAGE..]);
+        (pool, rope)
+    };
+    let pool = || Pool::options().capacity(CAPACITY as u64).create().unwrap();
+    let first = pool();
+    [fill(Rope::in_pool(&first), first), fill(Rope::new(), pool())]
+}
+
+/// What must not change: of what is only counted up, nothing is looked at.
+fn state(pool: &Pool, rope: &Rope) -> (PoolStats, Vec<u8>, usize) {
+    let mut stats = pool.stats();
+    (stats.extents, stats.peak, stats.peak_resident, stats.bytes_copied) = (0, 0, 0, 0);
+    (stats.warm, stats.resident) = (0, 0); // a refusal may empty a page cache
+    (stats, rope.to_vec(), rope.limit())
+}
+
+/// The message of a panic, if `call` panics.
+fn panics<T>(call: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(call)).map_err(|payload| match payload.downcast::<String>() {
+        Ok(message) => *message,
+        Err(payload) => (*payload.downcast::<&str>().unwrap()).to_owned(),
+    })
+}
+
+/// Calls `call` with each number on fresh ropes. Up to `most` it returns; beyond, it panics with both numbers and changes
+/// nothing.
+fn up_to<T>(name: &str, most: usize, call: impl Fn(&mut Rope, usize) -> T) {
+    for n in numbers(&[PAGE, 2 * PAGE, 3 * PAGE, most]) {
+        for (pool, mut rope) in ropes() {
+            let before = state(&pool, &rope);
+            match panics(|| call(&mut rope, n)) {
+                Ok(_) => assert!(n <= most, "{name}({n}) was accepted"),
+                Err(message) => {
+                    assert!(n > most, "{name}({n}) panicked: {message}");
+                    let both = message.contains(&n.to_string()) && message.contains(&most.to_string());
+                    assert!(both, "{name}({n}) says: {message}");
+                    assert!(state(&pool, &rope) == before, "{name}({n}) has changed something");
+                }
+            }
+            drop(rope);
+            assert_eq!((pool.stats().in_use, pool.stats().reserved), (0, 0), "{name}({n})");
+        }
+    }
+}
+
+#[test]
+fn positions_and_lengths_that_panic_beyond_the_rope() {
+    let payload = pattern(1, LEN);
+    up_to("split_to", LEN, |rope, n| {
+        let front = rope.split_to(n);
+        assert!(front == payload[..n] && *rope == payload[n..]);
+    });
+    up_to("split_off", LEN, |rope, n| {
+        let back = rope.split_off(n);
+        assert!(*rope == payload[..n] && back == payload[n..]);
+    });
+    up_to("advance", LEN, |rope, n| {
+        rope.advance(n);
+        assert!(*rope == payload[n..]);
+    });
+    up_to("slice to", LEN, |rope, n| assert!(rope.slice(..n) == payload[..n]));
+    up_to("slice from", LEN, |rope, n| {
+        // A start beyond the rope is after the end, which is its length.
+        assert!(rope.slice(n..) == payload[n..]);
+    });
+    up_to("copy_to_bytes", LEN, |rope, n| assert!(rope.copy_to_bytes(n) == payload[..n]));
+    up_to("find_from", LEN, |rope, n| assert_eq!(rope.find_from(n, b""), Some(n)));
+    up_to("set_position", LEN, |rope, n| {
+        let mut cursor = rope.cursor();
+        cursor.set_position(n);
+        assert_eq!((cursor.position(), cursor.remaining()), (n, LEN - n));
+    });
+    up_to("Cursor::advance", LEN - 5, |rope, n| {
+        let mut cursor = rope.cursor();
+        cursor.advance(5);
+        cursor.advance(n);
+        assert!(cursor.chunks().eq(rope.slice(5 + n..).chunks()));
+    });
+    up_to("Cursor::copy_to_bytes", LEN, |rope, n| {
+        assert!(Buf::copy_to_bytes(&mut rope.cursor(), n) == payload[..n]);
+    });
+    up_to("View::slice to", LEN, |rope, n| {
+        assert!(rope.clone().finalize().unwrap().slice(..n) == payload[..n]);
+    });
+    up_to("View::slice from", LEN, |rope, n| {
+        assert!(rope.clone().finalize().unwrap().slice(n..) == payload[n..]);
+    });
+}
+
+#[test]
+fn inclusive_ranges_do_not_wrap() {
+    up_to("slice to and with", LEN, |rope, n| match n.checked_sub(1) {
+        Some(last) => drop(rope.slice(..=last)),
+        None => drop(rope.slice(0..0)),
+    });
+    for (_pool, rope) in ropes() {
+        assert!(panics(|| rope.slice(..=usize::MAX)).is_err());
+        assert!(
+            panics(|| rope.slice((std::ops::Bound::Excluded(usize::MAX), std::ops::Bound::Unbounded)))
+                .is_err()
+        );
+    }
+}
+
+#[test]
+fn truncate_takes_any_length() {
+    for n in numbers(&[LEN]) {
+        for (pool, mut rope) in ropes() {
+            rope.truncate(n);
+            assert!(rope == pattern(1, LEN)[..n.min(LEN)]);
+            drop(rope);
+            assert_eq!(pool.stats().in_use, 0);
+        }
+    }
+}
+
+#[test]
+fn seeking_is_an_error_beyond_the_rope() {
+    for n in numbers(&[LEN]) {
+        for (_pool, rope) in ropes() {
+            let mut cursor = rope.cursor();
+            cursor.set_position(5);
+            let backwards = i64::try_from(n).unwrap_or(i64::MAX);
+            for (to, target) in [
+                (SeekFrom::Start(n as u64), n as i128),
+                (SeekFrom::Current(backwards), 5 + i128::from(backwards)),
+                (SeekFrom::Current(-backwards), 5 - i128::from(backwards)),
+                (SeekFrom::End(-backwards), LEN as i128 - i128::from(backwards)),
+                (SeekFrom::End(i64::MIN), -1),
+            ] {
+                cursor.set_position(5);
+                match cursor.seek(to) {
+                    Ok(position) => {
+                        assert_eq!((i128::from(position), cursor.position() as i128), (target, target))
+                    }
+                    Err(error) => {
+                        assert_eq!((error.kind(), cursor.position()), (ErrorKind::InvalidInput, 5));
+                        assert!(target < 0 || target > LEN as i128, "{to:?}: {error}");
+                        assert!(error.to_string().contains(&LEN.to_string()), "{error}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_reservation_is_made_or_an_error() {
+    for limit in numbers(&[LEN, LEN + PAGE, LEN + CAPACITY]) {
+        for n in numbers(&[10, PAGE, CAPACITY - LEN, CAPACITY, limit.saturating_sub(LEN)]) {
+            for (index, (pool, mut rope)) in ropes().into_iter().enumerate() {
+                rope.set_limit(limit);
+                let before = state(&pool, &rope);
+                match rope.reserve(n) {
+                    Ok(()) => {
+                        assert!(n <= limit.saturating_sub(LEN));
+                        assert!(index == 1 || n <= CAPACITY, "{n} of {CAPACITY}");
+                    }
+                    Err(error) => {
+                        // Without a limit memory is what is missing.
+                        let beyond = limit < usize::MAX && n > limit.saturating_sub(LEN);
+                        let kind = if beyond { ErrorKind::QuotaExceeded } else { ErrorKind::OutOfMemory };
+                        assert_eq!(error.kind(), kind, "reserve({n}) of {limit}: {error}");
+                        let large = if index == 0 { n > CAPACITY - 3 * PAGE } else { n > 1 << 30 };
+                        assert!(beyond || large, "reserve({n}) of {limit}: {error}");
+                        assert!(state(&pool, &rope) == before);
+                    }
+                }
+                assert!(rope == pattern(1, LEN));
+                drop(rope);
+                assert_eq!((pool.stats().in_use, pool.stats().reserved), (0, 0));
+            }
+        }
+    }
+}
+
+#[test]
+fn limits_hold_and_reads_take_no_more_than_they_may() {
+    const SENT: usize = 20_000;
+    for n in numbers(&[SENT, LEN, LEN + SENT]) {
+        let (mut peer, socket) = UnixStream::pair().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        peer.write_all(&pattern(2, SENT)).unwrap();
+        for (pool, mut rope) in ropes() {
+            assert_eq!(rope.readv_up_to(&socket, 0).unwrap(), 0);
+            rope.set_limit(n);
+            let allowed = n.saturating_sub(LEN);
+            match rope.readv_up_to(&socket, 1) {
+                Ok(count) => assert!(count == 1 && allowed > 0),
+                Err(error) => {
+                    assert!(error.kind() == ErrorKind::QuotaExceeded && allowed == 0, "{n}: {error}")
+                }
+            }
+            rope.truncate(LEN);
+            assert!(rope == pattern(1, LEN));
+            drop(rope);
+            assert_eq!(pool.stats().in_use, 0);
+        }
+        for (pool, mut rope) in ropes() {
+            let (mut peer, socket) = UnixStream::pair().unwrap();
+            peer.write_all(&pattern(2, SENT)).unwrap();
+            let mut missing = n.min(SENT);
+            while missing > 0 {
+                let count = rope.readv_up_to(&socket, n - (n.min(SENT) - missing)).unwrap();
+                assert!(count > 0 && count <= missing);
+                missing -= count;
+            }
+            assert!(rope.slice(LEN..) == pattern(2, SENT)[..n.min(SENT)]);
+            drop(rope);
+            assert_eq!(pool.stats().in_use, 0);
+        }
+    }
+}
+
+#[test]
+fn room_is_reserved_or_an_error() {
+    for n in numbers(&[CAPACITY]) {
+        let (pool, rope) = ropes().into_iter().next_back().unwrap();
+        let before = state(&pool, &rope);
+        let check = |room: std::io::Result<ropewalk::Room>| match room {
+            Ok(room) => {
+                assert!(n <= CAPACITY && room.len() == n.next_multiple_of(PAGE) as u64);
+                drop(Rope::in_room(room));
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+                assert!(n > CAPACITY && error.to_string().contains("256.0 KiB"), "{error}");
+            }
+        };
+        check(pool.try_room(n));
+        match pin!(pool.wait_for_room(n)).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(room) => check(room),
+            Poll::Pending => panic!("wait_for_room({n}) waits although nobody holds anything"),
+        }
+        assert!(state(&pool, &rope) == before);
+    }
+}
+
+#[test]
+fn pools_of_any_capacity() {
+    let page = PAGE as u64;
+    let most = (u64::from(u32::MAX) / 2) * page;
+    for n in numbers(&[]).map(|n| n as u64).chain([most - 1, most, most + 1, u64::MAX]) {
+        match Pool::options().capacity(n).create() {
+            Ok(pool) => {
+                let stats = pool.stats();
+                assert!(n > 0 && n <= most);
+                assert!(stats.capacity == n.next_multiple_of(page) || stats.reduced && stats.capacity < n);
+                drop(received(&pool, &pattern(3, PAGE)));
+                assert_eq!(pool.stats().in_use, 0);
+            }
+            Err(error) => {
+                assert!(error.kind() == ErrorKind::InvalidInput && (n == 0 || n > most), "{n}: {error}");
+                let message = error.to_string();
+                assert!(message.contains(&n.to_string()) && message.contains(&most.to_string()), "{message}");
+            }
+        }
+    }
+}
+
+#[test]
+fn pools_that_retain_and_decay_as_anyone_likes() {
+    let times = [Duration::ZERO, Duration::from_nanos(1), Duration::from_secs(1), Duration::MAX];
+    for retain in numbers(&[PAGE, CAPACITY]) {
+        for decay in times {
+            let options = Pool::options().capacity(CAPACITY as u64).retain(retain as u64).decay(decay);
+            let pool = options.create().unwrap();
+            for _ in 0..3 {
+                let payload = pattern(4, 10 * PAGE);
+                let rope = received(&pool, &payload);
+                assert!(rope == payload);
+                drop(rope);
+                pool.decay().unwrap();
+                let timeout = pool.decay_timeout();
+                assert!(timeout.is_none_or(|timeout| timeout <= decay.max(Duration::from_nanos(16))));
+            }
+            let stats = pool.stats();
+            assert!(stats.in_use == 0 && stats.warm <= CAPACITY as u64);
+            assert!(retain as u64 >= stats.warm || stats.keeps_memory, "{retain}: {stats:?}");
+            pool.trim().unwrap();
+            assert_eq!(pool.stats().warm, 0);
+        }
+    }
+}
+
+#[test]
+fn a_cursor_of_an_empty_rope() {
+    for n in numbers(&[]) {
+        let mut cursor = Cursor::new(Rope::new());
+        assert_eq!(panics(|| cursor.set_position(n)).is_ok(), n == 0);
+        assert_eq!(panics(|| cursor.advance(n)).is_ok(), n == 0);
+        assert_eq!((cursor.position(), cursor.remaining()), (0, 0));
+    }
+}
+
+#[cfg(feature = "tokio")]
+#[test]
+fn frames_of_any_length() {
+    use ropewalk::RopeCodec;
+
+    for max in numbers(&[LEN, u32::MAX as usize]) {
+        let codec = RopeCodec::new(max);
+        let refuses = |length: usize, error: &std::io::Error, kind| {
+            let said = error.to_string();
+            assert_eq!((error.kind(), length > max), (kind, true), "{error}");
+            assert!(said.contains(&length.to_string()) && said.contains(&max.to_string()), "{said}");
+        };
+        for (pool, rope) in ropes() {
+            match codec.wrap(rope.clone()) {
+                Ok(mut frame) => {
+                    assert!(codec.take(&mut frame).unwrap().unwrap() == rope && frame.is_empty())
+                }
+                Err(error) => refuses(LEN, &error, ErrorKind::InvalidInput),
+            }
+            assert_eq!(pool.stats().in_use, 0);
+        }
+        // What a peer announces, without sending it.
+        for length in numbers(&[LEN]).filter_map(|n| u32::try_from(n).ok()) {
+            let codec = RopeCodec::new(max);
+            let header = length.to_be_bytes();
+            let mut rope = Rope::from(header.to_vec());
+            match codec.take(&mut rope) {
+                Ok(frame) => assert!(length as usize <= max && frame.is_some() == (length == 0)),
+                Err(error) => refuses(length as usize, &error, ErrorKind::InvalidData),
+            }
+        }
+    }
+}
+
+#[cfg(feature = "tokio")]
+#[test]
+fn exactly_so_many_of_a_reader() {
+    for n in numbers(&[LEN]) {
+        for limit in numbers(&[LEN, 2 * LEN]) {
+            for (pool, mut rope) in ropes() {
+                let sent = pattern(5, LEN);
+                let mut reader = &sent[..];
+                rope.set_limit(limit);
+                let done = {
+                    let receive = pin!(rope.receive_exact_from(&mut reader, n));
+                    receive.poll(&mut Context::from_waker(Waker::noop()))
+                };
+                let Poll::Ready(done) = done else { panic!("nothing to wait for") };
+                let allowed = limit.saturating_sub(LEN);
+                let kind = done.map_err(|error| error.kind());
+                let expected = match n {
+                    n if n <= allowed.min(LEN) => Ok(()),
+                    _ if allowed < LEN => Err(ErrorKind::QuotaExceeded),
+                    _ => Err(ErrorKind::UnexpectedEof),
+                };
+                assert_eq!(kind, expected, "{n} of {limit}");
+                assert_eq!(rope.len(), LEN + n.min(allowed).min(LEN));
+                drop(rope);
+                assert_eq!(pool.stats().in_use, 0);
+            }
+        }
+    }
+}
+
+#[cfg(feature = "compio")]
+#[test]
+fn room_that_is_lent() {
+    use compio_buf::IoBufMut;
+    for limit in numbers(&[LEN, LEN + 1, LEN + PAGE]) {
+        for n in numbers(&[CAPACITY]) {
+            for (pool, mut rope) in ropes() {
+                rope.set_limit(limit);
+                match rope.lend(n) {
+                    Ok(mut lent) => assert!((1..=n.max(1).min(limit - LEN)).contains(&lent.buf_capacity())),
+                    Err(error) => {
+                        assert!(error.kind() == ErrorKind::QuotaExceeded && limit <= LEN, "{error}")
+                    }
+                }
+                assert!(rope == pattern(1, LEN));
+                drop(rope);
+                assert_eq!(pool.stats().in_use, 0);
+            }
+        }
+    }
+}
