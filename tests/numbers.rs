@@ -359,6 +359,7 @@ fn frames_of_any_length() {
                 }
                 Err(error) => refuses(LEN, &error, ErrorKind::InvalidInput),
             }
+            drop(rope);
             assert_eq!(pool.stats().in_use, 0);
         }
         // What a peer announces, without sending it.

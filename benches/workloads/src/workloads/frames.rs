@@ -52,7 +52,6 @@ fn cases(scale: &Scale) -> Vec<Case> {
 fn ways(case: &Case) -> Vec<Way> {
     let mut ways = for_many_connections();
     ways.push(Way::per_connection("ropewalk, read_frame + finalize", read_frame_finalized));
-    ways.push(Way::per_connection("ropewalk, RopeCodec", rope_codec));
     if case.variant.held() == 0 {
         ways.push(Way::per_connection("BufReader + read_exact, one buffer", read_exact_reused));
     }
@@ -85,14 +84,6 @@ async fn read_frame_finalized(stream: TcpStream, round: Arc<Round>) -> anyhow::R
     let mut received = Rope::in_pool(&POOL);
     while let Some(frame) = stream.read_frame(&mut received, &codec).await? {
         connection.took(frame.finalize()?)?;
-    }
-    Ok(())
-}
-
-async fn rope_codec(stream: TcpStream, round: Arc<Round>) -> anyhow::Result<()> {
-    let (mut frames, mut connection) = (FramedRead::new(stream, RopeCodec::new(MAX)), round.connection());
-    while let Some(frame) = frames.next().await {
-        connection.took(frame?)?;
     }
     Ok(())
 }
