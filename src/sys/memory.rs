@@ -9,6 +9,7 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::slice;
 use std::sync::atomic::AtomicU32;
+use std::time::Duration;
 
 use memmap2::{MmapMut, MmapOptions};
 use nix::errno::Errno;
@@ -256,8 +257,8 @@ pub(crate) fn now_coarse() -> u64 {
 
 fn clock(id: ClockId) -> u64 {
     clock_gettime(id).map_or(0, |time| {
-        let (seconds, nanos) = (time.tv_sec().unsigned_abs(), time.tv_nsec().unsigned_abs());
-        seconds * 1_000_000_000 + nanos
+        let time = Duration::from(time);
+        time.as_secs() * 1_000_000_000 + u64::from(time.subsec_nanos())
     })
 }
 
