@@ -250,6 +250,7 @@ def test_who_waits_for_room_is_told_by_a_descriptor():
     pool = ropewalk.Pool(capacity=1 << 20)
     room = pool.wait_for_room(4096)
     assert room.ready()
+    del room  # its page is reserved as long as it lives
     held = ropewalk.Rope(pool)
     held.reserve(1 << 20)
     room = pool.wait_for_room(4096)
