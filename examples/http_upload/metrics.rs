@@ -33,7 +33,7 @@ pub(crate) struct Metrics {
     pub(crate) overdue: Counter,
     in_use: Gauge,
     capacity: Gauge,
-    waiting: Gauge,
+    pub(crate) waiting: Gauge,
 }
 
 impl Metrics {
@@ -85,7 +85,7 @@ impl Metrics {
             Unit::Bytes,
             self.capacity.clone(),
         );
-        r.register("pool_waiting", "Uploads that wait for room", self.waiting.clone());
+        r.register("uploads_waiting", "Uploads that wait for room", self.waiting.clone());
     }
 
     fn text(&self) -> Result<String, std::fmt::Error> {
@@ -93,7 +93,6 @@ impl Metrics {
         let gauge = |value| i64::try_from(value).unwrap_or(i64::MAX);
         self.in_use.set(gauge(stats.in_use));
         self.capacity.set(gauge(stats.capacity));
-        self.waiting.set(i64::try_from(stats.waiting).unwrap_or(i64::MAX));
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

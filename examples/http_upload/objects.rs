@@ -86,7 +86,8 @@ impl Objects {
         let check = |current: Option<&Object>| precondition(evaluate(&Method::PUT, headers, current));
         check(self.store.get(name).as_deref())?;
         let announced = body.size_hint().exact();
-        let upload = Upload::begin(&self.pool, self.most, &self.limits, announced).await?;
+        let upload =
+            Upload::begin(&self.pool, self.most, &self.limits, &self.metrics.waiting, announced).await?;
         let (content, trailers) = upload.receive(body).await?;
         let metadata = metadata(headers);
         check_heads(name, [Some(&metadata), trailers.as_ref()])?;

@@ -7,14 +7,18 @@ use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode};
 use bytes::Buf;
 use http_body_util::BodyExt;
+use prometheus_client::metrics::gauge::Gauge;
 use ropewalk::{Pool, Rope};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::Limits;
 use crate::objects::Refusal;
 
 /// Bytes of a body that must arrive in each period.
 const PROGRESS: usize = 64 << 10;
+
+/// How often an announced upload that waits looks for room.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Longest time for which the rest of a refused body is discarded.
 const LINGER: Duration = Duration::from_secs(2);
@@ -24,6 +28,8 @@ pub(crate) struct Upload<'a> {
     rope: Rope,
     pool: &'a Pool,
     limits: &'a Limits,
+    /// Uploads that wait for room.
+    waiting: &'a Gauge,
     /// Bytes that have arrived in this period, and its end.
     moved: usize,
     period_ends: Instant,
@@ -36,6 +42,7 @@ impl<'a> Upload<'a> {
         pool: &'a Pool,
         most: usize,
         limits: &'a Limits,
+        waiting: &'a Gauge,
         announced: Option<u64>,
     ) -> Result<Upload<'a>, Refusal> {
         let mut rope = Rope::in_pool(pool);
@@ -43,9 +50,16 @@ impl<'a> Upload<'a> {
         if let Some(announced) = announced {
             let announced = usize::try_from(announced).ok().filter(|&announced| announced <= most);
             let announced = announced.ok_or_else(|| too_large(most))?;
-            chance(pool, announced, Instant::now() + limits.patience, limits).await?;
+            let _waiting = (!fits(pool, announced)).then(|| Waiting::new(waiting));
+            let until = Instant::now() + limits.patience;
+            while !fits(pool, announced) {
+                if Instant::now() >= until {
+                    return Err(no_room(limits));
+                }
+                sleep(LOOK).await;
+            }
         }
-        Ok(Upload { rope, pool, limits, moved: 0, period_ends: Instant::now() + limits.stall })
+        Ok(Upload { rope, pool, limits, waiting, moved: 0, period_ends: Instant::now() + limits.stall })
     }
 
     /// Receives the body; returns it and its trailers.
@@ -94,6 +108,7 @@ impl<'a> Upload<'a> {
 
     /// Waits for room, in turn. The peer is not to blame for the time.
     async fn take_when_room(&mut self, data: &mut bytes::Bytes) -> Result<(), Refusal> {
+        let _waiting = Waiting::new(self.waiting);
         let until = Instant::now() + self.limits.patience;
         write_when_room(&mut self.rope, self.pool, data, until).await.map_err(|error| self.refusal(error))?;
         self.begin_period();
@@ -103,7 +118,7 @@ impl<'a> Upload<'a> {
     fn refusal(&self, error: io::Error) -> Refusal {
         match error.kind() {
             ErrorKind::QuotaExceeded => too_large(self.rope.limit()),
-            ErrorKind::OutOfMemory => no_room(self.limits.patience, self.limits),
+            ErrorKind::OutOfMemory => no_room(self.limits),
             _ => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         }
     }
@@ -121,21 +136,31 @@ fn too_large(most: usize) -> Refusal {
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("an upload may have {most} bytes"))
 }
 
-fn no_room(patience: Duration, limits: &Limits) -> Refusal {
-    let why = format!("no room within {patience:?}; try again later or delete something");
+fn no_room(limits: &Limits) -> Refusal {
+    let why = format!("no room within {:?}; try again later or delete something", limits.patience);
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why).retry_after(limits.patience)
 }
 
-/// Waits until the pool has room for so many bytes, and reserves none of it: a peer that then sends
-/// nothing holds nothing. Does not queue where there is room already.
-async fn chance(pool: &Pool, bytes: usize, until: Instant, limits: &Limits) -> Result<(), Refusal> {
+/// Returns whether the pool has room for so many bytes now. An upload that was announced looks again and again rather
+/// than queueing in the pool: what it would collect there, others could not use, and its peer may never send it.
+fn fits(pool: &Pool, bytes: usize) -> bool {
     let stats = pool.stats();
-    if stats.in_use.saturating_add(bytes as u64) <= stats.capacity {
-        return Ok(());
+    stats.in_use.saturating_add(bytes as u64) <= stats.capacity
+}
+
+/// Counts an upload as one that waits, until it is dropped.
+struct Waiting<'a>(&'a Gauge);
+
+impl Waiting<'_> {
+    fn new(waiting: &Gauge) -> Waiting<'_> {
+        waiting.inc();
+        Waiting(waiting)
     }
-    match timeout_at(until, pool.wait_for_room(bytes)).await {
-        Ok(Ok(_room)) => Ok(()),
-        _ => Err(no_room(limits.patience, limits)),
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

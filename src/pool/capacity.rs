@@ -1,23 +1,23 @@
-//! How many pages may be used, by whom they are reserved, and who waits for some. Pure: no I/O, no lock.
+//! The limit on allocated pages, reservations, and the wait queue. Pure: no I/O, no lock.
 //!
 //! ```text
 //! limit  ├──── allocated ────┼─ reserved ─┼──── available ────┤
-//!                              rooms, and what the first waiter has got so far
+//!                              rooms, and what the first waiter has collected
 //! ```
 //!
-//! Waiters are served first come, first served. One that needs more than is available collects it bit by bit. An
-//! eighth of the capacity is left out of that while it waits: smaller requests pass with it, so that a large one never
-//! stops them for ever, and they cannot take what it has collected.
+//! Waiters are served first come, first served. The first one collects pages as they become available, but leaves an
+//! eighth of the capacity alone: smaller requests overtake it with that eighth, so a large request never blocks them for
+//! ever, and they cannot take what it has collected.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::task::Waker;
 
 use smallvec::SmallVec;
 
-/// The part of the capacity with which smaller requests pass a large one.
-const PASSING_SHARE: u32 = 8;
+/// Smaller requests overtake a large one within this part of the capacity.
+const OVERTAKING_SHARE: u32 = 8;
 
-/// To be woken once the lock is released: wakers run foreign code.
+/// Wakers to call once the lock is released, because they run foreign code.
 pub(super) type Wakers = SmallVec<[Waker; 2]>;
 
 #[derive(Default)]
@@ -41,10 +41,10 @@ struct Waiter {
     waker: Waker,
 }
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Request {
-    /// So many pages are reserved for the caller now.
+    /// The pages are reserved for the caller now.
     Reserved,
     /// The waker will be woken; ask again with this ticket.
     Waiting(u64),
@@ -63,38 +63,38 @@ impl Capacity {
         self.reserved
     }
 
-    /// Requests that wait.
+    /// Returns the number of waiters.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Pages that anyone may allocate.
+    /// Returns the pages that may be allocated without a reservation.
     #[inline]
     pub(super) fn available(&self, allocated: u32) -> u32 {
         self.limit.saturating_sub(allocated).saturating_sub(self.reserved)
     }
 
-    /// Reserves `pages` if they are available and nobody waits; returns whether it did.
+    /// Reserves `pages` if they are available and the wait queue is empty; returns whether it did.
     pub(super) fn try_reserve(&mut self, pages: u32, allocated: u32) -> bool {
         let reserves = pages == 0 || self.waiting.is_empty() && pages <= self.available(allocated);
         self.reserved += if reserves { pages } else { 0 };
         reserves
     }
 
-    /// Returns reserved pages: unused, or because they are allocated now.
+    /// Ends a reservation of pages that were not used or are allocated now.
     pub(super) fn unreserve(&mut self, pages: u32) {
         debug_assert!(pages <= self.reserved);
         self.reserved -= pages;
     }
 
-    /// Reserves pages again that were allocated from a reservation and stayed unused.
+    /// Reserves pages again that were allocated from a reservation and freed unused.
     pub(super) fn reserve_again(&mut self, pages: u32) {
         self.reserved += pages;
     }
 
-    /// Reserves `pages`, at most the limit, or queues the request; also returns whom to wake. O(log n).
+    /// Reserves `pages`, at most the limit, or queues the request; also returns the wakers to call. O(log n).
     ///
-    /// `waker` is replaced by one that is to be dropped without the lock.
+    /// `waker` is swapped for one that the caller drops once the lock is released.
     pub(super) fn request(
         &mut self,
         pages: u32,
@@ -127,7 +127,7 @@ impl Capacity {
         }
     }
 
-    /// Removes a request, which may have been served; returns whom to wake. O(log n).
+    /// Removes a request, served or not; returns the wakers to call. O(log n).
     pub(super) fn cancel(&mut self, ticket: u64, allocated: u32) -> Wakers {
         let reserved = match self.waiting.remove(&ticket) {
             Some(waiter) => {
@@ -140,7 +140,7 @@ impl Capacity {
         self.serve(allocated)
     }
 
-    /// Serves whoever can be; returns whom to wake. O(log n) for each of them.
+    /// Serves every waiter that can be served; returns their wakers. O(log n) each.
     pub(super) fn serve(&mut self, allocated: u32) -> Wakers {
         let mut wakers = Wakers::new();
         while let Some((&first, waiter)) = self.waiting.iter_mut().next() {
@@ -149,7 +149,7 @@ impl Capacity {
                 wakers.extend(self.complete(first));
                 continue;
             }
-            let share = self.limit.div_ceil(PASSING_SHARE);
+            let share = self.limit.div_ceil(OVERTAKING_SHARE);
             let collects = available.saturating_sub(share);
             waiter.collected += collects;
             self.reserved += collects;
@@ -163,7 +163,7 @@ impl Capacity {
         wakers
     }
 
-    /// Reserves what a waiter still lacks.
+    /// Reserves the pages that a waiter still lacks and removes it from the queue.
     fn complete(&mut self, ticket: u64) -> Option<Waker> {
         let Waiter { pages, collected, waker } = self.waiting.remove(&ticket)?;
         self.by_size.remove(&(pages, ticket));
@@ -211,10 +211,10 @@ mod tests {
     }
 
     #[test]
-    fn a_large_request_collects_while_small_ones_pass() {
+    fn a_large_request_collects_while_small_ones_overtake() {
         let (mut capacity, mut allocated) = (Capacity::new(64), 64);
         assert_eq!(request(&mut capacity, 60, allocated), Request::Waiting(0));
-        // Those who were there before leave one by one. Meanwhile small ones come and go for ever.
+        // Allocated pages are freed one by one. Meanwhile small requests come and go.
         for left in (4..64).rev() {
             allocated -= 1;
             capacity.serve(allocated);
@@ -231,20 +231,20 @@ mod tests {
     }
 
     #[test]
-    fn what_a_large_request_has_collected_is_not_taken_by_others() {
+    fn collected_pages_are_not_available_to_others() {
         let mut capacity = Capacity::new(64);
         assert_eq!(request(&mut capacity, 60, 40), Request::Waiting(0));
         assert_eq!(capacity.available(40), 8);
         assert_eq!(request(&mut capacity, 8, 40), Request::Reserved);
         assert_eq!(request(&mut capacity, 1, 40), Request::Waiting(2));
-        // The next small one is served before the large one, by what one that passed returns.
+        // The next small request is served before the large one, from the page that the first small one returned.
         capacity.unreserve(8);
         capacity.serve(40);
         assert!(is_served(&mut capacity, 2, 40) && !is_served(&mut capacity, 0, 40));
     }
 
     #[test]
-    fn a_large_request_that_cannot_be_served_stops_nobody_for_ever() {
+    fn a_large_request_that_cannot_be_served_blocks_no_small_one() {
         let mut capacity = Capacity::new(64);
         let held_for_ever = 32;
         assert_eq!(request(&mut capacity, 64, held_for_ever), Request::Waiting(0));
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_gives_back_what_it_collected() {
+    fn a_cancelled_request_returns_what_it_collected() {
         let mut capacity = Capacity::new(16);
         assert_eq!(request(&mut capacity, 16, 4), Request::Waiting(0));
         assert_eq!(request(&mut capacity, 9, 4), Request::Waiting(1));

@@ -31,11 +31,10 @@ fn bodies_that_are_announced_and_do_not_come_hold_nothing() {
     // Half of them fit, if they came; the other half has to wait for room first.
     let announced = [4 * MIB, 8 * MIB].into_iter().cycle().take(20).enumerate();
     let mut silent: Vec<_> = announced.map(|(sent, len)| upload(&server, len, &pattern(sent))).collect();
-    server.wait_until(|server| server.figure("pool_waiting") == 10);
-    // An eighth of the pool, 1 MiB, is left for those that pass a large request: more than that would wait for it.
+    server.wait_until(|server| server.figure("uploads_waiting") == 10);
     let begin = Instant::now();
     for number in 0..4 {
-        server.put(&format!("file{number}"), &pattern(200_000));
+        server.put(&format!("file{number}"), &pattern(MIB));
     }
     assert!(begin.elapsed() < Duration::from_secs(5), "others had to wait: {:?}", begin.elapsed());
     for peer in &mut silent {
@@ -110,8 +109,8 @@ fn heads_that_do_not_end_are_refused() {
 }
 
 #[test]
-fn responses_that_nobody_reads_are_cut_off() {
-    let server = Server::start("--stall 1 --idle 1");
+fn responses_that_are_not_read_are_cut_off() {
+    let server = Server::start("--stall 2 --idle 2");
     let content = pattern(64 * MIB);
     server.put("large", &content);
     let ask = || {
@@ -126,7 +125,7 @@ fn responses_that_nobody_reads_are_cut_off() {
     assert_eq!(server.get("small", "").body, b"meanwhile");
     server.ask("DELETE /large HTTP/1.1\r\n", b"");
     while trickling.read(&mut [0; 100]).is_ok_and(|count| count > 0)
-        && begin.elapsed() < Duration::from_secs(4)
+        && begin.elapsed() < Duration::from_secs(6)
     {
         thread::sleep(Duration::from_millis(20));
     }
@@ -162,7 +161,7 @@ fn a_slow_reader_gets_all_of_it() {
 fn idle_connections_take_all_descriptors() {
     let server = Server::with_few_files(40, "--idle 2");
     let mut idle: Vec<_> = (0..60).map(|_| server.connect()).collect();
-    // Whoever comes now waits until some of them are closed, and is served.
+    // A further connection waits until some of them are closed, and is served.
     let begin = Instant::now();
     server.put("file", b"in the end");
     assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
@@ -196,7 +195,7 @@ fn uploads_beyond_the_pool_wait_or_come_again_later() {
     server.put("small", b"there is room for it");
     thread::scope(|scope| {
         let waiting = scope.spawn(|| server.try_put("second", &pattern(700_000)).status);
-        server.wait_until(|server| server.figure("pool_waiting") == 1);
+        server.wait_until(|server| server.figure("uploads_waiting") == 1);
         server.ask("DELETE /first HTTP/1.1\r\n", b"");
         assert_eq!(waiting.join().unwrap(), 201);
     });
@@ -212,7 +211,8 @@ fn uploads_that_do_not_fit_together_do_not_hold_each_other_for_ever() {
     }
     for peer in &mut peers {
         let status = Reply::read(peer).status;
-        assert!([200, 201, 503].contains(&status), "{status}");
+        // 408 on a machine so busy that a peer got no 64 KiB out in time.
+        assert!([200, 201, 408, 503].contains(&status), "{status}");
     }
     server.ask("DELETE /hostile HTTP/1.1\r\n", b"");
     server.wait_until(|server| server.figure("pool_in_use_bytes") == 0);
@@ -312,7 +312,7 @@ fn the_command_line() {
 
 /// Over HTTP/2 the connection itself is never blocked: its stream is, for want of a window.
 #[test]
-fn streams_that_nobody_reads_are_cut_off() {
+fn streams_that_are_not_read_are_cut_off() {
     let server = Server::start("--stall 1 --idle 1");
     server.put("large", &pattern(8 * MIB));
     tokio::runtime::Runtime::new().unwrap().block_on(async {
