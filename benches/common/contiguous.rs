@@ -29,7 +29,7 @@ fn filled_in(pool: &Pool, size: usize) -> Rope {
     rope
 }
 
-/// A rope of `extent` bytes after `extent` bytes, no two of which lie side by side. The pool holds nothing else.
+/// A rope of `extent` bytes after `extent` bytes, no two of which are adjacent. The pool holds nothing else.
 #[must_use]
 pub fn scattered(pool: &Pool, size: usize, extent: usize) -> Rope {
     let filled = filled_in(pool, size);
@@ -75,7 +75,7 @@ pub fn contenders(size: usize, extent: usize) -> Vec<Contender<'static>> {
     let (alone, apart) = (filled(size), scattered(&Pool::new().expect("a pool"), size, extent));
     let (same, mut resident) = (apart.clone(), vec![0; size]);
     vec![
-        ("ropewalk, side by side".to_owned(), Box::new(move || time_of(&alone, |rope| drop(whole(rope))))),
+        ("ropewalk, contiguous".to_owned(), Box::new(move || time_of(&alone, |rope| drop(whole(rope))))),
         joined::<Vec<Bytes>>("list + concat", &apart),
         joined::<VecDeque<Bytes>>("VecDeque<Bytes>", &apart),
         joined::<BufList>("buf-list", &apart),

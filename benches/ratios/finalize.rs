@@ -37,13 +37,13 @@ pub(super) fn table(tables: &mut Tables) -> io::Result<()> {
 fn side_by_side(tables: &mut Tables, size: usize) {
     let filled = filled(size);
     let round = || time_of(&filled, whole);
-    let mut contenders: [Contender<'_>; 1] = [("side by side".to_owned(), Box::new(round))];
+    let mut contenders: [Contender<'_>; 1] = [("contiguous".to_owned(), Box::new(round))];
     let micros = in_turn(&mut contenders, tables.rounds(20))[0].seconds * 1e6;
     let bar = if size == LARGE { Bar::AtMost(2.0) } else { Bar::None };
-    tables.figure("finalize", size, "side by side", (micros, "us"), bar);
+    tables.figure("finalize", size, "contiguous", (micros, "us"), bar);
 }
 
-/// Segments of `extent` bytes, no two of which lie side by side, against a join into resident memory.
+/// Segments of `extent` bytes, no two of which are adjacent, against a join into resident memory.
 fn stitched(tables: &mut Tables, group: &'static str, pool: &Pool, size: usize, extent: usize) {
     let (rope, resident) = (scattered(pool, size, extent), RefCell::new(vec![0; size]));
     let parts = crate::report::size(extent as u64);

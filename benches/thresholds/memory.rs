@@ -54,7 +54,7 @@ impl Memfd {
         Ok(fallocate(&self.file, flags, 0, self.map.len() as u64)?)
     }
 
-    /// The runs of `len` bytes at `places`, a second time and side by side, as in a view: where nothing is.
+    /// The runs of `len` bytes at `places`, a second time, adjacent, as in a view: where nothing is.
     pub(super) fn side_by_side(&self, places: &[usize], len: usize) -> io::Result<Stitched> {
         let view = Stitched(reservation(places.len() * len)?);
         // SAFETY: nobody has a reference to it. What is mapped there next is unmapped when `view` goes.

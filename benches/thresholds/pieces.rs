@@ -1,4 +1,4 @@
-//! How much a segment may pin: an owner for each piece of a rope that lies side by side.
+//! How much a segment may pin: an owner for each piece of a rope that is contiguous.
 
 use std::io;
 
