@@ -1,4 +1,4 @@
-//! Floor 0: telling `tracing` what happens, or nobody: without the feature there is no code.
+//! Floor 0: events for `tracing`. Without the feature there is no code.
 
 /// `event!(debug, field = value, …, "message")`: an event of target `ropewalk`.
 #[cfg(feature = "tracing")]

@@ -1,4 +1,4 @@
-//! A pool at capacity: who waits, in which order, and that nobody is forgotten.
+//! A pool at capacity: the order in which waiters are served, and that each one is.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)] // a test fails by panicking
 
 use std::future::Future;
@@ -176,7 +176,7 @@ fn a_large_request_does_not_stop_small_ones_and_is_served() {
 }
 
 #[test]
-fn fragmentation_starves_nobody() {
+fn fragmentation_starves_no_waiter() {
     let pool = pool_of(16);
     let mut held: Vec<Rope> = (0..16).map(|_| rope_of(&pool, 1)).collect();
     let mut waiter = Waiter::new(&pool, 2);
@@ -192,7 +192,7 @@ fn fragmentation_starves_nobody() {
 
 /// Trimming takes idle pages away for a moment, which must neither refuse nor forget anybody.
 #[test]
-fn trimming_refuses_and_forgets_nobody() {
+fn trimming_refuses_and_forgets_no_waiter() {
     let pool = pool_of(1024);
     let trims = AtomicUsize::new(0);
     let done = || trims.load(Ordering::Relaxed) >= 50;

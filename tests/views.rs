@@ -25,7 +25,7 @@ fn views(pool: &Pool, payload: &[u8]) -> Vec<(&'static str, View)> {
     vec![("borrowed", one_run), ("mapped", mapped), ("moved", moved), ("copied", copied), ("pushed", pushed)]
 }
 
-/// A rope whose pieces do not lie side by side.
+/// A rope whose pieces are not adjacent.
 fn scattered(pool: &Pool, payload: &[u8], piece: usize) -> Rope {
     let (mut rope, mut between) = (Rope::in_pool(pool), Vec::new());
     for chunk in payload.chunks(piece) {

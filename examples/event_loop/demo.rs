@@ -81,7 +81,7 @@ fn print_pool(pool: &PoolStats) -> anyhow::Result<()> {
     let (copied, mapped) = (ByteSize(pool.bytes_copied), ByteSize(pool.bytes_mapped));
     writeln!(
         io::stdout(),
-        "finalised by mapping {mapped} in {} maps and copying {copied}; the rest lay side by side",
+        "finalised by mapping {mapped} in {} maps and copying {copied}; the rest was contiguous",
         pool.maps
     )?;
     ensure!(pool.in_use == 0, "{} bytes of the pool are still in use", pool.in_use);

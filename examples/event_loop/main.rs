@@ -81,7 +81,7 @@ fn serve(listen: SocketAddr, limits: Limits) -> anyhow::Result<()> {
     Ok(server.run(&AtomicBool::new(false))?)
 }
 
-/// Raises the limit of open files as far as it may be; returns it.
+/// Raises the limit of open files to the hard limit; returns it.
 fn allow_many_files() -> io::Result<u64> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;

@@ -34,7 +34,7 @@ async fn echo(stream: TcpStream, pool: &Pool, limits: Limits) -> io::Result<()> 
 pub async fn serve(listener: TcpListener, pool: Pool, connections: usize, limits: Limits) {
     let slots = Arc::new(Semaphore::new(connections));
     loop {
-        let slot = Arc::clone(&slots).acquire_owned().await.expect("nobody closes it");
+        let slot = Arc::clone(&slots).acquire_owned().await.expect("it is never closed");
         let stream = match listener.accept().await {
             Ok((stream, _peer)) => stream,
             Err(error) if error.kind() == ErrorKind::ConnectionAborted => continue,

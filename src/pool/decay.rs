@@ -1,4 +1,4 @@
-//! When resident pages that nobody uses are given back to the system. Pure: no I/O, no clock of its own.
+//! When idle pages are given back to the system. Pure: no I/O, no clock of its own.
 //!
 //! ```text
 //! free and resident   ▁▃▇▇▅▇▇▇▇▇▇▇▇▇▇▇│now

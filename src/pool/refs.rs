@@ -37,7 +37,7 @@ impl<T: Deref<Target = [AtomicU32]>> Refs<T> {
     #[inline]
     pub(super) fn release(&self, run: PageRun, mut free: impl FnMut(PageRun)) {
         // Acquire, as in `Arc`: the last owner must see what the others did before the page changes hands. While this
-        // reference is the only one nobody can add another, so no read-modify-write is needed.
+        // reference is the only one no thread can add another, so no read-modify-write is needed.
         if run.len > 0 && self.of(run).iter().all(|count| count.load(Ordering::Acquire) == 0) {
             return free(run);
         }

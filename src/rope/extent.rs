@@ -197,7 +197,7 @@ impl Extent {
         let len = self.ready();
         // SAFETY: `filled` is at most the capacity.
         let first = unsafe { self.base.add(self.filled) };
-        // SAFETY: within the owned and committed range, and nobody else refers to bytes beyond `filled`.
+        // SAFETY: within the owned and committed range, and nothing else refers to bytes beyond `filled`.
         unsafe { slice::from_raw_parts_mut(first.cast().as_ptr(), len) }
     }
 
@@ -379,7 +379,7 @@ impl Extent {
         Bytes::from_owner(Segment { base: self.base, len: self.filled, owner: self.owner })
     }
 
-    /// All filled bytes as a vector, without a copy, if this is heap memory that nobody shares. What must be overwritten
+    /// All filled bytes as a vector, without a copy, if this is heap memory with one owner. What must be overwritten
     /// before it is freed does not become one.
     pub(crate) fn into_vec(self) -> Result<Vec<u8>, Extent> {
         let filled = self.filled;

@@ -475,7 +475,7 @@ impl Rope {
         }
     }
 
-    /// Takes all bytes as a vector without a copy, if they are a tail on the heap that nobody shares.
+    /// Takes all bytes as a vector without a copy, if they are a tail on the heap with one owner.
     pub(crate) fn take_vec(&mut self) -> Option<Vec<u8>> {
         let tail = if self.segments.count() == 0 { self.tail.take() } else { None }?;
         tail.into_vec().map_err(|tail| self.tail = Some(tail)).ok()

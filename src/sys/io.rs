@@ -265,7 +265,7 @@ fn own_fds(header: &libc::msghdr, received: &mut Received) {
 ///
 /// # Safety
 ///
-/// `message` is a whole control message, and all of its data is descriptors that nobody owns.
+/// `message` is a whole control message, and all of its data is descriptors without an owner.
 #[allow(clippy::unnecessary_cast)] // `cmsg_len` is a u32 on some targets
 unsafe fn fds_behind(message: *const libc::cmsghdr) -> impl Iterator<Item = OwnedFd> {
     // SAFETY: the caller has such a header.

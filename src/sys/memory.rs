@@ -143,7 +143,7 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // In a child the addresses may belong to something else by now.
         if !self.is_inherited() {
-            // SAFETY: mapped by `new`; whoever refers to it keeps this value.
+            // SAFETY: mapped by `new`; every reference borrows this value.
             let _unmapped = unsafe { munmap(self.start.cast(), self.len) };
             debug_assert_eq!(_unmapped, Ok(()));
         }

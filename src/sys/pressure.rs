@@ -271,7 +271,7 @@ const VERSIONS: [Version; 2] = [
     },
 ];
 
-/// The directory of this process's group and those above it, as far as they are mounted here.
+/// The directory of this process's group and those above it, those that are mounted here.
 fn directories(version: &Version, mounts: &str, memberships: &str) -> Option<Vec<PathBuf>> {
     let group = memberships.lines().find_map(|line| {
         let mut parts = line.splitn(3, ':').skip(1);

@@ -122,7 +122,7 @@ impl AsFd for PressureWatch {
     }
 }
 
-/// `memory.pressure` of this process's control group, as far as there is one.
+/// `memory.pressure` of this process's control group, if there is one.
 fn default_path() -> PathBuf {
     let own = super::pressure::own_group().map(|group| group.join("memory.pressure"));
     own.filter(|path| path.exists()).unwrap_or_else(|| "/proc/pressure/memory".into())

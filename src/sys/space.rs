@@ -60,7 +60,7 @@ struct Moved {
     offset: usize,
 }
 
-// SAFETY: the value is a range of addresses; whoever owns it decides who reads and writes there.
+// SAFETY: the value is a range of addresses; its owner decides who reads and writes there.
 unsafe impl Send for Space {}
 // SAFETY: as above.
 unsafe impl Sync for Space {}
@@ -109,7 +109,7 @@ impl Space {
         mock::refuse(Call::Map)?;
         let (at, fixed) = self.next(len);
         let (flags, offset) = (MapFlags::MAP_SHARED | fixed, to_off(offset as u64)?);
-        // SAFETY: `MAP_FIXED` replaces zeros that this value has reserved and given to nobody.
+        // SAFETY: `MAP_FIXED` replaces zeros that this value has reserved and lent to nothing.
         let got = unsafe { mmap(Some(at), size(len)?, ProtFlags::PROT_READ, flags, &*self.file, offset) };
         self.push(got?.cast(), len)
     }
@@ -176,7 +176,7 @@ impl Space {
     /// more.
     fn go_home(&self, moved: &Moved) -> io::Result<bool> {
         let (from, len) = (self.at(moved.at.start), moved.at.len());
-        // SAFETY: both addresses map the same pages, and nobody refers to this one: the view is being dropped.
+        // SAFETY: both addresses map the same pages, and nothing refers to this one: the view is being dropped.
         if unsafe { remap(from, len, MRemapFlags::MREMAP_FIXED, Some(moved.home)) }.is_ok() {
             return Ok(true);
         }
@@ -230,7 +230,7 @@ impl Space {
     fn push(&mut self, got: NonNull<u8>, len: usize) -> io::Result<()> {
         if got.addr().get() != self.start.addr().get() + self.filled {
             // The address is a hint for mremap(2), and for mmap(2) before Linux 4.17.
-            // SAFETY: mapped just now; nobody refers to it.
+            // SAFETY: mapped just now; nothing refers to it.
             let _unmapped = unsafe { munmap(got.cast(), len) };
             debug_assert_eq!(_unmapped, Ok(()));
             return Err(Errno::EEXIST.into());
@@ -262,7 +262,7 @@ impl Drop for Space {
 ///
 /// # Safety
 ///
-/// Nobody refers to memory at `from` that mremap(2) unmaps, nor to what it replaces at `to` with `MREMAP_FIXED`.
+/// Nothing refers to memory at `from` that mremap(2) unmaps, nor to what it replaces at `to` with `MREMAP_FIXED`.
 unsafe fn remap(
     from: NonNull<u8>,
     len: usize,

@@ -28,7 +28,7 @@ pub(super) struct Adjacent {
     _rope: Rope,
 }
 
-// SAFETY: nobody writes to the bytes while a segment lives, and `Rope` is Send and Sync.
+// SAFETY: the bytes are not written while a segment lives, and `Rope` is Send and Sync.
 unsafe impl Send for Adjacent {}
 // SAFETY: as above.
 unsafe impl Sync for Adjacent {}
@@ -46,7 +46,7 @@ impl Adjacent {
 
 impl AsRef<[u8]> for Adjacent {
     fn as_ref(&self) -> &[u8] {
-        // SAFETY: promised to `new`; the segments keep the pages allocated, and nobody writes to them.
+        // SAFETY: promised to `new`; the segments keep the pages allocated, and they are not written.
         unsafe { slice::from_raw_parts(self.base.as_ptr(), self.len) }
     }
 }
@@ -140,7 +140,7 @@ fn fill(layout: &Layout, len: usize, pool: &Pool) -> io::Result<Space> {
 
 impl AsRef<[u8]> for Mapping {
     fn as_ref(&self) -> &[u8] {
-        // SAFETY: `new` has copied or mapped all `len` bytes behind the lead. Nobody writes to them: the copies are
+        // SAFETY: `new` has copied or mapped all `len` bytes behind the lead. They are not written: the copies are
         // private to this mapping, and the segments keep the pages allocated.
         unsafe { slice::from_raw_parts(self.space.at(self.lead).as_ptr(), self.len) }
     }

@@ -23,7 +23,7 @@ fn fast_and_slow_readers_get_the_same_rope() {
 }
 
 #[test]
-fn nothing_to_send_and_nobody_to_send_it_to() {
+fn nothing_to_send_and_no_readers() {
     for size in ["0B", "1B"] {
         let text = shown(&broadcast(&["--size", size, "--fast", "2", "--slow", "1", "--stuck", "1"]));
         assert_eq!(text.lines().filter(|line| line.ends_with("matches")).count(), 3, "{text}");
@@ -33,7 +33,7 @@ fn nothing_to_send_and_nobody_to_send_it_to() {
 }
 
 #[test]
-fn readers_that_never_read_are_given_up_and_delay_nobody() {
+fn readers_that_never_read_are_given_up_and_delay_no_other() {
     let begin = Instant::now();
     let text =
         shown(&broadcast(&["--size", "32MiB", "--fast", "2", "--slow", "0", "--stuck", "3", "--idle", "1"]));

@@ -308,7 +308,7 @@ fn many_halves_of_streams_leave_nothing_behind() {
 }
 
 #[test]
-fn a_bad_length_is_refused_and_harms_nobody() {
+fn a_bad_length_is_refused_and_other_peers_go_on() {
     let server = Server::start("--max-message 1MiB");
     let mut other = server.connect();
     other.write_all(&length(5)).unwrap();
@@ -372,7 +372,7 @@ fn who_does_not_get_on_is_closed() {
 }
 
 #[test]
-fn resets_in_the_middle_harm_nobody() {
+fn other_peers_go_on_after_a_reset_in_the_middle() {
     let server = Server::start("--stats 1");
     let mut other = server.connect();
     other.write_all(&length(5)).unwrap();
@@ -484,7 +484,7 @@ fn who_never_reads_takes_no_more_than_is_allowed() {
 }
 
 #[test]
-fn small_echoes_that_nobody_reads_are_bounded_too() {
+fn small_echoes_that_are_not_read_are_bounded_too() {
     // Time enough to fill all four, however busy the machine is, before the first one is closed.
     let server = Server::start("--idle 10 --stats 1");
     let mut greedy: Vec<_> = (0..4).map(|_| server.connect()).collect();

@@ -210,7 +210,7 @@ fn a_direction_holds_no_more_than_its_limit_and_loses_nothing() {
 }
 
 #[test]
-fn broadcast_delays_nobody() {
+fn broadcast_delays_no_reader() {
     let content = pattern(4 * MIB);
     let rope = Arc::new(Rope::from(content.clone()));
     let (mut readers, mut peers) = (Vec::new(), Vec::new());

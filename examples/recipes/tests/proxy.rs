@@ -157,7 +157,7 @@ fn peers_that_leave_end_their_connection_only() {
 }
 
 #[test]
-fn nobody_behind_it() {
+fn no_server_behind_it() {
     let mut proxy = Proxy::start("");
     // Its address is free from here on.
     let address = proxy.behind.local_addr().unwrap();

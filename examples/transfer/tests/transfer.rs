@@ -152,7 +152,7 @@ fn python_sends_300_megabytes() {
 }
 
 #[test]
-fn nobody_listens() {
+fn no_listener() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let files = Files::new(10);
     transfer(&["send", &files.input(), "--to", &address]).finish().assert_failed("Connection refused");
@@ -379,7 +379,7 @@ fn standard_input_and_output() {
 }
 
 #[test]
-fn nobody_reads_standard_output() {
+fn standard_output_is_closed() {
     let mut receiver = Receiver::start(&["--output", "-"]);
     drop(receiver.running.0.stdout.take());
     let mut sender = transfer_with(&["send", "-", "--to", &receiver.address], Stdio::piped());
@@ -486,7 +486,7 @@ fn memory_is_bounded_by_the_limit() {
     let full = process::memory(receiver.id());
     assert!(full >= LIMIT as u64, "{full} bytes: the payload is not seen");
     assert!(full.max(most) < LIMIT as u64 + OVERHEAD, "{} bytes", full.max(most));
-    // Whoever sends more is refused at once, however much it is.
+    // A sender of more is refused at once, however much it is.
     let refused = loop {
         if let Err(error) = peer.write_all(&[1; MIB]) {
             break error;
