@@ -22,11 +22,11 @@ fn main() -> io::Result<()> {
     let data = &docs.join("benchmarks");
     let read = |name| rows(data, name);
     let (counts, ratios) = (read("counts")?, read("ratios")?);
-    let (instructions, thresholds) = (read("instructions")?, read("thresholds")?);
+    let (instructions, thresholds, pool) = (read("instructions")?, read("thresholds")?, read("pool")?);
     for (name, chart) in charts(&counts, &ratios) {
         fs::write(data.join(name).with_extension("svg"), chart.draw())?;
     }
-    tables::fill(&docs.join("benchmarks.md"), &counts, &ratios, &instructions, &thresholds)
+    tables::fill(&docs.join("benchmarks.md"), [&counts, &ratios, &instructions, &thresholds, &pool])
 }
 
 /// What a bench printed; nothing if it had nothing to count with.

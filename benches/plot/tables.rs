@@ -12,10 +12,7 @@ use super::{number, text};
 
 pub(super) fn fill(
     page: &Path,
-    counts: &[Value],
-    ratios: &[Value],
-    instructions: &[Value],
-    thresholds: &[Value],
+    [counts, ratios, instructions, thresholds, pool]: [&[Value]; 5],
 ) -> io::Result<()> {
     let mut text = fs::read_to_string(page)?;
     let tables = [
@@ -25,6 +22,7 @@ pub(super) fn fill(
         ("warm", counted(counts, true)),
         ("instructions", executed(instructions)),
         ("thresholds", weighed(thresholds)),
+        ("pool", operations(pool)),
     ];
     for (name, table) in tables {
         text = replace(&text, name, &table)?;
@@ -73,11 +71,28 @@ fn bars(counts: &[Value], ratios: &[Value], instructions: &[Value]) -> String {
     table("| what | figure | quartiles | bar | reached |", rows)
 }
 
+/// What the pool's operations cost.
+fn operations(pool: &[Value]) -> String {
+    let rows = pool.iter().map(|row| {
+        let (figure, unit) = (number(row, "figure"), text(row, "unit"));
+        let (bar, verdict) = bar(row).map_or((String::new(), ""), |(sign, bar)| {
+            (format!("{sign} {bar}"), if row["met"] == true { "yes" } else { "**no**" })
+        });
+        format!("| {}: {} | {figure:.3} {unit} | {bar} | {verdict} |", text(row, "group"), text(row, "name"))
+    });
+    table("| operation | figure | bar | reached |", rows)
+}
+
+/// The sign and the figure of a row's bar, if it has one.
+fn bar(row: &Value) -> Option<(&'static str, f64)> {
+    [("AtLeast", "≥"), ("AtMost", "≤")]
+        .into_iter()
+        .find_map(|(name, sign)| Some((sign, row["bar"].get(name)?.as_f64()?)))
+}
+
 fn measured(ratios: &[Value]) -> impl Iterator<Item = String> {
     ratios.iter().filter_map(|row| {
-        let (sign, bar) = [("AtLeast", "≥"), ("AtMost", "≤")]
-            .into_iter()
-            .find_map(|(name, sign)| Some((sign, row["bar"].get(name)?.as_f64()?)))?;
+        let (sign, bar) = bar(row)?;
         let (figure, unit) = (number(row, "figure"), text(row, "unit"));
         let verdict = if row["met"] == true { "yes" } else { "**no**" };
         let what = format!("{}: {}", place(row), text(row, "name"));
