@@ -518,7 +518,7 @@ fn packets_behind_a_long_frame_are_not_cut() {
     let (mut sent, mut rope, mut frames) = (0, Rope::new(), Vec::new());
     while frames.len() < 2 {
         if sent < wire.len() {
-            sent += write.write(&wire[sent..(sent + 3000).min(wire.len())]).unwrap_or(0);
+            sent += write.write(&wire[sent..(sent + 4096).min(wire.len())]).unwrap_or(0);
         }
         match rope.readv_frame(&read, &codec) {
             Ok(frame) => frames.push(frame.unwrap()),

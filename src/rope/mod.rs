@@ -387,6 +387,7 @@ impl Rope {
     pub fn push_front(&mut self, bytes: impl Into<Bytes> + 'static) {
         match segment(bytes) {
             Ok(bytes) => self.segments.push_front(bytes),
+            Err(rope) if self.is_empty() => self.append(rope),
             Err(mut rope) => {
                 rope.finish();
                 rope.segments.append(std::mem::take(&mut self.segments));
