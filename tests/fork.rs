@@ -418,7 +418,9 @@ fn a_waiter_is_an_error_in_a_child_and_keeps_its_place_in_the_parent() {
     let mut both = Some((waiting, granted));
     in_fork(|| drop(both.take()));
     (waiting, granted) = both.unwrap();
-    let room = |future: &mut ropewalk::RoomFuture| match Pin::new(future).poll(&mut Context::from_waker(Waker::noop())) {
+    let room = |future: &mut ropewalk::RoomFuture| match Pin::new(future)
+        .poll(&mut Context::from_waker(Waker::noop()))
+    {
         Poll::Ready(Ok(room)) => room,
         other => panic!("{other:?}"),
     };

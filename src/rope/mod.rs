@@ -616,7 +616,8 @@ impl Rope {
         self.segments.iter().cloned().chain(tail)
     }
 
-    /// Returns a copy of all bytes. O(len). To have them contiguous without a copy, [finalise](Rope::finalize).
+    /// Returns a copy of all bytes. O(len). To have them contiguous without a copy, and an error where there is no memory,
+    /// [finalise](Rope::finalize).
     ///
     /// # Examples
     ///
