@@ -163,6 +163,41 @@ fn a_stream_that_fits_ends_although_the_pool_is_full() {
     assert_eq!(kind(now(rope.receive_from_when_room(&mut stream))), Ok(0));
 }
 
+/// A rope that holds nothing, as far as anybody sees, may be replaced by another.
+#[test]
+fn an_empty_rope_holds_nothing_back_for_want_of_room() {
+    let pool = pool_of(16);
+    let payload = pattern(8, 100_000);
+    let mut stream = pieces(&payload, 20_000, false);
+    // From here on a first read asks for more than a segment on the heap.
+    let mut rope = Rope::in_pool(&pool);
+    while rope.len() < 40_000 {
+        now(rope.receive_from(&mut stream)).unwrap();
+    }
+    let mut received = rope.to_vec();
+    drop(rope);
+    let held = pool.try_room(16 * PAGE).unwrap();
+    for attempt in 0..5 {
+        let mut rope = Rope::in_pool(&pool);
+        match now(rope.receive_from(&mut stream)) {
+            Ok(count) => assert_eq!((count, rope.len()), (1, 1), "{attempt}"),
+            Err(error) => panic!("{attempt}: {error}"),
+        }
+        assert_eq!(pool.stats().fallbacks, 0);
+        received.extend_from_slice(&rope.to_vec());
+    }
+    // One that holds something keeps the byte, and its bytes are taken off without it.
+    let mut rope = Rope::in_pool(&pool);
+    assert_eq!(now(rope.receive_from(&mut stream)).unwrap(), 1);
+    assert_eq!(kind(now(rope.receive_from(&mut stream))), Err(ErrorKind::OutOfMemory));
+    received.extend_from_slice(&rope.split_to(1).to_vec());
+    drop(held);
+    while now(rope.receive_from(&mut stream)).is_ok_and(|count| count > 0) {
+        received.extend_from_slice(&rope.split_to(rope.len()).to_vec());
+    }
+    assert!(received == payload, "{} of {}", received.len(), payload.len());
+}
+
 #[tokio::test]
 async fn room_is_waited_for() {
     let pool = pool_of(256);
@@ -383,6 +418,10 @@ fn what_is_held_back_stays_with_the_rope_that_goes_on() {
     let mut all = Rope::from("header ");
     all.append(rope);
     assert_eq!(rest(all, stream), b"header abc");
+    let (rope, stream) = holding_back(Rope::new());
+    let mut fresh = Rope::new();
+    fresh.push_front(rope);
+    assert_eq!(rest(fresh, stream), b"abc");
     let (mut rope, stream) = holding_back(Rope::new());
     rope.append(holding_back(Rope::new()).0);
     assert_eq!(rest(rope, stream), b"aabc");

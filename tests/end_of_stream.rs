@@ -12,7 +12,7 @@ use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -60,13 +60,23 @@ fn pipe() -> (OwnedFd, OwnedFd) {
     (read, write)
 }
 
+/// A pipe with a name, which nobody has opened.
+fn named_pipe(path: &Path) {
+    let name = CString::new(path.to_str().unwrap()).unwrap();
+    // SAFETY: a path that ends with 0.
+    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+}
+
+/// A descriptor that only names a file.
+fn by_path(path: &Path) -> OwnedFd {
+    OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path).unwrap().into()
+}
+
 /// A pipe with a name, which nobody has opened for writing.
 fn fifo() -> OwnedFd {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("fifo");
-    let name = CString::new(path.to_str().unwrap()).unwrap();
-    // SAFETY: a path that ends with 0.
-    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+    named_pipe(&path);
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap().into()
 }
 
@@ -413,12 +423,22 @@ fn what_cannot_be_read_is_an_error_as_without_a_limit() {
     let (unix, tcp) = (tempfile::tempdir().unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
     let unix_listener = UnixListener::bind(unix.path().join("socket")).unwrap();
     let write_only = OpenOptions::new().write(true).open("/dev/null").unwrap();
+    let fifo_path = unix.path().join("fifo");
+    named_pipe(&fifo_path);
     let sources = [
         ("pipe", write),
         ("file", write_only.into()),
         ("directory", File::open("/").unwrap().into()),
         ("listening tcp", tcp.into()),
         ("listening unix", unix_listener.into()),
+        // SAFETY: makes a descriptor.
+        ("epoll", owned(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })),
+        // SAFETY: makes a descriptor.
+        ("pidfd", owned(unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) } as i32)),
+        ("pipe, by path", by_path(&fifo_path)),
+        ("unix socket, by path", by_path(&unix.path().join("socket"))),
+        ("terminal, by path", by_path(Path::new("/dev/ptmx"))),
+        ("file, by path", by_path(Path::new("/proc/version"))),
     ];
     for (name, fd) in sources {
         let mut rope = Rope::new();

@@ -6,6 +6,9 @@
 #[allow(dead_code)] // some of it is for other tests
 mod support;
 
+#[path = "support/seccomp.rs"]
+mod seccomp;
+
 use std::io::{ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,7 +21,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use ropewalk::{Pool, PoolOptions, Room, Rope, View};
-use support::{pattern, received};
+use support::{in_child, pattern, received};
 
 const MIB: usize = 1 << 20;
 
@@ -325,4 +328,145 @@ fn receiving_from_a_reader_is_an_error_in_a_child() {
             assert_eq!((reader, rope.len()), (&b"bytes"[..], length));
         });
     }
+}
+
+/// Types that hold a rope, pages or a place in the queue, each in the state in which it holds them.
+fn holders(pool: &Pool) -> Vec<(&'static str, Box<dyn std::any::Any>)> {
+    let payload = pattern(7, MIB);
+    let rope = || received(pool, &payload);
+    let mut half = rope().into_iter();
+    half.next().unwrap();
+    let mut cursor = rope().into_cursor();
+    cursor.set_position(MIB / 2);
+    let mapped = scattered(pool, &payload, 64 << 10).finalize().unwrap();
+    let mut in_room = Rope::in_room(pool.try_room(MIB).unwrap());
+    in_room.extend_from_slice(&payload[..5000]);
+    let mut shared = rope();
+    let front = shared.split_to(MIB / 2 + 5);
+    let mut sent = rope();
+    sent.advance(MIB / 2 + 7);
+    vec![
+        ("segments half taken", Box::new(half)),
+        ("cursor", Box::new(cursor)),
+        ("slice of a mapped view", Box::new(mapped.slice(5000..900_000))),
+        ("cursor of a view", Box::new(mapped.cursor())),
+        ("rope in its room", Box::new(in_room)),
+        ("halves of a rope", Box::new((shared, front))),
+        ("rope half sent", Box::new(sent)),
+        ("clone", Box::new((rope().clone(), mapped))),
+    ]
+}
+
+#[test]
+fn whatever_holds_pages_is_dropped_without_harm() {
+    for options in kinds() {
+        let held = held(options);
+        let mut all = holders(&held.pool);
+        for index in 0..all.len() {
+            let before = held.pool.stats().in_use;
+            let name = all[index].0;
+            let mut one = Some(&mut all[index].1);
+            in_fork(|| drop(std::mem::replace(one.take().unwrap(), Box::new(()))));
+            held.assert_intact();
+            assert_eq!(held.pool.stats().in_use, before, "{name}");
+        }
+        drop(all);
+    }
+}
+
+/// A pool whose pages are no file, as where memfd_create(2) is forbidden: they are not in the child either.
+#[test]
+fn an_anonymous_pool_is_not_inherited() {
+    in_child("an_anonymous_pool_is_not_inherited", || {
+        seccomp::forbid(libc::SYS_memfd_create, None, libc::EPERM);
+        let held = held(Pool::options().capacity(64 << 20));
+        assert_eq!(held.pool.stats().backing, ropewalk::Backing::Anonymous);
+        in_fork(|| {
+            assert_eq!(Rope::in_pool(&held.pool).reserve(1).unwrap_err().kind(), ErrorKind::Unsupported);
+            assert_eq!(held.pool.trim().unwrap_err().kind(), ErrorKind::Unsupported);
+        });
+        let mut held = Some(held);
+        in_fork(|| drop(held.take()));
+        held.unwrap().assert_intact();
+    });
+}
+
+/// Waiters that a child inherits: there they are an error, and leave the parent's queue alone.
+#[test]
+fn a_waiter_is_an_error_in_a_child_and_keeps_its_place_in_the_parent() {
+    use std::future::Future;
+    use std::pin::Pin;
+    use std::task::{Context, Poll, Waker};
+
+    let pool = Pool::options().capacity(1 << 20).create().unwrap();
+    let all = pool.try_room(1 << 20).unwrap();
+    let mut waiting = pool.wait_for_room(5000);
+    let mut granted = pool.wait_for_room(1 << 19);
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(Pin::new(&mut waiting).poll(&mut context).is_pending());
+    assert!(Pin::new(&mut granted).poll(&mut context).is_pending());
+    in_fork(|| match Pin::new(&mut waiting).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Err(error)) => assert_eq!(error.kind(), ErrorKind::Unsupported),
+        other => panic!("{other:?}"),
+    });
+    let mut both = Some((waiting, granted, all));
+    in_fork(|| drop(both.take()));
+    let (mut waiting, mut granted, all) = both.unwrap();
+    assert_eq!(pool.stats().waiting, 2);
+    drop(all);
+    // Granted, but not yet taken: that is dropped in the child too.
+    let mut both = Some((waiting, granted));
+    in_fork(|| drop(both.take()));
+    (waiting, granted) = both.unwrap();
+    let room = |future: &mut ropewalk::RoomFuture| match Pin::new(future)
+        .poll(&mut Context::from_waker(Waker::noop()))
+    {
+        Poll::Ready(Ok(room)) => room,
+        other => panic!("{other:?}"),
+    };
+    let rooms = [room(&mut waiting), room(&mut granted)];
+    assert_eq!(pool.stats().reserved, 8192 + (1 << 19));
+    drop(rooms);
+    assert_eq!((pool.stats().reserved, pool.stats().waiting), (0, 0));
+}
+
+#[cfg(feature = "compio")]
+#[test]
+fn what_is_lent_is_harmless_in_a_child() {
+    use compio_buf::IoBufMut;
+    let pool = Pool::options().capacity(64 << 20).retain(0).create().unwrap();
+    let mut rope = received(&pool, &pattern(7, MIB));
+    let mut lent = rope.lend(100_000).unwrap();
+    lent.extend_from_slice(&pattern(8, 1000)).unwrap();
+    let mut both = Some((rope, lent));
+    in_fork(|| drop(both.take()));
+    in_fork(|| {
+        let (mut rope, lent) = both.take().unwrap();
+        rope.take_back(lent);
+        assert_eq!(rope.lend(1 << 20).err().map(|error| error.kind()), Some(ErrorKind::Unsupported));
+    });
+    let (mut rope, lent) = both.unwrap();
+    rope.take_back(lent);
+    assert!(rope.split_to(MIB) == pattern(7, MIB) && rope == pattern(8, 1000));
+}
+
+/// A child that receives into ropes of its own, sends, and trims, while the parent does the same.
+#[test]
+fn both_go_on_and_neither_sees_the_other() {
+    let held = held(Pool::options().capacity(64 << 20).decay(Duration::ZERO));
+    in_fork(|| {
+        let own = Pool::options().capacity(64 << 20).retain(0).create().unwrap();
+        for seed in 0..20 {
+            let payload = pattern(seed, MIB);
+            let mut rope = received(&own, &payload);
+            rope.append(received(&own, &payload));
+            let (first, second) = payload.split_at(MIB / 2);
+            let view = rope.finalize().unwrap();
+            assert!(view[..MIB / 2] == *first && view[MIB + MIB / 2..] == *second);
+            own.trim().unwrap();
+            let _ = held.pool.stats();
+        }
+        drop(held.pool.clone());
+    });
+    held.assert_intact();
 }

@@ -5,7 +5,7 @@
 #[allow(dead_code)] // it is for several test files
 mod support;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{ErrorKind, IoSlice, Write};
 use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -14,8 +14,10 @@ use std::process;
 use std::thread;
 use std::time::Duration;
 
+use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::unistd::pipe2;
 use ropewalk::{Pool, Rope};
 use socket2::{Domain, Socket, Type};
 use support::{in_child, pattern};
@@ -440,5 +442,106 @@ fn a_message_is_whole_behind_the_number_of_a_closed_stream() {
         let mut rope = Rope::new();
         assert_eq!(rope.readv_from(&socket).unwrap(), message.len());
         assert_eq!(rope, message[..]);
+    }
+}
+
+/// A pipe whose writes are packets: what a read has no room for is dropped by the kernel.
+fn packet_pipe() -> (File, File) {
+    let (read, write) = pipe2(OFlag::O_DIRECT | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).unwrap();
+    (read.into(), write.into())
+}
+
+#[test]
+fn packets_of_a_pipe_are_taken_whole_or_not_at_all() {
+    let kind = |read: std::io::Result<usize>| read.map_err(|error| error.kind());
+    for sizes in [[1, 10, 3], [10, 1, 4], [4, 4, 4], [2, 1, 1], [1, 1, 5], [4096, 1, 4096]] {
+        for room in 1..12 {
+            let (read, mut write) = packet_pipe();
+            let mut rope = Rope::new();
+            for (seed, size) in sizes.into_iter().enumerate() {
+                write.write_all(&pattern(seed as u64, size)).unwrap();
+            }
+            for (seed, size) in sizes.into_iter().enumerate() {
+                let packet = pattern(seed as u64, size);
+                if size > room {
+                    assert_eq!(
+                        kind(rope.readv_up_to(&read, room)),
+                        Err(ErrorKind::InvalidInput),
+                        "{sizes:?}"
+                    );
+                    rope.set_limit(room);
+                    assert_eq!(kind(rope.readv_from(&read)), Err(ErrorKind::QuotaExceeded), "{sizes:?}");
+                    rope.set_limit(usize::MAX);
+                }
+                assert_eq!(kind(rope.readv_up_to(&read, room.max(size))), Ok(size), "{sizes:?} {room}");
+                assert_eq!(rope, packet, "{sizes:?} {room}");
+                rope.clear();
+            }
+            assert_eq!(kind(rope.readv_up_to(&read, room)), Err(ErrorKind::WouldBlock));
+            drop(write);
+            assert_eq!(kind(rope.readv_up_to(&read, room)), Ok(0));
+        }
+    }
+}
+
+#[test]
+fn a_packet_that_finds_no_room_in_the_pool_stays_in_its_pipe() {
+    let pool = Pool::options().capacity(4096).create().unwrap();
+    for spare in [1, 5, 9, 10, 11] {
+        let (read, mut write) = packet_pipe();
+        write.write_all(b"ten bytes.").unwrap();
+        write.write_all(b"and more").unwrap();
+        let mut rope = Rope::in_pool(&pool);
+        rope.extend_from_slice(&vec![1; 4096 - spare]);
+        let got = rope.readv_from(&read).map_err(|error| error.kind());
+        assert_eq!(got, if spare < 10 { Err(ErrorKind::OutOfMemory) } else { Ok(10) }, "{spare}");
+        rope.advance(4096 - spare);
+        let mut rest = Rope::new();
+        while rest.len() + rope.len() < 18 {
+            assert!(rest.readv_from(&read).unwrap() > 0, "{spare}");
+        }
+        rope.append(rest);
+        assert_eq!(rope, b"ten bytes.and more");
+    }
+}
+
+#[cfg(feature = "tokio")]
+#[test]
+fn packets_behind_a_long_frame_are_not_cut() {
+    let (read, mut write) = packet_pipe();
+    let codec = ropewalk::RopeCodec::new(1 << 20);
+    let (first, second) = (pattern(1, 64 << 10), pattern(2, 4000));
+    let mut wire = codec.wrap(Rope::from(first.clone())).unwrap();
+    // The last packet of the first frame is longer than what is missing of it.
+    wire.append(codec.wrap(Rope::from(second.clone())).unwrap());
+    let wire = wire.to_vec();
+    let (mut sent, mut rope, mut frames) = (0, Rope::new(), Vec::new());
+    while frames.len() < 2 {
+        if sent < wire.len() {
+            sent += write.write(&wire[sent..(sent + 4096).min(wire.len())]).unwrap_or(0);
+        }
+        match rope.readv_frame(&read, &codec) {
+            Ok(frame) => frames.push(frame.unwrap()),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
+        }
+    }
+    assert!(frames[0] == first && frames[1] == second);
+}
+
+/// Bytes, which a small read may leave a part of.
+#[test]
+fn a_pipe_of_bytes_is_read_in_any_pieces() {
+    for writes in [&[1, 1, 20][..], &[10, 1, 11], &[22]] {
+        let (read, write) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).unwrap();
+        let (sent, mut at) = (pattern(3, 22), 0);
+        for size in writes {
+            File::from(write.try_clone().unwrap()).write_all(&sent[at..at + size]).unwrap();
+            at += size;
+        }
+        let mut rope = Rope::new();
+        for count in [1, 2, 7, 12] {
+            assert_eq!(rope.readv_up_to(&read, count).unwrap(), count);
+        }
+        assert_eq!(rope, sent);
     }
 }

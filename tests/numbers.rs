@@ -1,6 +1,7 @@
 //! Every size that comes from a caller or a peer, at the boundaries: it is served, or an error, or the documented panic
 //! with both numbers; and whatever refuses it leaves the rope and the pool as they were.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
+#![allow(unsafe_code)] // `advance_mut` is unsafe to call
 
 #[allow(dead_code)] // some of it is for other tests
 mod support;
@@ -13,7 +14,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Buf;
+use bytes::{Buf, BufMut, Bytes};
 use ropewalk::{Cursor, Pool, PoolStats, Rope};
 use support::{pattern, received};
 
@@ -422,6 +423,54 @@ fn room_that_is_lent() {
                 assert!(rope == pattern(1, LEN));
                 drop(rope);
                 assert_eq!(pool.stats().in_use, 0);
+            }
+        }
+    }
+}
+
+/// Iterators that say that much more comes than does.
+#[test]
+fn hints_are_not_believed() {
+    struct Lies(usize, usize);
+    impl Iterator for Lies {
+        type Item = Bytes;
+
+        fn next(&mut self) -> Option<Bytes> {
+            self.1 = self.1.checked_sub(1)?;
+            Some(Bytes::from_static(b"seg"))
+        }
+
+        fn size_hint(&self) -> (usize, Option<usize>) {
+            (self.0, None)
+        }
+    }
+    for n in numbers(&[]) {
+        for actual in [0, 1, 100] {
+            let rope: Rope = Lies(n, actual).collect();
+            let mut extended = rope.clone();
+            extended.extend(Lies(n, actual));
+            assert_eq!((rope.len(), extended.len()), (3 * actual, 6 * actual));
+        }
+    }
+}
+
+/// More than was offered is never counted, even where there is memory for it.
+#[test]
+fn bytes_beyond_the_offer_are_not_counted() {
+    for limit in numbers(&[LEN, LEN + 10]) {
+        for n in numbers(&[]) {
+            for (_pool, mut rope) in ropes() {
+                rope.set_limit(limit);
+                let offered = rope.chunk_mut().len();
+                assert!(offered <= limit.saturating_sub(LEN));
+                if n > offered {
+                    // SAFETY: it panics before it counts any.
+                    assert!(panics(|| unsafe { rope.advance_mut(n) }).is_err(), "{n} of {offered}");
+                }
+                assert!(rope == pattern(1, LEN));
+                let (more, room) = (vec![7; n.min(2 * PAGE)], limit.saturating_sub(LEN));
+                assert_eq!(panics(|| rope.put_slice(&more)).is_ok(), more.len() <= room);
+                assert_eq!(rope.len(), if more.len() <= room { LEN + more.len() } else { LEN });
             }
         }
     }

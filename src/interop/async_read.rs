@@ -41,10 +41,11 @@ impl Rope {
     /// After any error the rope holds what it held before, and the call can be repeated.
     ///
     /// Only a read can tell whether there is more. The one byte that it takes is held back: it is not part of the rope
-    /// yet, and the next receive of any kind that has room delivers it first. Continue with the same rope, and switch
-    /// to another rope only after the end of the stream or an `Ok`. [`clear`](Rope::clear),
-    /// [`split_to`](Rope::split_to) and [`split_off`](Rope::split_off) leave the byte with this rope, a clone has none,
-    /// and [`append`](Rope::append) moves that of the other rope here if this one has none.
+    /// yet, and the next receive of any kind that has room delivers it first. So continue with the same rope after these
+    /// two errors; what it holds is taken off by [`split_to(rope.len())`](Rope::split_to), not by a replacement of the
+    /// rope. [`clear`](Rope::clear), `split_to` and [`split_off`](Rope::split_off) leave the byte with this rope, a clone
+    /// has none, and [`append`](Rope::append) moves that of the other rope here if this one has none. An empty rope
+    /// holds nothing back for want of room in the pool: it receives the byte, `Ok(1)`, and fails the next time.
     ///
     /// # Cancel safety
     ///
@@ -222,25 +223,31 @@ impl Rope {
     ) -> Poll<io::Result<usize>> {
         self.pool().map_or(Ok(()), Pool::check_process)?;
         let (pace, held_back) = (*self.reads(), self.held_back);
-        let want = pace.bytes().min(max).min(self.allowed());
+        let mut want = pace.bytes().min(max).min(self.allowed());
         if want == 0 {
             return self.poll_hold_back(context, reader, self.limit_reached());
         }
-        let read = |iovecs: &mut [UninitIovec<'_>]| {
-            Ok(poll_after(held_back, iovecs[0].as_uninit(), |rest| poll_read(reader.as_mut(), context, rest)))
-        };
         let count =
             |read: &Poll<io::Result<usize>>| if let Poll::Ready(Ok(count)) = read { *count } else { 0 };
-        match self.receive_ready(want, want == max, read, count) {
-            Err(error) if is_at_capacity(&error) => self.poll_hold_back(context, reader, error),
-            Err(error) => Poll::Ready(Err(error)),
-            Ok(read) => {
-                match read {
-                    Poll::Ready(Ok(_)) => self.held_back = None,
-                    Poll::Ready(Err(_)) => {}
-                    Poll::Pending => *self.reads() = pace, // it says nothing of how much will come
+        loop {
+            let read = |iovecs: &mut [UninitIovec<'_>]| {
+                Ok(poll_after(held_back, iovecs[0].as_uninit(), |rest| {
+                    poll_read(reader.as_mut(), context, rest)
+                }))
+            };
+            match self.receive_ready(want, want == max, read, count) {
+                // A rope that looks empty may be dropped, so it holds nothing back. One byte needs no page.
+                Err(error) if is_at_capacity(&error) && self.is_empty() && want > 1 => want = 1,
+                Err(error) if is_at_capacity(&error) => return self.poll_hold_back(context, reader, error),
+                Err(error) => return Poll::Ready(Err(error)),
+                Ok(read) => {
+                    match read {
+                        Poll::Ready(Ok(_)) => self.held_back = None,
+                        Poll::Ready(Err(_)) => {}
+                        Poll::Pending => *self.reads() = pace, // it says nothing of how much will come
+                    }
+                    return read;
                 }
-                read
             }
         }
     }

@@ -37,7 +37,8 @@ unsafe impl BufMut for Rope {
     }
 
     unsafe fn advance_mut(&mut self, count: usize) {
-        let offered = self.tail_mut().map_or(0, |tail| tail.ready());
+        let most = self.remaining_mut();
+        let offered = self.tail_mut().map_or(0, |tail| tail.ready()).min(most);
         assert!(
             count <= offered,
             "advance_mut: {count} is beyond the {offered} bytes that chunk_mut offered"

@@ -199,11 +199,14 @@ fn is_idle(page: &Page) -> bool {
 mod tests {
     use proptest::prelude::*;
 
+    /// Miri is some hundred times slower.
+    const MAX: (u32, usize) = if cfg!(miri) { (200, 30) } else { (600, 120) };
+
     proptest! {
         #[test]
         fn page_runs_are_those_of_a_naive_model(
-            total in 1..600u32,
-            steps in prop::collection::vec(any::<super::Step>(), 0..120),
+            total in 1..MAX.0,
+            steps in prop::collection::vec(any::<super::Step>(), 0..MAX.1),
         ) {
             super::check(total, &steps);
         }

@@ -84,13 +84,15 @@ impl Rope {
         self.prepare_body(body)?;
         let Some(body) = body else { return self.readv_from(fd) };
         let fd = fd.as_fd();
-        if self.held_back.is_some() || !body.is_received_alone() || self.source().kind(fd) == FdKind::Message
-        {
+        let mut kind = self.source().kind(fd);
+        if self.held_back.is_some() || !body.is_received_alone() || kind.keeps_messages() {
             return self.readv_from(fd);
         }
-        let mut kind = self.source().kind(fd);
         let received = self.fill_body(body, |iovecs| sys::readv(fd, iovecs, &mut kind));
         self.source().note(kind);
+        if kind == FdKind::Packets {
+            return self.readv_from(fd);
+        }
         self.received(received.map(Some))
     }
 

@@ -387,6 +387,7 @@ impl Rope {
     pub fn push_front(&mut self, bytes: impl Into<Bytes> + 'static) {
         match segment(bytes) {
             Ok(bytes) => self.segments.push_front(bytes),
+            Err(rope) if self.is_empty() => self.append(rope),
             Err(mut rope) => {
                 rope.finish();
                 rope.segments.append(std::mem::take(&mut self.segments));
@@ -615,7 +616,8 @@ impl Rope {
         self.segments.iter().cloned().chain(tail)
     }
 
-    /// Returns a copy of all bytes. O(len). To have them contiguous without a copy, [finalise](Rope::finalize).
+    /// Returns a copy of all bytes. O(len). To have them contiguous without a copy, and an error where there is no memory,
+    /// [finalise](Rope::finalize).
     ///
     /// # Examples
     ///

@@ -38,7 +38,7 @@ impl Rope {
     /// a segment of its own size rather than a page. Works with any descriptor that readv(2) reads from.
     ///
     /// From a socket that keeps message boundaries (datagram, seqpacket) one call brings one whole message: its length
-    /// is asked for first. Messages without bytes are skipped, since `Ok(0)` is the end;
+    /// is asked for first. So it is with the packets of a pipe (`O_DIRECT`) where there is less room than a page. Messages without bytes are skipped, since `Ok(0)` is the end;
     /// [`recvmsg_from`](Rope::recvmsg_from) brings them too. At the limit and in a full pool `Ok(0)` is the end of the
     /// stream as well, for each kind of descriptor; where the kernel cannot tell, as of a device that has no end, it is
     /// the error.
@@ -106,12 +106,15 @@ impl Rope {
         }
         let fd = fd.as_fd();
         let mut kind = self.source().kind(fd);
-        if kind == FdKind::Message {
-            return self.read_message(fd, max);
+        if kind.keeps_messages() {
+            return self.read_message(fd, max, kind);
         }
         let call = |iovecs: &mut [UninitIovec<'_>]| sys::readv(fd, iovecs, &mut kind);
         let received = self.receive(fd, 0, max, call, |&count| count);
         self.source().note(kind);
+        if kind == FdKind::Packets {
+            return self.read_message(fd, max, kind);
+        }
         self.received(received)
     }
 
@@ -128,24 +131,22 @@ impl Rope {
         }
     }
 
-    /// recvmsg(2) of one message that has bytes.
+    /// recvmsg(2) of one message that has bytes, or read(2) of one packet of a pipe.
     #[inline(never)]
-    fn read_message(&mut self, fd: BorrowedFd<'_>, max: usize) -> io::Result<usize> {
+    fn read_message(&mut self, fd: BorrowedFd<'_>, max: usize, mut kind: FdKind) -> io::Result<usize> {
         if max == 0 {
             return Ok(0);
         }
-        let mut len = sys::next_message_len(fd, 0)?;
-        while len == 0 {
-            if sys::recvmsg(fd, &mut [], 0)?.end {
-                return Ok(0);
+        let received = match sys::next_with_bytes(fd, kind) {
+            Ok(0) => Ok(None),
+            Ok(len) if len > max => return Err(longer_than(len, max)),
+            Ok(len) => {
+                let call = |iovecs: &mut [UninitIovec<'_>]| sys::readv(fd, iovecs, &mut kind);
+                self.receive_message(len, call, |&count| count).map(Some)
             }
-            len = sys::next_message_len(fd, 0)?;
-        }
-        if len > max {
-            return Err(longer_than(len, max));
-        }
-        let call = |iovecs: &mut [UninitIovec<'_>]| sys::readv(fd, iovecs, &mut FdKind::Message);
-        self.receive_message(len, call, |&count| count)
+            Err(error) => Err(error),
+        };
+        self.received(received)
     }
 
     /// recvmsg(2): like [`readv_from`](Rope::readv_from) on a socket, with the descriptors that came

@@ -127,7 +127,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 2000 }))]
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 2000 }))]
 
         #[test]
         fn finds_what_a_flat_search_finds(
@@ -152,7 +152,7 @@ mod tests {
         /// Segments of a few bytes, so that the window is filled and searched many times.
         #[test]
         fn finds_across_many_tiny_segments(
-            flat in prop::collection::vec(0..2u8, 0..2000),
+            flat in prop::collection::vec(0..2u8, 0..if cfg!(miri) { 300 } else { 2000 }),
             size in 1..5usize,
             at in any::<prop::sample::Index>(),
             len in 0..600usize,

@@ -46,6 +46,9 @@ pub(crate) struct Segments {
     end: usize,
 }
 
+/// Most entries that are allocated before there are segments for them: 2.5 MiB.
+const MAX_HINT: usize = 1 << 16;
+
 impl Segments {
     /// One segment, which is not empty.
     #[inline]
@@ -126,8 +129,10 @@ impl Segments {
         self.entries.push(Entry { end: self.end, bytes });
     }
 
-    /// Allocates entries for `count` more segments, and in a large table some in front of them.
-    pub(crate) fn reserve(&mut self, count: usize) {
+    /// Allocates entries for `hint` more segments, and in a large table some in front of them. Not for more than
+    /// [`MAX_HINT`]: the hint of an iterator may be anything.
+    pub(crate) fn reserve(&mut self, hint: usize) {
+        let count = hint.min(MAX_HINT);
         if self.entries.is_empty() && count >= LARGE {
             self.entries = with_gap(count / 8, 0, count);
             self.head = count / 8;

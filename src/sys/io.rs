@@ -13,7 +13,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags};
 use super::iovec::{Iovecs, UninitIovec, offered};
 #[cfg(test)]
 use super::mock;
-use super::peek::{FdKind, Next, has_ended, is_refused, peek};
+use super::peek::{FdKind, Next, has_ended, is_refused, kind_before_read, max_packet, peek};
 
 /// Most descriptors that the kernel passes in one message: `SCM_MAX_FD`, unix(7).
 const MAX_FDS: usize = 253;
@@ -66,8 +66,10 @@ pub struct Received {
 ///
 /// # Errors
 ///
-/// `InvalidData` for a message that was cut, because it is longer than what was offered: see
-/// [`next_message_len`](super::next_message_len).
+/// * `InvalidData` for a message that was cut, because it is longer than what was offered: see
+///   [`next_message_len`](super::next_message_len).
+/// * `InvalidInput` from a pipe that turned out to be one of packets, with `kind` changed: nothing was read, since a
+///   packet may be longer than what was offered.
 #[inline]
 pub(crate) fn readv(
     fd: BorrowedFd<'_>,
@@ -78,6 +80,9 @@ pub(crate) fn readv(
         return read_message(fd, iovecs);
     }
     let offer = offered(iovecs);
+    if *kind == FdKind::Other && offer < max_packet() {
+        check_packets(fd, offer, kind)?;
+    }
     let count = retry(|| {
         #[cfg(test)]
         if let Some(answer) = mock::read(iovecs) {
@@ -92,6 +97,16 @@ pub(crate) fn readv(
         Errno::result(unsafe { libc::readv(fd.as_raw_fd(), base, len) }).map(isize::unsigned_abs)
     })?;
     within_offer(count, offer, "readv")
+}
+
+#[cold]
+fn check_packets(fd: BorrowedFd<'_>, offer: usize, kind: &mut FdKind) -> io::Result<()> {
+    #[cfg(test)]
+    if mock::is_set() {
+        return Ok(());
+    }
+    *kind = kind_before_read(fd, offer)?;
+    if *kind == FdKind::Packets { Err(io::ErrorKind::InvalidInput.into()) } else { Ok(()) }
 }
 
 #[inline]

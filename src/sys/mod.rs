@@ -16,7 +16,7 @@ pub(crate) mod space;
 
 pub use io::Received;
 pub(crate) use io::{at_end_of_stream, check_recv_flags, check_send_flags, readv, recvmsg, sendmsg, writev};
-pub(crate) use peek::{FdKind, KnownFd, is_no_socket, next_message_len};
+pub(crate) use peek::{FdKind, KnownFd, is_no_socket, next_message_len, next_with_bytes};
 
 /// What a call behind an arena returns.
 pub(crate) type Result = nix::Result<()>;

@@ -9,13 +9,14 @@
 //! | datagram, raw, seqpacket socket | the same; after a receive of 0 `poll` and `FIONREAD` | hung up or shut down, no bytes left | more, or a message of no bytes |
 //! | listening, unconnected | the same | never | its error: `ENOTCONN`, `EINVAL` |
 //! | pipe, FIFO | `poll`; if it says nothing, `tee` | no writer and nothing in it | more; `WouldBlock` or waits |
+//! | pipe of packets (`O_DIRECT`) | `tee` to another pipe, which is read | as a pipe | the next packet's length |
 //! | regular file of any size, memfd, block device, `/proc`, `/sys` | `pread` of one byte at the position | 0 | more; the file's error |
 //! | the same with `O_DIRECT` | position and `st_size` | at or behind the size | more |
 //! | `/dev/null`, `zero`, `full`, `random`, `urandom` | `pread` of one byte | 0: `/dev/null` | more |
 //! | terminal | `poll`, then `FIONREAD` | end of file was typed; hung up | more; `WouldBlock` or waits |
 //! | eventfd, timerfd, signalfd, inotify, other devices | `poll`, then `FIONREAD` | never, unless it is known that 0 are left | more; `WouldBlock` or waits |
 //! | directory | `pread` | never | `EISDIR` |
-//! | opened with `O_WRONLY` | `fcntl` | never | `EBADF` |
+//! | what read(2) refuses: opened with `O_WRONLY`, `O_PATH`; epoll, pidfd | `readv` of no iovecs | never | its error: `EBADF`, `EINVAL` |
 //!
 //! "Waits" is for descriptors without `O_NONBLOCK`. Where the kernel gives no answer, it is "more": a limit that is
 //! reported one call early is better than a payload that is cut. `FIONREAD` is an `int`, wrong for files
@@ -25,7 +26,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
 use nix::errno::Errno;
@@ -33,7 +34,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc::{self, POLLHUP, POLLIN, POLLPRI, POLLRDHUP, c_int, c_short};
 use nix::unistd::pipe2;
 
-use super::io::retry;
+use super::io::{recvmsg, retry};
+use super::memory;
 #[cfg(test)]
 use super::mock;
 
@@ -54,8 +56,12 @@ pub(crate) enum FdKind {
     Stream,
     /// A socket that keeps message boundaries: what a receive has no room for is dropped.
     Message,
-    /// Not a socket, or not known: read(2) serves both.
+    /// A pipe whose writer has `O_DIRECT`: the same holds for its packets. Only what is in the pipe tells.
+    Packets,
+    /// Not a socket, or not known: read(2) serves both. It may be a pipe of packets.
     Other,
+    /// As `Other`, and no pipe of packets.
+    Bytes,
 }
 
 impl FdKind {
@@ -77,6 +83,66 @@ impl FdKind {
             _ => FdKind::Other,
         }
     }
+
+    /// Returns whether it keeps boundaries, so that what a receive has no room for is lost.
+    #[inline]
+    pub(crate) fn keeps_messages(self) -> bool {
+        matches!(self, FdKind::Message | FdKind::Packets)
+    }
+}
+
+/// Before a read of no more than `offer` bytes from what is no socket: whether it would cut a packet of a pipe.
+///
+/// ioctl(2), `FIONREAD`; for a pipe that holds more, pipe2(2) and tee(2). A pipe of bytes is assumed to stay one.
+#[cold]
+pub(super) fn kind_before_read(fd: BorrowedFd<'_>, offer: usize) -> io::Result<FdKind> {
+    match bytes_left(fd) {
+        Some(left) if left <= offer => Ok(FdKind::Other),
+        Some(_) if is_pipe(&stat(fd)?) => {
+            // The first of these reads does not get two bytes if the packet has one; the second one drops the rest of a
+            // longer packet.
+            let packets = copy_of_pipe(fd, 2, false)?.next(2)? == 1 || {
+                let mut copy = copy_of_pipe(fd, 2, false)?;
+                copy.next(1)?;
+                copy.next(1)? == 0
+            };
+            Ok(if packets { FdKind::Packets } else { FdKind::Bytes })
+        }
+        _ => Ok(FdKind::Bytes),
+    }
+}
+
+/// Largest packet of a pipe: a page.
+#[inline]
+pub(super) fn max_packet() -> usize {
+    memory::page_size()
+}
+
+/// The bytes that were in a pipe, and still are.
+struct CopyOfPipe(OwnedFd);
+
+impl CopyOfPipe {
+    /// read(2) of at most `len` bytes; returns how many there were.
+    fn next(&mut self, len: usize) -> io::Result<usize> {
+        let mut memory = vec![0; len];
+        match nix::unistd::read(&self.0, &mut memory) {
+            Err(Errno::EAGAIN) => Ok(0),
+            read => Ok(read?),
+        }
+    }
+}
+
+/// tee(2) of the first `len` bytes of a pipe, which `waits` for some. At the end of the stream there are none.
+fn copy_of_pipe(fd: BorrowedFd<'_>, len: usize, waits: bool) -> io::Result<CopyOfPipe> {
+    let (read, write) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+    let flags = if waits { 0 } else { libc::SPLICE_F_NONBLOCK };
+    // SAFETY: moves no memory of this process.
+    retry(|| Errno::result(unsafe { libc::tee(fd.as_raw_fd(), write.as_raw_fd(), len, flags) }))?;
+    Ok(CopyOfPipe(read))
+}
+
+fn is_pipe(stat: &libc::stat64) -> bool {
+    stat.st_mode & libc::S_IFMT == libc::S_IFIFO
 }
 
 /// The kind of the descriptor that a rope received from last, so that it is asked for once.
@@ -155,6 +221,21 @@ pub(crate) fn is_no_socket(fd: BorrowedFd<'_>, error: &io::Error) -> bool {
     }
 }
 
+/// Bytes of the next message or packet that has some; 0 at the end of the stream. Messages without bytes are taken.
+/// Waits for one unless the descriptor is non-blocking.
+pub(crate) fn next_with_bytes(fd: BorrowedFd<'_>, kind: FdKind) -> io::Result<usize> {
+    if kind == FdKind::Packets {
+        let waits = !OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?).contains(OFlag::O_NONBLOCK);
+        return copy_of_pipe(fd, max_packet(), waits)?.next(max_packet());
+    }
+    loop {
+        let len = next_message_len(fd, 0)?;
+        if len > 0 || recvmsg(fd, &mut [], 0)?.end {
+            return Ok(len);
+        }
+    }
+}
+
 /// recv(2) with `MSG_PEEK` and `MSG_TRUNC`: bytes of the next message of a message socket. Waits for one unless
 /// the socket is non-blocking or `flags` has `MSG_DONTWAIT`.
 pub(crate) fn next_message_len(fd: BorrowedFd<'_>, flags: i32) -> io::Result<usize> {
@@ -175,10 +256,9 @@ pub(super) fn has_ended(fd: BorrowedFd<'_>) -> io::Result<bool> {
 
 /// What is no socket, or may not be asked as one.
 fn peek_file(fd: BorrowedFd<'_>, flags: i32) -> io::Result<Next> {
+    // SAFETY: names no memory. The kernel checks that the descriptor can be read, and does nothing else.
+    Errno::result(unsafe { libc::readv(fd.as_raw_fd(), ptr::null(), 0) })?;
     let status = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
-    if status & OFlag::O_ACCMODE == OFlag::O_WRONLY {
-        return Err(Errno::EBADF.into());
-    }
     let stat = stat(fd)?;
     if has_position(&stat) {
         match peek_at_position(fd, &stat) {
@@ -187,7 +267,7 @@ fn peek_file(fd: BorrowedFd<'_>, flags: i32) -> io::Result<Next> {
         }
     }
     let waits = !status.contains(OFlag::O_NONBLOCK) && flags & libc::MSG_DONTWAIT == 0;
-    peek_by_poll(fd, stat.st_mode & libc::S_IFMT == libc::S_IFIFO, waits)
+    peek_by_poll(fd, is_pipe(&stat), waits)
 }
 
 /// Whether pread(2) takes nothing out of what is behind the descriptor. A device may ignore the position, so of
@@ -280,10 +360,7 @@ fn bytes_left(fd: BorrowedFd<'_>) -> Option<usize> {
 
 /// tee(2): whether reading from this empty pipe returns 0. poll(2) does not tell before the first writer has come.
 fn has_no_writer(fd: BorrowedFd<'_>) -> bool {
-    let Ok((_read, write)) = pipe2(OFlag::O_CLOEXEC) else { return false };
-    // SAFETY: moves no memory of this process.
-    let copied = unsafe { libc::tee(fd.as_raw_fd(), write.as_raw_fd(), 1, libc::SPLICE_F_NONBLOCK) };
-    copied == 0
+    copy_of_pipe(fd, 1, false).and_then(|mut copy| copy.next(1)).is_ok_and(|copied| copied == 0)
 }
 
 /// fstat(2), in its 64-bit form on all targets.

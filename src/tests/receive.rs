@@ -191,7 +191,10 @@ fn answer() -> impl Strategy<Value = Step> {
 }
 
 /// Longest stream.
-const MOST: usize = if cfg!(miri) { 400 } else { 40_000 };
+const MOST: usize = if cfg!(miri) { 100 } else { 40_000 };
+
+/// Most calls.
+const CALLS: usize = if cfg!(miri) { 15 } else { 60 };
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: if cfg!(miri) { 2 } else { 256 }, ..Default::default() })]
@@ -201,7 +204,7 @@ proptest! {
     fn any_answers_in_any_order(
         len in 0..MOST,
         limit in 0..MOST + MOST / 4,
-        steps in proptest::collection::vec((answer(), 0..WAYS.len()), 0..60),
+        steps in proptest::collection::vec((answer(), 0..WAYS.len()), 0..CALLS),
     ) {
         let bytes = pattern(len);
         for mut rope in ropes() {
