@@ -11,6 +11,8 @@ else:
 
 from ._stats import PoolStats
 
+__all__ = ["Cursor", "LimitExceeded", "Pool", "PoolFull", "Room", "Rope", "View", "default_pool"]
+
 class _HasFileno(Protocol):
     def fileno(self) -> int: ...
 

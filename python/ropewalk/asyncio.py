@@ -282,9 +282,10 @@ _WAITING = weakref.WeakKeyDictionary()
 
 
 def _holds_all(waiting, pool):
-    """Whether the pool is full and those who wait hold all of it, but for what may be pages partly filled."""
+    """Whether the pool is full and those who wait hold all of it, but for what may be pages partly filled.
+    Another thread's loop may add to them meanwhile."""
     stats = pool.stats()
-    others = stats.in_use - sum(len(reader._rope) for reader in waiting)
+    others = stats.in_use - sum(len(reader._rope) for reader in tuple(waiting))
     return stats.in_use > stats.capacity // 2 and others <= stats.in_use // 8
 
 

@@ -12,6 +12,16 @@ else:
 
 from ._ropewalk import LimitExceeded, Pool, Rope, View
 
+__all__ = [
+    "LimitOverrunError",
+    "StreamReader",
+    "StreamWriter",
+    "open_connection",
+    "open_unix_connection",
+    "start_server",
+    "start_unix_server",
+]
+
 _Connected = Callable[[StreamReader, StreamWriter], Awaitable[None] | None]
 _Path = str | bytes | PathLike[str]
 

@@ -1,16 +1,17 @@
 //! A position in a rope, outside of it.
 
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
-use pyo3::sync::MutexExt;
 
+use crate::attach;
 use crate::error::plain;
-use crate::fd::Fd;
 use crate::fork::Born;
-use crate::pushed::{self, Sweep};
-use crate::view::View;
+use crate::pushed::Sweep;
+use crate::send::{self, Source};
 
 type Inner = ropewalk::Cursor<Arc<ropewalk::Rope>>;
 
@@ -38,14 +39,40 @@ impl Cursor {
     /// Does something with the cursor, detached.
     fn with<R: Send>(&self, py: Python<'_>, act: impl FnOnce(&mut Inner) -> R + Send) -> PyResult<R> {
         self.born.check("cursor")?;
-        let mut inner = self.inner.lock_py_attached(py).unwrap_or_else(|poisoned| poisoned.into_inner());
-        let inner = &mut *inner;
-        Ok(py.detach(|| act(inner)))
+        Ok(attach::detached(py, &self.inner, act))
     }
 
     fn at(&self, py: Python<'_>) -> PyResult<usize> {
         self.born.check("cursor")?;
-        Ok(self.inner.lock_py_attached(py).unwrap_or_else(|poisoned| poisoned.into_inner()).position())
+        Ok(attach::lock(py, &self.inner).position())
+    }
+}
+
+impl Source for Cursor {
+    fn writev(&self, py: Python<'_>, fd: BorrowedFd<'_>) -> PyResult<usize> {
+        self.with(py, |cursor| cursor.writev_to(fd))?.map_err(|error| plain(&error))
+    }
+
+    fn sendmsg(
+        &self,
+        py: Python<'_>,
+        fd: BorrowedFd<'_>,
+        flags: i32,
+        fds: &[BorrowedFd<'_>],
+    ) -> PyResult<usize> {
+        self.with(py, |cursor| cursor.sendmsg_to(fd, flags, fds))?.map_err(|error| plain(&error))
+    }
+
+    fn next(&self, py: Python<'_>) -> PyResult<Option<Bytes>> {
+        self.with(py, |cursor| {
+            let at = cursor.position();
+            let len = cursor.chunk().len();
+            cursor.get_ref().slice(at..at + len).into_iter().next()
+        })
+    }
+
+    fn sent(&self, py: Python<'_>, sent: usize) -> PyResult<()> {
+        self.with(py, |cursor| cursor.advance(sent.min(cursor.remaining())))
     }
 }
 
@@ -63,36 +90,19 @@ impl Cursor {
     ///
     /// Raises BlockingIOError when ``sock`` takes nothing now, and what else the kernel reports: the position is at the first
     /// byte not sent. ``sock`` is a descriptor or has ``fileno()``; a TLS socket sends by its own ``send``.
-    fn send(&self, py: Python<'_>, sock: &Bound<'_, PyAny>) -> PyResult<usize> {
-        let fd = Fd::of(sock)?;
-        if let Some(sock) = fd.encrypted()? {
-            return self.send_encrypted(py, sock);
-        }
-        fd.wait(libc::POLLOUT)?;
-        let fd = fd.borrow();
-        self.with(py, |cursor| cursor.writev_to(fd))?.map_err(|error| plain(&error))
+    fn send(&self, sock: &Bound<'_, PyAny>) -> PyResult<usize> {
+        send::send(self, sock)
     }
 
     /// The same, by the name that ropes have for it.
-    fn send_to(&self, py: Python<'_>, sock: &Bound<'_, PyAny>) -> PyResult<usize> {
-        self.send(py, sock)
+    fn send_to(&self, sock: &Bound<'_, PyAny>) -> PyResult<usize> {
+        self.send(sock)
     }
 
     /// sendmsg(2) with descriptors beside the bytes; they go with the first byte. As :meth:`send`.
     #[pyo3(signature = (sock, fds=Vec::new(), flags=0))]
-    fn sendmsg(
-        &self,
-        py: Python<'_>,
-        sock: &Bound<'_, PyAny>,
-        fds: Vec<Bound<'_, PyAny>>,
-        flags: i32,
-    ) -> PyResult<usize> {
-        let fd = Fd::of(sock)?;
-        fd.refuse_encrypted()?;
-        let fds = fds.iter().map(|fd| Ok(Fd::of(fd)?.borrow())).collect::<PyResult<Vec<_>>>()?;
-        fd.wait(libc::POLLOUT)?;
-        let fd = fd.borrow();
-        self.with(py, |cursor| cursor.sendmsg_to(fd, flags, &fds))?.map_err(|error| plain(&error))
+    fn sendmsg(&self, sock: &Bound<'_, PyAny>, fds: Vec<Bound<'_, PyAny>>, flags: i32) -> PyResult<usize> {
+        send::sendmsg(self, sock, &fds, flags)
     }
 
     /// Bytes before the cursor. Set it to go elsewhere; IndexError beyond the end.
@@ -115,21 +125,5 @@ impl Cursor {
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         Ok(format!("<ropewalk.Cursor at {} of {} bytes>", self.at(py)?, self.len))
-    }
-}
-
-impl Cursor {
-    /// By the socket's own `send`, of the bytes that lie side by side.
-    fn send_encrypted(&self, py: Python<'_>, sock: &Bound<'_, PyAny>) -> PyResult<usize> {
-        let first = self.with(py, |cursor| {
-            let at = cursor.position();
-            let len = cursor.chunk().len();
-            cursor.get_ref().slice(at..at + len).into_iter().next()
-        })?;
-        let Some(first) = first else { return Ok(0) };
-        let sent = sock.call_method1(pyo3::intern!(py, "send"), (View::part(first),))?.extract::<usize>()?;
-        self.with(py, |cursor| cursor.advance(sent.min(cursor.remaining())))?;
-        pushed::release(py);
-        Ok(sent)
     }
 }

@@ -4,12 +4,12 @@ use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 
 use pyo3::exceptions::PyValueError;
-use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
+use crate::attach;
 use crate::error::plain;
 
 /// A descriptor that its Python object keeps open.
@@ -21,12 +21,7 @@ pub(crate) struct Fd<'py> {
 impl<'py> Fd<'py> {
     /// Of an `int`, or of anything with `fileno()`.
     pub(crate) fn of(object: &Bound<'py, PyAny>) -> PyResult<Fd<'py>> {
-        // SAFETY: attached, and the object lives.
-        let raw = unsafe { ffi::PyObject_AsFileDescriptor(object.as_ptr()) };
-        if raw < 0 {
-            return Err(PyErr::fetch(object.py()));
-        }
-        Ok(Fd { object: object.clone(), raw })
+        Ok(Fd { raw: attach::descriptor(object)?, object: object.clone() })
     }
 
     /// What a call may use while it is detached.

@@ -7,11 +7,14 @@
 //! view.rs    View, an object of the buffer protocol
 //! lent.rs    the room behind a rope, exported writable
 //! pushed.rs  other objects' buffers as segments
+//! send.rs    sending, which ropes and cursors have in common
+//! attach.rs  leaving the interpreter, and coming back to it at shutdown
 //! fd.rs      descriptors of Python objects, TLS sockets among them
 //! fork.rs    what a forked child may touch: nothing
 //! error.rs   `io::Error` as an exception with its numbers
 //! ```
 
+mod attach;
 mod cursor;
 mod error;
 mod fd;
@@ -20,6 +23,7 @@ mod lent;
 mod pool;
 mod pushed;
 mod rope;
+mod send;
 mod view;
 
 use pyo3::prelude::*;

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::sync::{MutexExt, PyOnceLock};
+use pyo3::sync::PyOnceLock;
 use pyo3::types::PyTuple;
 
+use crate::attach;
 use crate::error::{Context as Refused, plain};
 use crate::fork::Born;
 
@@ -88,7 +89,7 @@ impl Pool {
             Ok::<_, PyErr>(py.import("ropewalk._stats")?.getattr("PoolStats")?.unbind())
         })?;
         let flags = (format!("{:?}", stats.backing).to_lowercase(), stats.reduced).into_pyobject(py)?;
-        named.bind(py).call1(fields.as_sequence().concat(flags.as_sequence())?.to_tuple()?)
+        attach::call(named.bind(py), &fields.as_sequence().concat(flags.as_sequence())?.to_tuple()?)
     }
 
     /// Gives all memory that nobody uses back to the system; returns how many bytes that were.
@@ -120,7 +121,7 @@ pub(crate) fn stats_of(pool: &ropewalk::Pool) -> ropewalk::PoolStats {
 #[pyfunction]
 pub(crate) fn default_pool(py: Python<'_>) -> PyResult<Py<Pool>> {
     static SHARED: Mutex<Option<Py<Pool>>> = Mutex::new(None);
-    let lock = || SHARED.lock_py_attached(py).unwrap_or_else(|poisoned| poisoned.into_inner());
+    let lock = || attach::lock(py, &SHARED);
     if let Some(pool) = lock().as_ref().filter(|pool| pool.get().born.here()) {
         return Ok(pool.clone_ref(py));
     }
@@ -188,7 +189,7 @@ impl Room {
         if !self.ready(py)? {
             return Ok(None);
         }
-        let mut state = self.state.lock_py_attached(py).unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut state = attach::lock(py, &self.state);
         match std::mem::replace(&mut *state, Request::Taken) {
             Request::Granted(room) => Ok(Some(room)),
             Request::Waiting(_) | Request::Taken => Ok(None),
@@ -209,7 +210,7 @@ impl Room {
         self.born.check("request for room")?;
         self.bell.silence();
         let waker = Waker::from(Arc::clone(&self.bell));
-        let mut state = self.state.lock_py_attached(py).unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut state = attach::lock(py, &self.state);
         if let Request::Waiting(future) = &mut *state {
             match future.as_mut().poll(&mut Context::from_waker(&waker)) {
                 Poll::Ready(Ok(room)) => *state = Request::Granted(room),

@@ -10,7 +10,6 @@
 
 use std::collections::BTreeMap;
 use std::mem::{self, ManuallyDrop};
-use std::os::raw::c_int;
 use std::slice;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -20,6 +19,8 @@ use pyo3::PyTraverseError;
 use pyo3::ffi;
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
+
+use crate::attach;
 
 /// An export of an object's buffer, which the object may not move or free meanwhile.
 pub(crate) struct Export(Box<ffi::Py_buffer>);
@@ -31,13 +32,7 @@ unsafe impl Sync for Export {}
 
 impl Export {
     fn of(object: &Bound<'_, PyAny>) -> PyResult<Export> {
-        const CONTIGUOUS: c_int = ffi::PyBUF_SIMPLE;
-        let mut buffer = Box::new(ffi::Py_buffer::new());
-        // SAFETY: attached; `buffer` lies where it stays until it is released.
-        if unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), &mut *buffer, CONTIGUOUS) } != 0 {
-            return Err(PyErr::fetch(object.py()));
-        }
-        Ok(Export(buffer))
+        Ok(Export(attach::export(object)?))
     }
 
     fn bytes(&self) -> &[u8] {
@@ -48,9 +43,8 @@ impl Export {
         unsafe { slice::from_raw_parts(self.0.buf.cast(), self.0.len.cast_unsigned()) }
     }
 
-    fn release(mut self, _py: Python<'_>) {
-        // SAFETY: attached, and it is gone then.
-        unsafe { ffi::PyBuffer_Release(&mut *self.0) };
+    fn release(mut self, py: Python<'_>) {
+        attach::release(py, &mut self.0);
     }
 }
 

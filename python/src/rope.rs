@@ -5,7 +5,7 @@
 
 use std::io;
 use std::mem;
-use std::os::fd::IntoRawFd;
+use std::os::fd::{BorrowedFd, IntoRawFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::{Buf, Bytes};
@@ -14,9 +14,9 @@ use pyo3::exceptions::{PyIndexError, PyTypeError, PyValueError};
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::MutexExt;
 use pyo3::types::{PyBytes, PyMemoryView, PySlice};
 
+use crate::attach;
 use crate::cursor::Cursor;
 use crate::error::Context;
 use crate::fd::Fd;
@@ -24,6 +24,7 @@ use crate::fork::Born;
 use crate::lent::{Lending, Tail};
 use crate::pool::{self, Pool};
 use crate::pushed::{self, Sweep};
+use crate::send::{self, Source};
 use crate::view::{self, View};
 
 /// Bytes in the order in which they arrived, in as many pieces as they came in.
@@ -55,10 +56,21 @@ impl State {
         self.rope.len() + self.lending.filled()
     }
 
+    /// Lays what was written to lent room into the rope.
+    fn settle(&mut self) {
+        self.lending.settle(&mut self.rope);
+    }
+
+    /// The rope, with all bytes, to be changed.
+    fn changed(&mut self) -> &mut ropewalk::Rope {
+        self.settle();
+        self.snapshot = None;
+        &mut self.rope
+    }
+
     /// Lends room to read into, or one byte of the heap if there is none, and notes why.
     fn lend(&mut self, hint: usize) -> io::Result<()> {
-        self.lending.settle(&mut self.rope);
-        self.snapshot = None;
+        self.changed();
         let want = self.lending.want().max(hint);
         if self.rope.len() >= MIN_MAPPED {
             // Room elsewhere then goes on where in a page the bytes left off, so that a view can map it. Without such
@@ -93,6 +105,9 @@ impl State {
 /// Fewest bytes of a rope that is worth being mapped in the end, rather than copied.
 const MIN_MAPPED: usize = 256 << 10;
 
+/// Fewest bytes whose copy takes longer than it takes others to notice that they may run.
+const MIN_DETACHED: usize = 64 << 10;
+
 /// Most bytes of a size hint that are heeded.
 const MAX_HINT: usize = 64 << 10;
 
@@ -104,14 +119,13 @@ impl Rope {
 
     fn lock(&self, py: Python<'_>) -> PyResult<MutexGuard<'_, State>> {
         self.born.check("rope")?;
-        Ok(self.state.lock_py_attached(py).unwrap_or_else(|poisoned| poisoned.into_inner()))
+        Ok(attach::lock(py, &self.state))
     }
 
-    /// The lock, with all bytes in the rope.
+    /// The lock, with all bytes in the rope. Nothing may be detached while it is held.
     fn settled(&self, py: Python<'_>) -> PyResult<MutexGuard<'_, State>> {
         let mut state = self.lock(py)?;
-        let State { lending, rope, .. } = &mut *state;
-        lending.settle(rope);
+        state.settle();
         Ok(state)
     }
 
@@ -121,13 +135,8 @@ impl Rope {
         py: Python<'_>,
         change: impl FnOnce(&mut ropewalk::Rope) -> R + Send,
     ) -> PyResult<R> {
-        let mut state = self.settled(py)?;
-        let inner = &mut *state;
-        let result = py.detach(|| {
-            inner.snapshot = None;
-            change(&mut inner.rope)
-        });
-        drop(state);
+        self.born.check("rope")?;
+        let result = attach::detached(py, &self.state, |state| change(state.changed()));
         pushed::release(py);
         Ok(result)
     }
@@ -182,18 +191,14 @@ impl Rope {
     /// be resized meanwhile. What is in it must not be changed until it was sent or dropped.
     fn push(&self, py: Python<'_>, buffer: &Bound<'_, PyAny>) -> PyResult<()> {
         let segment = segment(buffer)?;
-        let mut state = self.settled(py)?;
-        state.snapshot = None;
-        state.rope.push(segment);
+        self.lock(py)?.changed().push(segment);
         Ok(())
     }
 
     /// Puts any contiguous buffer in front without a copy; as :meth:`push`.
     fn push_front(&self, py: Python<'_>, buffer: &Bound<'_, PyAny>) -> PyResult<()> {
         let segment = segment(buffer)?;
-        let mut state = self.settled(py)?;
-        state.snapshot = None;
-        state.rope.push_front(segment);
+        self.lock(py)?.changed().push_front(segment);
         Ok(())
     }
 
@@ -249,12 +254,14 @@ impl Rope {
     #[pyo3(signature = (needle, start=0))]
     fn find(&self, py: Python<'_>, needle: &Bound<'_, PyAny>, start: usize) -> PyResult<Option<usize>> {
         let needle = pushed::with_bytes(needle, <[u8]>::to_vec)?;
-        let state = self.settled(py)?;
-        let rope = &state.rope;
-        Ok(py.detach(|| match start {
-            0 => rope.find(&needle),
-            start if start > rope.len() => None,
-            start => rope.slice(start..).find(&needle).map(|at| start + at),
+        self.born.check("rope")?;
+        Ok(attach::detached(py, &self.state, |state| {
+            state.settle();
+            match start {
+                0 => state.rope.find(&needle),
+                start if start > state.rope.len() => None,
+                start => state.rope.slice(start..).find(&needle).map(|at| start + at),
+            }
         }))
     }
 
@@ -285,15 +292,16 @@ impl Rope {
         let held = self.__len__(py)?;
         let count = usize::try_from(n).map_or(held, |n| n.min(held));
         PyBytes::new_with(py, count, |copy| {
-            let mut state = self.settled(py)?;
-            self.within("read", count, state.rope.len())?;
-            let state_mut = &mut *state;
-            py.detach(|| {
-                state_mut.snapshot = None;
-                state_mut.rope.copy_to_slice(copy);
-                state_mut.tidy();
-            });
-            Ok(())
+            let mut take = |state: &mut State| {
+                self.within("read", copy.len(), state.changed().len())?;
+                state.rope.copy_to_slice(copy);
+                state.tidy();
+                Ok(())
+            };
+            if count < MIN_DETACHED {
+                return take(&mut *self.lock(py)?);
+            }
+            attach::detached(py, &self.state, take)
         })
         .inspect(|_| pushed::release(py))
     }
@@ -330,14 +338,8 @@ impl Rope {
 
     /// sendmsg(2), or writev(2) for what is no socket: sends from the front. What was sent leaves the rope, and its
     /// pages are free. Returns how many bytes that were; 0 only if the rope is empty. Errors as for :meth:`Cursor.send`.
-    fn send_to(&self, py: Python<'_>, sock: &Bound<'_, PyAny>) -> PyResult<usize> {
-        let fd = Fd::of(sock)?;
-        if let Some(sock) = fd.encrypted()? {
-            return self.send_encrypted(py, sock);
-        }
-        fd.wait(libc::POLLOUT)?;
-        let fd = fd.borrow();
-        self.attempt(py, |rope| rope.writev_to(fd))
+    fn send_to(&self, sock: &Bound<'_, PyAny>) -> PyResult<usize> {
+        send::send(self, sock)
     }
 
     /// recvmsg(2): as :meth:`recv_from` on a socket, with the descriptors that came beside the bytes. Returns
@@ -360,19 +362,8 @@ impl Rope {
 
     /// sendmsg(2): as :meth:`send_to` on a socket, with descriptors beside the bytes; they go with the first byte.
     #[pyo3(signature = (sock, fds=Vec::new(), flags=0))]
-    fn sendmsg(
-        &self,
-        py: Python<'_>,
-        sock: &Bound<'_, PyAny>,
-        fds: Vec<Bound<'_, PyAny>>,
-        flags: i32,
-    ) -> PyResult<usize> {
-        let fd = Fd::of(sock)?;
-        fd.refuse_encrypted()?;
-        let fds = fds.iter().map(|fd| Ok(Fd::of(fd)?.borrow())).collect::<PyResult<Vec<_>>>()?;
-        fd.wait(libc::POLLOUT)?;
-        let fd = fd.borrow();
-        self.attempt(py, |rope| rope.sendmsg_to(fd, flags, &fds))
+    fn sendmsg(&self, sock: &Bound<'_, PyAny>, fds: Vec<Bound<'_, PyAny>>, flags: i32) -> PyResult<usize> {
+        send::sendmsg(self, sock, &fds, flags)
     }
 
     /// A position in the rope as it is now: for sending it from an offset, again, or to many. O(segments) after a
@@ -527,7 +518,8 @@ fn recv_encrypted(this: &Bound<'_, Rope>, sock: &Bound<'_, PyAny>, max: usize) -
     }
     let room = Rope::get_buffer(this, -1)?;
     let count = room.len()?.min(max);
-    let received = sock.call_method1(intern!(py, "recv_into"), (&room, count));
+    let args = (&room, count).into_pyobject(py)?;
+    let received = attach::call(&sock.getattr(intern!(py, "recv_into"))?, &args);
     room.call_method0(intern!(py, "release"))?;
     let received = received?.extract::<usize>()?;
     rope.buffer_updated(py, received)?;
@@ -537,16 +529,29 @@ fn recv_encrypted(this: &Bound<'_, Rope>, sock: &Bound<'_, PyAny>, max: usize) -
     }
 }
 
-impl Rope {
-    /// By the socket's own `send`, of the bytes that lie side by side.
-    fn send_encrypted(&self, py: Python<'_>, sock: &Bound<'_, PyAny>) -> PyResult<usize> {
-        let first = self.change(py, |rope| {
+impl Source for Rope {
+    fn writev(&self, py: Python<'_>, fd: BorrowedFd<'_>) -> PyResult<usize> {
+        self.attempt(py, |rope| rope.writev_to(fd))
+    }
+
+    fn sendmsg(
+        &self,
+        py: Python<'_>,
+        fd: BorrowedFd<'_>,
+        flags: i32,
+        fds: &[BorrowedFd<'_>],
+    ) -> PyResult<usize> {
+        self.attempt(py, |rope| rope.sendmsg_to(fd, flags, fds))
+    }
+
+    fn next(&self, py: Python<'_>) -> PyResult<Option<Bytes>> {
+        self.change(py, |rope| {
             let len = Buf::chunk(rope).len();
             rope.slice(..len).into_iter().next()
-        })?;
-        let Some(first) = first else { return Ok(0) };
-        let sent = sock.call_method1(intern!(py, "send"), (View::part(first),))?.extract::<usize>()?;
-        self.change(py, |rope| rope.advance(sent.min(rope.len())))?;
-        Ok(sent)
+        })
+    }
+
+    fn sent(&self, py: Python<'_>, sent: usize) -> PyResult<()> {
+        self.change(py, |rope| rope.advance(sent.min(rope.len())))
     }
 }

@@ -4,7 +4,7 @@ use std::os::raw::c_int;
 
 use bytes::Bytes;
 use pyo3::PyTraverseError;
-use pyo3::exceptions::{PyIndexError, PyTypeError};
+use pyo3::exceptions::{PyIndexError, PyOverflowError, PyTypeError};
 use pyo3::ffi;
 use pyo3::gc::PyVisit;
 use pyo3::intern;
@@ -161,8 +161,13 @@ impl View {
 }
 
 fn index(at: &Bound<'_, PyAny>, len: usize) -> PyResult<usize> {
-    let at: isize = at.extract().map_err(|_| PyTypeError::new_err("an index is an integer or a slice"))?;
-    let index = if at < 0 { at.checked_add_unsigned(len) } else { Some(at) };
+    let index = match at.extract::<isize>() {
+        Err(error) if !error.is_instance_of::<PyOverflowError>(at.py()) => {
+            return Err(PyTypeError::new_err("an index is an integer or a slice"));
+        }
+        Ok(at) if at < 0 => at.checked_add_unsigned(len),
+        extracted => extracted.ok(),
+    };
     let index = index.and_then(|index| usize::try_from(index).ok()).filter(|&index| index < len);
     index.ok_or_else(|| PyIndexError::new_err(format!("index {at} is out of range for {len} bytes")))
 }

@@ -232,6 +232,19 @@ def test_a_payload_that_no_waiting_makes_room_for_is_refused(run, tls):
     with_peer(run, tls, sends(b"z" * 3_000_000), use, pool=pool)
 
 
+def test_another_threads_readers_may_begin_to_wait_while_waiters_are_counted(pool):
+    waiting = set()
+
+    class Reader:
+        @property
+        def _rope(self):
+            waiting.add(Reader())
+            return b""
+
+    waiting.add(Reader())
+    assert not ropewalk.asyncio._holds_all(waiting, pool)
+
+
 def test_waiting_for_room_is_cancelled_without_a_trace(run, tls):
     pool = ropewalk.Pool(capacity=1 << 20)
 

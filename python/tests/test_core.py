@@ -186,6 +186,12 @@ def test_a_view_is_read_only_and_hashed_like_bytes(pool):
     assert exported[9] == ord("9"), "an export keeps the pages"
 
 
+@pytest.mark.parametrize("index", [5, -6, sys.maxsize, -sys.maxsize - 1, 1 << 64, -1 << 64])
+def test_an_index_beyond_a_view_is_an_index_error(index):
+    with pytest.raises(IndexError):
+        ropewalk.View(b"bytes")[index]
+
+
 def test_pieces_that_were_pushed_are_copied_into_a_view():
     view = rope_of(b"one", b"two").finalize()
     assert view == b"onetwo" and view.copied_bytes == 6

@@ -115,6 +115,59 @@ def test_whatever_is_left_at_shutdown(keep):
     """, keep)
 
 
+# What daemon threads do while the interpreter ends. `wake` is called while modules are torn down, when no other thread
+# may attach any more.
+WAITS = {
+    "a socket": """
+        one, other = socket.socketpair()
+        wake = lambda send=one.send: send(b"x")
+    """,
+    "a TLS socket": """
+        one, other = socket.socketpair()
+        server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        authority = __import__("trustme").CA()
+        authority.issue_cert("localhost").configure_cert(server)
+        authority.configure_trust(client)
+        accepted = []
+        accept = threading.Thread(target=lambda: accepted.append(server.wrap_socket(one, server_side=True)))
+        accept.start()
+        other = client.wrap_socket(other, server_hostname="localhost")
+        accept.join()
+        wake = lambda send=accepted[0].send: send(b"x")
+    """,
+    "a file that never ends": """
+        other = open("/dev/zero", "rb", buffering=0)
+        wake = lambda: None
+    """,
+}
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_daemon_thread_that_receives_while_the_interpreter_ends(wait):
+    if "TLS" in wait:
+        pytest.importorskip("trustme")
+    python("import ropewalk, socket, ssl, sys, threading, time" + textwrap.dedent(WAITS[wait]) + textwrap.dedent("""
+        class Last:
+            def __init__(self):
+                self.rope, self.wake, self.sleep = rope, wake, time.sleep
+
+            def __del__(self):
+                self.wake()
+                self.sleep(0.2)
+                len(self.rope)  # waits for no thread that is gone
+
+        def work():
+            while rope.recv_from(other):
+                if len(rope) > 8 << 20:
+                    rope.clear()
+
+        rope = ropewalk.Rope()
+        threading.Thread(target=work, daemon=True).start()
+        time.sleep(0.2)
+        sys.modules["last"] = Last()
+    """))
+
+
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="subinterpreters are private before")
 def test_a_subinterpreter_gets_an_exception():
     out = python("""
