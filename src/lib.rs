@@ -83,7 +83,7 @@ pub use interop::{Outgoing, ReadRope, WhenRoom, WriteRope};
 pub use pool::{Backing, Commit, Pool, PoolOptions, PoolStats, Room, RoomFuture};
 pub use rope::{Cursor, IntoIter, Rope};
 pub use sys::Received;
-pub use view::{FinalizeError, View};
+pub use view::{FinalizeError, SealError, Sealed, View};
 
 /// Runs the README's examples as tests.
 #[cfg(doctest)]

@@ -3,7 +3,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::rope::Rope;
-use crate::view::View;
+use crate::view::{Sealed, View};
 
 macro_rules! from_owned {
     ($($from:ty),*) => {$(
@@ -19,7 +19,7 @@ macro_rules! from_owned {
     )*};
 }
 
-from_owned!(Bytes, BytesMut, Vec<u8>, Box<[u8]>, String, &'static [u8], &'static str, View);
+from_owned!(Bytes, BytesMut, Vec<u8>, Box<[u8]>, String, &'static [u8], &'static str, View, Sealed);
 
 impl From<Rope> for Vec<u8> {
     /// Converts without a copy if the rope is one unshared piece on the heap: a vector that it was made from, or up to

@@ -93,8 +93,16 @@ impl Arena {
         Ok(arena)
     }
 
+    /// The same over a memfd that is sealed later, in which the first page is at offset 0. Never anonymous memory.
+    pub(crate) fn for_handover(len: u64, page: usize) -> io::Result<Arena> {
+        Self::over_memfd(memory::unsealed_memfd(len)?, len, page)
+    }
+
     fn on_memfd(len: u64, page: usize) -> io::Result<Arena> {
-        let (file, granted) = memory::memfd(len.saturating_add(TABLE as u64))?;
+        Self::over_memfd(memory::memfd(len.saturating_add(TABLE as u64))?, len, page)
+    }
+
+    fn over_memfd((file, granted): (File, u64), len: u64, page: usize) -> io::Result<Arena> {
         if granted < len {
             return Err(io::ErrorKind::FileTooLarge.into());
         }

@@ -62,6 +62,7 @@ pub(super) struct Core {
     zero_on_release: bool,
     background: Option<Background>,
     reduced: bool,
+    pub(super) handover: bool,
     pub(super) counters: Counters,
 }
 
@@ -231,7 +232,11 @@ impl Core {
     fn with_pages(options: &PoolOptions, size: usize, asked: u64, pages: u64) -> io::Result<Core> {
         let page = size as u64;
         let limits = options.limits;
-        let arena = Arena::new(pages * page, size, options.huge_pages)?;
+        let arena = if options.handover {
+            Arena::for_handover(pages * page, size)?
+        } else {
+            Arena::new(pages * page, size, options.huge_pages)?
+        };
         let capacity = asked.min(pages);
         let to_pages = |bytes: usize| pages_of(bytes as u64, page);
         let placement = Placement {
@@ -263,6 +268,7 @@ impl Core {
             zero_on_release: options.zero_on_release,
             background: options.background.then(Background::default),
             reduced: capacity < asked || arena.file().is_none(),
+            handover: options.handover,
             counters: Counters::default(),
             arena,
         })

@@ -9,6 +9,7 @@
 //! background.rs  by whom, if the program makes no calls
 //! capacity.rs    limits, reservations, waiters              (pure)
 //! core.rs        the layers put together: allocate, grow, share, free
+//! handover.rs    the private pool of a rope for another process
 //! options.rs     what a pool is asked for, and what it tells
 //! room.rs        reserved room, and the future that yields it
 //! mod.rs         the public methods: no logic
@@ -23,6 +24,7 @@ mod capacity;
 mod check;
 mod core;
 mod decay;
+mod handover;
 mod options;
 mod refs;
 mod room;

@@ -30,6 +30,8 @@ pub struct PoolOptions {
     pub(super) huge_pages: bool,
     pub(super) zero_on_release: bool,
     pub(super) background: bool,
+    /// The pool is private to a rope whose memfd is sealed and handed to another process.
+    pub(super) handover: bool,
     pub(super) limits: &'static Limits,
 }
 
@@ -42,6 +44,7 @@ impl Default for PoolOptions {
             huge_pages: false,
             zero_on_release: false,
             background: false,
+            handover: false,
             limits: Limits::SHIPPED,
         }
     }

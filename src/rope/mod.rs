@@ -26,6 +26,7 @@ mod tail;
 
 use std::any::Any;
 use std::fmt;
+use std::io;
 use std::iter;
 use std::ops::{Bound, Range, RangeBounds};
 
@@ -132,6 +133,34 @@ impl Rope {
     #[must_use]
     pub fn in_pool(pool: &Pool) -> Rope {
         Rope::empty(Memory::Pool(Room::empty(pool)))
+    }
+
+    /// Creates an empty rope for a payload that is handed to another process: its [view](Rope::finalize) is
+    /// [sealed](crate::View::seal) without a copy.
+    ///
+    /// The rope has a [pool](Rope::pool) of its own, over a memfd that holds nothing else, with the default capacity: it
+    /// takes a descriptor, address space of twice the capacity, about ten system calls, and no memory until bytes
+    /// arrive. Idle pages stay resident until the rope is dropped. Receive a header that does not belong to the payload
+    /// into another rope: a payload that does not start at the start of the memfd is copied when it is sealed.
+    ///
+    /// # Errors
+    ///
+    /// What memfd_create(2) reports, such as EMFILE at `RLIMIT_NOFILE`; and as for
+    /// [`PoolOptions::create`](crate::PoolOptions::create).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::Rope;
+    ///
+    /// let mut rope = Rope::for_handover()?;
+    /// rope.extend_from_slice(&[7; 100_000]); // or received
+    /// let sealed = rope.finalize()?.seal()?;
+    /// assert_eq!(sealed.len(), 100_000);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn for_handover() -> io::Result<Rope> {
+        Ok(Rope::in_pool(&Pool::for_handover()?))
     }
 
     /// Creates an empty rope that receives into the pool of `room`, from that room first. O(1).

@@ -5,6 +5,7 @@ use std::io;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::slice;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -155,6 +156,14 @@ pub(crate) fn recvmsg(
     let nothing = count == 0 && header.msg_controllen == 0;
     received.end = nothing && (FdKind::of(fd) != FdKind::Message || has_ended(fd)?);
     Ok(received)
+}
+
+/// recvmsg(2), as [`recvmsg`], into memory that is initialised.
+pub(crate) fn recvmsg_into(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
+    let (start, len) = (buffer.as_mut_ptr().cast::<MaybeUninit<u8>>(), buffer.len());
+    // SAFETY: the same memory, borrowed mutably; the kernel writes nothing but initialised bytes there.
+    let memory = unsafe { slice::from_raw_parts_mut(start, len) };
+    recvmsg(fd, &mut [UninitIovec::new(memory, len)], 0)
 }
 
 /// The header points to what it was made of; only its flags and control data may be looked at.

@@ -35,6 +35,16 @@ pub(crate) const TABLE: usize = 2 << 20;
 ///
 /// The file is cut to `RLIMIT_FSIZE` first, because ftruncate(2) beyond that limit raises SIGXFSZ.
 pub(crate) fn memfd(len: u64) -> io::Result<(File, u64)> {
+    let (file, len) = unsealed_memfd(len)?;
+    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    #[cfg(test)]
+    mock::refuse(Call::Seal)?;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok((file, len))
+}
+
+/// The same without seals, which can be added later.
+pub(crate) fn unsealed_memfd(len: u64) -> io::Result<(File, u64)> {
     let len = len.min(file_size_limit());
     #[cfg(test)]
     mock::refuse(Call::Memfd)?;
@@ -42,10 +52,6 @@ pub(crate) fn memfd(len: u64) -> io::Result<(File, u64)> {
     #[cfg(test)]
     mock::refuse(Call::Resize)?;
     file.set_len(len)?;
-    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
-    #[cfg(test)]
-    mock::refuse(Call::Seal)?;
-    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
     Ok((file, len))
 }
 

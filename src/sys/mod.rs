@@ -12,10 +12,13 @@ mod peek;
 pub(crate) mod pressure;
 pub(crate) mod process;
 pub(crate) mod psi;
+pub(crate) mod seal;
 pub(crate) mod space;
 
 pub use io::Received;
-pub(crate) use io::{at_end_of_stream, check_recv_flags, check_send_flags, readv, recvmsg, sendmsg, writev};
+pub(crate) use io::{
+    at_end_of_stream, check_recv_flags, check_send_flags, readv, recvmsg, recvmsg_into, sendmsg, writev,
+};
 pub(crate) use peek::{FdKind, KnownFd, is_no_socket, next_message_len, next_with_bytes};
 
 /// What a call behind an arena returns.

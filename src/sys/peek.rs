@@ -341,7 +341,7 @@ fn poll(fd: BorrowedFd<'_>, events: c_short, timeout: c_int) -> io::Result<c_sho
 }
 
 /// getsockopt(2) of a number of the socket itself.
-fn option(fd: BorrowedFd<'_>, name: c_int) -> Option<c_int> {
+pub(super) fn option(fd: BorrowedFd<'_>, name: c_int) -> Option<c_int> {
     const LEN: libc::socklen_t = 4; // of a C int
     let (mut value, mut len): (c_int, _) = (0, LEN);
     let to = (&raw mut value).cast();

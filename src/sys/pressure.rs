@@ -143,7 +143,8 @@ fn refresh() {
     let (mut buffer, physical) = ([0; MEMBERSHIPS], super::memory::physical_memory());
     let memberships = read_memberships(&mut buffer);
     if let Ok(groups) = GROUPS.try_read() {
-        if groups.memberships == memberships {
+        // Nothing could be read where no descriptor is left: the groups that are known stay.
+        if memberships.is_empty() || groups.memberships == memberships {
             return groups.found.iter().for_each(|group| group.refresh(physical));
         }
     }

@@ -1,19 +1,27 @@
 //! Floor 3: the rope as one contiguous view.
 //!
 //! ```text
-//! plan.rs  what to borrow, map and copy   (pure)
-//! map.rs   does it
+//! plan.rs     what to borrow, map and copy   (pure)
+//! map.rs      does it
+//! seal.rs     a view is sealed, for another process
+//! sealed.rs   a payload that no process can change
+//! message.rs  how it is sent and received
 //! ```
 
 #[cfg(test)]
 mod check;
 mod map;
+mod message;
 mod plan;
+mod seal;
+mod sealed;
 
 use std::error::Error;
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::ops::{Deref, RangeBounds};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -23,6 +31,8 @@ use crate::rope::{Cursor, Rope, narrow, resolve};
 use crate::sys::memory;
 use map::{Adjacent, Mapping};
 use plan::{Bounds, Layout, Plan, Span};
+pub use seal::SealError;
+pub use sealed::Sealed;
 
 /// Most maps in one view. The default of `vm.max_map_count` is 65 530 for the whole process.
 const MAX_MAPS: usize = 4096;
@@ -55,6 +65,9 @@ pub struct View {
     maps: usize,
     /// The pool whose pages it may show; `None` if it is short.
     pool: Option<Pool>,
+    /// The memfd that the view maps, read only, and that holds its bytes from offset 0 on: what a pool for a handover
+    /// left when its memfd could not be sealed.
+    memfd: Option<Arc<File>>,
 }
 
 impl View {
@@ -370,7 +383,7 @@ impl Rope {
         // SAFETY: the plan was made from this rope's segments and their offsets in this pool's arena.
         let mapping = unsafe { Mapping::new(self, layout, pool)? };
         let bytes = Bytes::from_owner(mapping);
-        Ok(View { bytes, copied: len - mapped, mapped, maps: layout.maps.len(), pool: None })
+        Ok(View { bytes, copied: len - mapped, mapped, maps: layout.maps.len(), ..View::default() })
     }
 
     fn copy(mut self) -> Result<View, FinalizeError> {

@@ -1,0 +1,226 @@
+//! A sealed payload through a Unix socket: one message, which is sent and received whole or not at all.
+//!
+//! ```text
+//!  0        8       10      12      16              24
+//!  │"ropewalk"│version│ how │  0    │ bytes         │ the bytes, if `how` is COPIED
+//!   8 bytes    u16     u16   u32     u64             else one descriptor (SCM_RIGHTS)
+//! ```
+//!
+//! Numbers are little-endian. A message is one packet of the kernel: its sender needs no state when the socket would block.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::Sealed;
+use super::sealed::COPY_MAX;
+use crate::sys::iovec::Iovecs;
+use crate::sys::{self, Received, seal};
+
+const HEADER: usize = 24;
+const MAGIC: [u8; 8] = *b"ropewalk";
+const VERSION: u16 = 1;
+
+/// How the bytes come: beside the message, in a memfd, or in it.
+const PASSED: u16 = 0;
+const COPIED: u16 = 1;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Header {
+    copied: bool,
+    len: usize,
+}
+
+impl Header {
+    fn encode(self) -> [u8; HEADER] {
+        let mut header = [0; HEADER];
+        header[..8].copy_from_slice(&MAGIC);
+        header[8..10].copy_from_slice(&VERSION.to_le_bytes());
+        header[10..12].copy_from_slice(&if self.copied { COPIED } else { PASSED }.to_le_bytes());
+        header[16..].copy_from_slice(&(self.len as u64).to_le_bytes());
+        header
+    }
+
+    /// Reads the first [`HEADER`] bytes of a message.
+    fn decode(message: &[u8]) -> io::Result<Header> {
+        let Some(header) = message.first_chunk::<HEADER>() else {
+            return Err(invalid(format!("a message of {} bytes, {HEADER} is the least", message.len())));
+        };
+        let number = |at| u16::from_le_bytes([header[at], header[at + 1]]);
+        if header[..8] != MAGIC {
+            return Err(invalid("a message that does not begin with \"ropewalk\""));
+        }
+        if number(8) != VERSION {
+            let version = number(8);
+            return Err(invalid(format!("a message of version {version}, this is version {VERSION}")));
+        }
+        let [.., a, b, c, d, e, f, g, h] = *header;
+        let len = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+        let most = if number(10) == COPIED { COPY_MAX } else { isize::MAX.unsigned_abs() };
+        match (number(10), usize::try_from(len)) {
+            (PASSED | COPIED, Ok(len)) if len <= most => Ok(Header { copied: number(10) == COPIED, len }),
+            (PASSED | COPIED, _) => {
+                Err(invalid(format!("a message with {len} bytes, at most {most} are possible")))
+            }
+            (how, _) => {
+                Err(invalid(format!("a message with bytes in way {how}; version {VERSION} has 0 and 1")))
+            }
+        }
+    }
+
+    /// Bytes of the message.
+    fn message_len(self) -> usize {
+        HEADER + if self.copied { self.len } else { 0 }
+    }
+}
+
+impl Sealed {
+    /// sendmsg(2): sends the payload through a Unix socket, of any type, as one message. The receiver calls
+    /// [`receive`](Sealed::receive).
+    ///
+    /// A payload of up to 8 KiB is copied into the message, since passing and mapping a memfd costs more; so does one
+    /// that the socket's send buffer (`SO_SNDBUF`) takes whole only. Otherwise the descriptor is passed (`SCM_RIGHTS`):
+    /// no copy, and O(1) for any length. The payload can be sent again, to any number of processes.
+    ///
+    /// All of the message is sent or none, on blocking and non-blocking sockets, so that after an error the call can be
+    /// repeated. Never raises SIGPIPE.
+    ///
+    /// # Errors
+    ///
+    /// * [`WouldBlock`](io::ErrorKind::WouldBlock): a non-blocking socket takes nothing now.
+    /// * [`InvalidInput`](io::ErrorKind::InvalidInput): it is no Unix socket.
+    /// * What the kernel reports: `EPIPE`; `ETOOMANYREFS` while more descriptors are in sockets than `RLIMIT_NOFILE`
+    ///   allows; `ENOTCONN`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::Sealed;
+    /// use std::os::unix::net::UnixStream;
+    ///
+    /// let (one, other) = UnixStream::pair()?;
+    /// let sealed = Sealed::copy_of(&[7; 100_000])?;
+    /// sealed.send(&one)?;
+    /// assert_eq!(*Sealed::receive(&other)?, *sealed);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn send(&self, socket: impl AsFd) -> io::Result<()> {
+        let socket = socket.as_fd();
+        seal::check_unix(socket)?;
+        let copied = Header { copied: true, len: self.len() };
+        if self.len() <= COPY_MAX && seal::is_one_packet(socket, copied.message_len()) {
+            send(socket, copied, self, &[])
+        } else {
+            send(socket, Header { copied: false, ..copied }, &[], &[self.as_fd()])
+        }
+    }
+
+    /// recvmsg(2): receives a payload that [`send`](Sealed::send) has sent, through a Unix socket of any type.
+    ///
+    /// A memfd is verified as [`from_fd`](Sealed::from_fd) does, and its length compared with the message's. A payload
+    /// that was copied into the message is copied into a memfd of this process. Every descriptor that comes is
+    /// close-on-exec, and is closed if the message is refused.
+    ///
+    /// # Errors
+    ///
+    /// Before the message is taken, which is then still in the socket:
+    ///
+    /// * [`WouldBlock`](io::ErrorKind::WouldBlock): no message has come to a non-blocking socket.
+    /// * `EMFILE` or `ENFILE`: no descriptor is left to this process; [`OutOfMemory`](io::ErrorKind::OutOfMemory).
+    ///
+    /// Of a message that was taken, and is gone:
+    ///
+    /// * [`InvalidData`](io::ErrorKind::InvalidData): it is not what `send` sends, its memfd is not
+    ///   [acceptable](Sealed::from_fd), or another thread took the last descriptor meanwhile. A stream socket is out of
+    ///   step then: close it.
+    /// * [`UnexpectedEof`](io::ErrorKind::UnexpectedEof): the stream has ended.
+    /// * As for [`from_fd`](Sealed::from_fd).
+    pub fn receive(socket: impl AsFd) -> io::Result<Sealed> {
+        let socket = socket.as_fd();
+        let expected = peek(socket)?;
+        let memfd = prepare(socket, expected)?;
+        let mut message = [0; HEADER + COPY_MAX];
+        let most = if sys::FdKind::of(socket) == sys::FdKind::Message {
+            message.len()
+        } else {
+            expected.message_len()
+        };
+        let received = sys::recvmsg_into(socket, &mut message[..most])?;
+        let bytes = received.bytes;
+        match open(&message[..bytes], received)? {
+            Some(sealed) => Ok(sealed),
+            None => Sealed::copy_into(memfd.map_or_else(seal::memfd, Ok)?, &message[HEADER..bytes]),
+        }
+    }
+}
+
+fn send(socket: BorrowedFd<'_>, header: Header, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let header = header.encode();
+    let (slices, len) = ([&header[..], bytes], HEADER + bytes.len());
+    let mut iovecs = Iovecs::default();
+    let some = slices.into_iter().filter(|slice| !slice.is_empty());
+    iovecs.extend(some.map(io::IoSlice::new), len);
+    match sys::sendmsg(socket, &iovecs, 0, fds)? {
+        sent if sent == len => Ok(()),
+        // No Linux does: a packet is queued whole.
+        sent => {
+            let message = format!("the socket took {sent} of a message's {len} bytes; close it");
+            Err(io::Error::new(io::ErrorKind::WriteZero, message))
+        }
+    }
+}
+
+/// The header of the next message. Of one that has none, what a message without bytes would have.
+fn peek(socket: BorrowedFd<'_>) -> io::Result<Header> {
+    let mut header = [0; HEADER];
+    let count = seal::peek_message(socket, &mut header)?;
+    Ok(Header::decode(&header[..count]).unwrap_or(Header { copied: false, len: 0 }))
+}
+
+/// Makes sure of what the message will need, so that it is not lost for want of it: a memfd with memory for its bytes, or
+/// a descriptor.
+fn prepare(socket: BorrowedFd<'_>, expected: Header) -> io::Result<Option<std::fs::File>> {
+    if !expected.copied {
+        socket.try_clone_to_owned()?;
+        return Ok(None);
+    }
+    let memfd = seal::memfd()?;
+    seal::allocate(&memfd, expected.len)?;
+    Ok(Some(memfd))
+}
+
+/// Returns the payload that came with a message; `None` if it is in it.
+fn open(message: &[u8], received: Received) -> io::Result<Option<Sealed>> {
+    if received.end {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the stream has ended"));
+    }
+    let header = Header::decode(message)?;
+    if received.truncated {
+        let message = "the kernel has cut the message: it is longer than it says, or no descriptor was left \
+                       (RLIMIT_NOFILE); its payload is lost";
+        return Err(invalid(message));
+    }
+    if message.len() != header.message_len() {
+        let (len, expected) = (message.len(), header.message_len());
+        return Err(invalid(format!(
+            "{len} bytes of a message of {expected}; it is to be sent in one piece"
+        )));
+    }
+    let (count, expected) = (received.fds.len(), usize::from(!header.copied));
+    if count != expected {
+        return Err(invalid(format!("{count} descriptors came with a message that has {expected}")));
+    }
+    let Some(fd) = received.fds.into_iter().next() else { return Ok(None) };
+    let sealed = Sealed::from_fd(fd)?;
+    if sealed.len() != header.len {
+        return Err(invalid(format!(
+            "a memfd of {} bytes came with a message of {}",
+            sealed.len(),
+            header.len
+        )));
+    }
+    Ok(Some(sealed))
+}
+
+fn invalid(message: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, message.into())
+}
