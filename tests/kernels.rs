@@ -291,3 +291,31 @@ fn memory_pressure_takes_idle_pages_at_once() {
         works(pool);
     });
 }
+
+/// Parts and the whole: what is idle is resident, and the peaks are those of what they are said to be.
+#[test]
+fn figures_fit_each_other() {
+    let pool = Pool::options().capacity(64 << 20).create().unwrap();
+    let check = |pool: &Pool| {
+        let stats = pool.stats();
+        assert!(stats.warm <= stats.resident && stats.resident <= stats.peak_resident, "{stats:?}");
+        assert!(stats.in_use <= stats.peak && stats.peak <= stats.capacity, "{stats:?}");
+        assert!(stats.resident - stats.warm <= stats.in_use, "{stats:?}");
+    };
+    let mut held = Vec::new();
+    for turn in 0..200 {
+        let mut rope = Rope::in_pool(&pool);
+        rope.extend_from_slice(&pattern(turn, 1 + (turn as usize * 7919) % 300_000));
+        held.push(rope);
+        if turn % 3 == 0 {
+            held.swap_remove((turn as usize * 31) % held.len());
+        }
+        if turn % 50 == 49 {
+            held.drain(..held.len() / 2);
+            pool.trim().unwrap();
+        }
+        check(&pool);
+    }
+    held.clear();
+    check(&pool);
+}

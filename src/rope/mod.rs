@@ -501,7 +501,10 @@ impl Rope {
         self.beside(segments)
     }
 
-    /// Drops the first `count` bytes, and frees their pages at once. O(segments dropped).
+    /// Drops the first `count` bytes. O(segments dropped).
+    ///
+    /// The pages of whole segments are freed at once, those of a segment that is cut with the rest of it. A received one
+    /// has at most 2 MiB.
     ///
     /// # Panics
     ///

@@ -496,8 +496,8 @@ fn small_echoes_that_are_not_read_are_bounded_too() {
             }
         });
     });
-    // A MiB of echo each and what one turn adds to it, in whole pages; and as much again as a turn for spare pages, those
-    // of the pool's caches, and what is being received. What arrived in turns with that of others may have been copied
+    // A MiB of echo each and what one turn adds to it; and as much again of the front message, which one turn received,
+    // that is sent already: its pages are freed together. What arrived in turns with that of others may have been copied
     // out of the pool.
     let bound = 4 * (MIB + 2 * (256 << 10));
     let held = || {
