@@ -19,7 +19,8 @@
 //! | observe memory, give it back | [`Pool::stats`], [`Pool::trim`], [`Pool::decay`], [`PoolOptions::background`] |
 //!
 //! [The guide](crate::guide) has recipes, and shows what to change in code that uses `Vec`, `BytesMut`, list and join,
-//! or `BufList`; [its second part](crate::guide_async) covers tokio and hyper.
+//! or `BufList`; [its second part](crate::guide_async) covers tokio and hyper. [Operating](crate::operating) says what
+//! to plot, and where the memory shows.
 //!
 //! # How it works
 //!
@@ -57,6 +58,7 @@
 //! | `futures-io` | `AsyncRead`, `AsyncBufRead`, `AsyncWrite`, `AsyncSeek` |
 //! | `compio` | `IoBuf`, `IoVectoredBuf`; `Rope::lend` for reads |
 //! | `arrow` | a [`View`] becomes a `Buffer` without a copy |
+//! | `metrics` | `Pool::report_metrics`, for the recorder of the crate `metrics` |
 //! | `serde` | ropes and views are serialised as bytes |
 //! | `tracing` | events of target `ropewalk` |
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -108,3 +110,9 @@ pub mod guide {}
 #[cfg(all(doc, any(not(doctest), all(feature = "tokio", feature = "http-body"))))]
 #[doc = include_str!("../docs/guide-async.md")]
 pub mod guide_async {}
+
+/// [kernel]: crate::guide#the-kernel
+///
+#[cfg(all(doc, any(not(doctest), all(feature = "metrics", feature = "tokio"))))]
+#[doc = include_str!("../docs/operating.md")]
+pub mod operating {}

@@ -305,7 +305,8 @@ mod http_body {
     #[test]
     fn trailers_come_last() {
         let mut body = Rope::from("data").with_trailers(trailers());
-        assert_eq!(body.size_hint().exact(), Some(4));
+        // Of a body of known length a server sends the length, and over HTTP/1.1 no trailers.
+        assert_eq!((body.size_hint().lower(), body.size_hint().exact()), (4, None));
         assert_eq!(next(&mut body).unwrap().into_data().unwrap(), "data");
         assert!(!body.is_end_stream());
         assert_eq!(next(&mut body).unwrap().into_trailers().unwrap(), trailers());
@@ -320,6 +321,27 @@ mod http_body {
             assert_eq!((got, &rope), (Some(trailers()), &three_pieces()));
         }
         assert_eq!(now(Rope::new().receive_body(Rope::new())).unwrap(), None);
+    }
+
+    #[test]
+    fn a_body_is_received_piece_by_piece() {
+        let pool = Pool::new().unwrap();
+        for mut rope in [Rope::new(), Rope::in_pool(&pool)] {
+            let mut body = three_pieces().with_trailers(trailers());
+            for (more, all) in [(5, 5), (5, 10), (5, 15), (0, 15), (0, 15)] {
+                assert_eq!(now(rope.receive_some(&mut body)).unwrap(), more);
+                assert_eq!(rope.len(), all);
+            }
+            assert_eq!(rope, three_pieces());
+        }
+        let mut rope = Rope::new();
+        let mut body = Frames::of(&[b"", b"one, ", b"", b"two"]);
+        assert_eq!(now(rope.receive_some(&mut body)).unwrap(), 5); // 0 is the end and nothing else
+        assert_eq!(now(rope.receive_body(&mut body)).unwrap(), None); // the rest
+        assert_eq!(rope, b"one, two");
+        rope.set_limit(8 + 14);
+        let error = std::io::Error::from(now(rope.receive_some(&mut three_pieces())).unwrap_err());
+        assert_eq!((error.kind(), rope.len()), (ErrorKind::QuotaExceeded, 8)); // before anything is read
     }
 
     #[test]

@@ -66,7 +66,6 @@ impl Body for Rope {
 /// }
 ///
 /// let response = answer(Rope::new(), 7);
-/// assert_eq!(response.body().size_hint().exact(), Some(0)); // of data
 /// assert!(!response.body().is_end_stream()); // the trailers are still to come
 /// ```
 #[derive(Debug)]
@@ -90,13 +89,23 @@ impl Body for RopeBody {
         self.rope.is_empty() && self.trailers.is_none()
     }
 
+    /// Exact unless trailers follow: HTTP/1.1 sends them behind a chunked body only, and servers send a body of known
+    /// length otherwise.
     fn size_hint(&self) -> SizeHint {
-        self.rope.size_hint()
+        let mut hint = self.rope.size_hint();
+        if self.trailers.is_some() {
+            hint = SizeHint::new();
+            hint.set_lower(self.rope.len() as u64);
+        }
+        hint
     }
 }
 
 impl Rope {
     /// Converts the rope into a body that ends with `trailers`.
+    ///
+    /// Over HTTP/1.1 hyper sends those that the field `Trailer` of the message names; a server sends them only if the
+    /// request says `TE: trailers`.
     ///
     /// # Examples
     ///
@@ -108,7 +117,7 @@ impl Rope {
     /// let mut trailers = HeaderMap::new();
     /// trailers.insert("checksum", "7".parse()?);
     /// let body = Rope::from("the body").with_trailers(trailers);
-    /// assert_eq!(body.size_hint().exact(), Some(8));
+    /// assert_eq!(body.size_hint().lower(), 8);
     /// # Ok::<(), http::header::InvalidHeaderValue>(())
     /// ```
     #[must_use]
@@ -161,10 +170,7 @@ impl Rope {
     /// ```
     pub async fn receive_body<B: Body>(&mut self, body: B) -> Result<Option<HeaderMap>, BodyError<B::Error>> {
         let mut body = pin!(body);
-        if body.size_hint().lower() > self.allowed() as u64 {
-            return Err(BodyError::Rope(self.limit_reached()));
-        }
-        self.deliver_held_back(usize::MAX).transpose().map_err(BodyError::Rope)?;
+        self.check_announced(&*body)?;
         let mut trailers = None;
         while let Some(frame) = poll_fn(|context| body.as_mut().poll_frame(context)).await {
             match frame.map_err(BodyError::Body)?.into_data() {
@@ -173,6 +179,70 @@ impl Rope {
             }
         }
         Ok(trailers)
+    }
+
+    /// Appends the next data of `body`, as much as came at once; returns how many bytes. `Ok(0)` is the end, behind
+    /// trailers that are discarded.
+    ///
+    /// For progress bars and deadlines between pieces. What it copies, and what it refuses before anything is read, is as
+    /// for [`receive_body`](Rope::receive_body), which may also receive the rest.
+    ///
+    /// # Errors
+    ///
+    /// As for [`receive_body`](Rope::receive_body).
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it is done, nothing is lost.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http_body::Body;
+    /// use ropewalk::{BodyError, Pool, Rope};
+    ///
+    /// /// Prints how much has come, of a response of reqwest or a request of axum.
+    /// async fn download<B: Body + Unpin>(mut body: B, pool: &Pool) -> Result<Rope, BodyError<B::Error>> {
+    ///     let mut rope = Rope::in_pool(pool);
+    ///     rope.set_limit(1 << 30);
+    ///     let whole = body.size_hint().exact();
+    ///     while rope.receive_some(&mut body).await? > 0 {
+    ///         println!("{} of {whole:?} bytes", rope.len());
+    ///     }
+    ///     Ok(rope)
+    /// }
+    /// # let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    /// # let pool = Pool::new()?;
+    /// # let std::task::Poll::Ready(got) = std::pin::pin!(download(Rope::from("all"), &pool)).poll(&mut context) else {
+    /// #     unreachable!("a rope is always ready");
+    /// # };
+    /// # assert_eq!(got?, b"all");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub async fn receive_some<B: Body + Unpin>(
+        &mut self,
+        body: &mut B,
+    ) -> Result<usize, BodyError<B::Error>> {
+        let before = self.len();
+        self.check_announced(body)?;
+        while self.len() == before {
+            let Some(frame) = poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await else {
+                break;
+            };
+            if let Ok(data) = frame.map_err(BodyError::Body)?.into_data() {
+                self.take_data(data).map_err(BodyError::Rope)?;
+            }
+        }
+        Ok(self.len() - before)
+    }
+
+    /// Refuses a body that says that it has more than may come.
+    fn check_announced<B: Body>(&mut self, body: &B) -> Result<(), BodyError<B::Error>> {
+        if body.size_hint().lower() > self.allowed() as u64 {
+            return Err(BodyError::Rope(self.limit_reached()));
+        }
+        self.deliver_held_back(usize::MAX).transpose().map_err(BodyError::Rope)?;
+        Ok(())
     }
 
     fn take_data(&mut self, mut data: impl Buf) -> io::Result<()> {

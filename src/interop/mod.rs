@@ -16,6 +16,8 @@ mod frames;
 mod futures_io;
 #[cfg(feature = "http-body")]
 mod http_body;
+#[cfg(feature = "metrics")]
+mod metrics;
 #[cfg(feature = "serde")]
 mod serde;
 mod std_io;

@@ -6,6 +6,7 @@
 //!   free     ─► refs ──┴─► cache or runs ─► decay     the last reference frees
 //! ```
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::error::Error;
 use std::fmt;
@@ -53,6 +54,7 @@ const TABLE_BYTES: u64 = 5;
 
 /// A pool's pages and all that is known of them.
 pub(super) struct Core {
+    pub(super) name: Cow<'static, str>,
     arena: Arena,
     refs: Refs<Table<AtomicU32>>,
     /// Of each shard.
@@ -249,6 +251,7 @@ impl Core {
         let caches = !options.zero_on_release && options.retain == u64::MAX;
         let cached = if caches { to_pages(CACHE_BYTES) } else { 0 };
         Ok(Core {
+            name: options.name.clone(),
             refs: Refs::new(Table::new(total as usize)?),
             caches: std::array::from_fn(|_| PageCache::new(cached, placement.slack.0, TICK)),
             state: Mutex::new(State {

@@ -77,6 +77,12 @@ impl Pool {
         PoolOptions::default()
     }
 
+    /// Returns the pool's [name](PoolOptions::name). O(1).
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.core().name
+    }
+
     /// Gives back a [slice](Pool::decay) of idle pages, then returns what the pool holds and has done so far.
     ///
     /// All zero in a child of the process that made the pool.

@@ -1,5 +1,6 @@
 //! What a pool is asked for, and what it tells: data.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use super::arena::{Backing, Commit};
@@ -24,6 +25,7 @@ use crate::limits::Limits;
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct PoolOptions {
+    pub(super) name: Cow<'static, str>,
     pub(super) capacity: u64,
     pub(super) retain: u64,
     pub(super) decay: Duration,
@@ -38,6 +40,7 @@ pub struct PoolOptions {
 impl Default for PoolOptions {
     fn default() -> PoolOptions {
         PoolOptions {
+            name: Cow::Borrowed("default"),
             capacity: crate::sys::pressure::memory_limit(),
             retain: u64::MAX,
             decay: Duration::from_secs(10),
@@ -51,6 +54,20 @@ impl Default for PoolOptions {
 }
 
 impl PoolOptions {
+    /// Names the pool in metrics, where a program has several. Default: `default`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let pool = ropewalk::Pool::options().name("uploads").create()?;
+    /// assert_eq!(pool.name(), "uploads");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> PoolOptions {
+        self.name = name.into();
+        self
+    }
+
     /// Most bytes that all ropes together may hold, in whole pages; at least 1, at most 2^31 - 1 pages. A receive beyond
     /// it is an error of kind [`OutOfMemory`](std::io::ErrorKind::OutOfMemory) and loses nothing.
     ///

@@ -1,0 +1,195 @@
+//! The requests that the gateway answers, and how.
+
+use std::sync::Arc;
+
+use anyhow::ensure;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::MethodRouter;
+use headers::{
+    AcceptRanges, ContentLength, ContentRange, ETag, HeaderMapExt, IfMatch, IfNoneMatch, IfRange,
+    LastModified,
+};
+use http_body::Body as _;
+use object_store::path::Path;
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt};
+use ropewalk::Pool;
+use tokio::time::timeout;
+
+use crate::Limits;
+use crate::download::body;
+use crate::failure::Failure;
+use crate::parts::Parts;
+use crate::ranges::{Wanted, wanted};
+use crate::upload::upload;
+
+/// Most parts that S3 takes for an object.
+const PARTS_MAX: u64 = 10_000;
+
+/// What all requests share.
+pub(crate) struct Gateway {
+    store: Arc<dyn ObjectStore>,
+    pool: Pool,
+    part: u64,
+    limits: Limits,
+}
+
+impl Gateway {
+    pub(crate) fn new(
+        store: Arc<dyn ObjectStore>,
+        pool: Pool,
+        part: u64,
+        limits: Limits,
+    ) -> anyhow::Result<Arc<Gateway>> {
+        let capacity = pool.stats().capacity;
+        ensure!(
+            (1..=capacity).contains(&part),
+            "a part has {part} bytes and the pool {capacity}; a part must fit"
+        );
+        Ok(Arc::new(Gateway { store, pool, part, limits }))
+    }
+
+    pub(crate) fn router(self: Arc<Gateway>) -> Router {
+        let objects = MethodRouter::new().get(read).put(put).delete(delete);
+        Router::new().fallback_service(objects.with_state(self))
+    }
+
+    /// Bytes of each part of a body.
+    fn part_for(&self, announced: Option<u64>) -> Result<usize, Failure> {
+        let part = self.part.max(announced.unwrap_or(0).div_ceil(PARTS_MAX));
+        let capacity = self.pool.stats().capacity;
+        usize::try_from(part).ok().filter(|_| part <= capacity).ok_or_else(|| {
+            let why =
+                format!("parts of {part} bytes are needed, and the gateway has {capacity} for all of them");
+            Failure::new(StatusCode::PAYLOAD_TOO_LARGE, why)
+        })
+    }
+}
+
+async fn put(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, Failure> {
+    let (head, content) = request.into_parts();
+    let path = path(&head.uri)?;
+    check_put(&head.headers)?;
+    let part = gateway.part_for(content.size_hint().exact())?;
+    let parts = Parts::new(content, &gateway.pool, part, gateway.limits);
+    let stored = upload(&gateway.store, &path, parts, gateway.limits).await?;
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    set_etag(response.headers_mut(), stored.e_tag.as_deref());
+    Ok(response)
+}
+
+/// What the gateway cannot keep to, because not every store can.
+fn check_put(headers: &HeaderMap) -> Result<(), Failure> {
+    if headers.contains_key(header::CONTENT_RANGE) {
+        return Err(Failure::new(
+            StatusCode::BAD_REQUEST,
+            "an object is replaced as a whole, not a range of it",
+        ));
+    }
+    let conditions = [header::IF_MATCH, header::IF_NONE_MATCH, header::IF_UNMODIFIED_SINCE];
+    match conditions.iter().find(|name| headers.contains_key(*name)) {
+        Some(name) => {
+            Err(Failure::new(StatusCode::NOT_IMPLEMENTED, format!("PUT with {name} is not supported")))
+        }
+        None => Ok(()),
+    }
+}
+
+async fn delete(State(gateway): State<Arc<Gateway>>, uri: Uri) -> Result<StatusCode, Failure> {
+    timeout(gateway.limits.patience, gateway.store.delete(&path(&uri)?)).await??;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// GET and HEAD.
+async fn read(
+    State(gateway): State<Arc<Gateway>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    let (path, patience) = (path(&uri)?, gateway.limits.patience);
+    let mut options = GetOptions { head: method == Method::HEAD, ..GetOptions::default() };
+    let mut status = StatusCode::OK;
+    if let Some(range) = headers.get(header::RANGE).filter(|_| !options.head) {
+        let meta = timeout(patience, gateway.store.head(&path)).await??;
+        match wanted(range, meta.size) {
+            _ if has_changed(&headers, &meta) => {}
+            Wanted::Parts(parts) if parts.len() == 1 => {
+                status = StatusCode::PARTIAL_CONTENT;
+                options.range = Some(GetRange::Bounded(parts[0].clone()));
+                // The range is one of this version. Not every version has a tag.
+                options.if_match = meta.e_tag;
+            }
+            Wanted::Unsatisfiable => return Ok(unsatisfiable(meta.size)),
+            Wanted::Whole | Wanted::Parts(_) => {} // several ranges may be answered with the whole
+        }
+    }
+    let object = timeout(patience, gateway.store.get_opts(&path, options)).await??;
+    let (meta, range) = (object.meta.clone(), object.range.clone());
+    if let Some(status) = precondition(&headers, &meta) {
+        let mut response = status.into_response();
+        set_etag(response.headers_mut(), meta.e_tag.as_deref());
+        return Ok(response);
+    }
+    let body =
+        if method == Method::HEAD { Body::empty() } else { body(object, &gateway.pool, gateway.limits)? };
+    let mut response = (status, body).into_response();
+    let headers = response.headers_mut();
+    headers.typed_insert(AcceptRanges::bytes());
+    headers.typed_insert(LastModified::from(std::time::SystemTime::from(meta.last_modified)));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    set_etag(headers, meta.e_tag.as_deref());
+    if status == StatusCode::PARTIAL_CONTENT {
+        headers.typed_insert(ContentRange::bytes(range.clone(), meta.size).expect("it is not empty"));
+    }
+    headers.typed_insert(ContentLength(range.end - range.start));
+    Ok(response)
+}
+
+/// RFC 9110, section 13.2.2: the status if a condition does not hold. Stores differ in how they write tags, so theirs is
+/// not asked to compare them.
+fn precondition(headers: &HeaderMap, meta: &ObjectMeta) -> Option<StatusCode> {
+    let tag = meta.e_tag.as_deref().and_then(etag);
+    let holds = |condition: IfMatch| tag.as_ref().is_some_and(|tag| condition.precondition_passes(tag));
+    if headers.typed_get().is_some_and(|condition| !holds(condition)) {
+        return Some(StatusCode::PRECONDITION_FAILED);
+    }
+    let differs = |condition: IfNoneMatch| tag.as_ref().is_none_or(|tag| condition.precondition_passes(tag));
+    headers.typed_get().is_some_and(|condition| !differs(condition)).then_some(StatusCode::NOT_MODIFIED)
+}
+
+/// RFC 9110, section 13.1.5: whether the client has a part of another version.
+fn has_changed(headers: &HeaderMap, meta: &ObjectMeta) -> bool {
+    headers.typed_get::<IfRange>().is_some_and(|condition| {
+        let modified = LastModified::from(std::time::SystemTime::from(meta.last_modified));
+        condition.is_modified(meta.e_tag.as_deref().and_then(etag).as_ref(), Some(&modified))
+    })
+}
+
+fn unsatisfiable(size: u64) -> Response {
+    let mut response = StatusCode::RANGE_NOT_SATISFIABLE.into_response();
+    response.headers_mut().typed_insert(ContentRange::unsatisfied_bytes(size));
+    response
+}
+
+fn set_etag(headers: &mut HeaderMap, tag: Option<&str>) {
+    if let Some(etag) = tag.and_then(etag) {
+        headers.typed_insert(etag);
+    }
+}
+
+/// Some stores have it with quotes, some without.
+fn etag(tag: &str) -> Option<ETag> {
+    tag.parse().or_else(|_| format!("\"{tag}\"").parse()).ok()
+}
+
+fn path(uri: &Uri) -> Result<Path, Failure> {
+    let path = Path::from_url_path(uri.path()).map_err(object_store::Error::from)?;
+    if path.as_ref().is_empty() {
+        return Err(Failure::new(StatusCode::BAD_REQUEST, "an object needs a name: /name"));
+    }
+    Ok(path)
+}

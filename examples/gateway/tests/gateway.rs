@@ -1,0 +1,244 @@
+//! The gateway in front of a directory, and of a server with the S3 protocol that is slow, full or gone.
+#![allow(clippy::unwrap_used)] // a test may panic
+
+mod support;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use support::{Gateway, MIB, Mode, Store, pattern};
+use tempfile::TempDir;
+
+const PART: &str = "--part 5MiB";
+
+#[test]
+fn a_directory_keeps_objects_of_all_sizes() {
+    let directory = TempDir::new().unwrap();
+    let gateway = Gateway::start(&format!("file://{}", directory.path().display()), PART, &[]);
+    objects_of_all_sizes(&gateway);
+    ranges_and_conditions(&gateway);
+    names(&gateway);
+}
+
+#[test]
+fn a_server_with_the_s3_protocol_keeps_objects_of_all_sizes() {
+    let store = Store::start();
+    let gateway = store.gateway(PART);
+    objects_of_all_sizes(&gateway);
+    ranges_and_conditions(&gateway);
+    assert_eq!(store.uploads(), 0, "each multipart upload was completed");
+}
+
+fn objects_of_all_sizes(gateway: &Gateway) {
+    for len in [0, 1, 100_000, 5 * MIB - 1, 5 * MIB, 5 * MIB + 1, 23 * MIB + 7] {
+        let content = pattern(len);
+        let sized = gateway.ask(&format!("PUT /dir/sized HTTP/1.1\r\nContent-Length: {len}\r\n"), &content);
+        assert_eq!(sized.status, 204, "{len}: {sized:?}");
+        let chunks: Vec<u8> = content
+            .chunks(70_000)
+            .flat_map(|chunk| [format!("{:x}\r\n", chunk.len()).as_bytes(), chunk, b"\r\n"].concat())
+            .chain(*b"0\r\n\r\n")
+            .collect();
+        let chunked = gateway.ask("PUT /chunked HTTP/1.1\r\nTransfer-Encoding: chunked\r\n", &chunks);
+        assert_eq!(chunked.status, 204, "{len}: {chunked:?}");
+        for name in ["dir/sized", "chunked"] {
+            let got = gateway.get(name, "");
+            assert!(got.status == 200 && got.body == content, "{len} {name}: {got:?}");
+            let head = gateway.ask(&format!("HEAD /{name} HTTP/1.1\r\n"), b"");
+            assert_eq!((head.status, head.field("content-length")), (200, Some(&*len.to_string())));
+        }
+    }
+    assert_eq!(gateway.ask("DELETE /chunked HTTP/1.1\r\n", b"").status, 204);
+    for method in ["GET", "HEAD"] {
+        assert_eq!(gateway.ask(&format!("{method} /chunked HTTP/1.1\r\n"), b"").status, 404);
+    }
+    assert_eq!(gateway.ask("POST /chunked HTTP/1.1\r\n", b"").status, 405);
+}
+
+fn ranges_and_conditions(gateway: &Gateway) {
+    let content = pattern(6 * MIB);
+    assert_eq!(gateway.put("object", &content).status, 204);
+    let whole = gateway.get("object", "");
+    let tag = whole.field("etag").unwrap().to_owned();
+    assert!(tag.ends_with('"') && whole.field("last-modified").unwrap().ends_with("GMT"));
+    let len = content.len();
+    for (range, part) in [
+        ("0-0", Some(0..1)),
+        ("100-199", Some(100..200)),
+        ("3000000-", Some(3_000_000..len)),
+        ("-7", Some(len - 7..len)),
+        ("-99999999", Some(0..len)),
+        ("5-99999999", Some(5..len)),
+        ("1-0", None),
+        ("0-1,3-4", None),
+    ] {
+        let got = gateway.get("object", &format!("Range: bytes={range}\r\n"));
+        let Some(part) = part else {
+            assert!(got.status == 200 && got.body == content, "{range}");
+            continue;
+        };
+        assert_eq!(got.status, 206, "{range}: {got:?}");
+        let expected = format!("bytes {}-{}/{len}", part.start, part.end - 1);
+        assert_eq!(got.field("content-range"), Some(&*expected), "{range}");
+        assert!(got.body == content[part], "{range}");
+    }
+    let beyond = gateway.get("object", "Range: bytes=99999999-\r\n");
+    assert_eq!((beyond.status, beyond.field("content-range")), (416, Some(&*format!("bytes */{len}"))));
+    for (condition, status) in [
+        (format!("If-None-Match: {tag}"), 304),
+        ("If-None-Match: \"x\"".into(), 200),
+        (format!("If-Match: {tag}"), 200),
+        ("If-Match: \"x\"".into(), 412),
+        (format!("Range: bytes=1-2\r\nIf-Range: {tag}"), 206),
+        ("Range: bytes=1-2\r\nIf-Range: \"x\"".into(), 200),
+        (format!("Range: bytes=1-2\r\nIf-None-Match: {tag}"), 304),
+    ] {
+        assert_eq!(gateway.get("object", &format!("{condition}\r\n")).status, status, "{condition}");
+    }
+    let part = "PUT /object HTTP/1.1\r\nContent-Range: bytes 0-4/5\r\nContent-Length: 5\r\n";
+    assert_eq!(gateway.ask(part, b"01234").status, 400);
+    let conditional = "PUT /object HTTP/1.1\r\nIf-None-Match: *\r\nContent-Length: 5\r\n";
+    assert_eq!(gateway.ask(conditional, b"01234").status, 501);
+    assert!(gateway.get("object", "").body == content, "it stays");
+}
+
+fn names(gateway: &Gateway) {
+    for (name, status) in [("", 400), ("../etc/passwd", 400), ("a/%2e%2e/b", 400), ("a%20b", 204)] {
+        assert_eq!(gateway.put(name, b"x").status, status, "{name}");
+    }
+}
+
+#[test]
+fn an_upload_is_many_times_larger_than_the_memory_for_it() {
+    let store = Store::start();
+    let gateway = store.gateway("--part 5MiB --capacity 20MiB --parallel 2");
+    let before = gateway.peak_memory();
+    let content = pattern(200 * MIB);
+    assert_eq!(gateway.put("large", &content).status, 204);
+    let grown = gateway.peak_memory() - before;
+    assert!(grown < 60 * MIB, "{} MiB", grown / MIB);
+    assert!(gateway.get("large", "").body == content);
+}
+
+#[test]
+fn a_store_that_is_full_is_507_and_nothing_is_left_behind() {
+    let store = Store::start();
+    let gateway = store.gateway(PART);
+    assert_eq!(gateway.put("before", b"stays").status, 204);
+    store.set(Mode::Full);
+    assert_eq!(gateway.put("small", b"x").status, 507);
+    assert_eq!(gateway.put("large", &pattern(12 * MIB)).status, 507);
+    assert_eq!(gateway.get("before", "").body, b"stays"); // reading works
+    store.set(Mode::PartsFull);
+    assert_eq!(gateway.put("parts", &pattern(12 * MIB)).status, 507);
+    store.set(Mode::Usual);
+    store.wait_until(|store| store.uploads() == 0); // aborted
+    assert_eq!(gateway.get("parts", "").status, 404);
+    assert_eq!(gateway.put("parts", &pattern(12 * MIB)).status, 204);
+}
+
+#[test]
+fn a_store_that_does_not_answer_is_504() {
+    let store = Store::start();
+    let gateway = store.gateway("--part 5MiB --patience 1");
+    assert_eq!(gateway.put("object", b"stays").status, 204);
+    store.set(Mode::Silent);
+    assert_eq!(gateway.put("small", b"x").status, 504);
+    assert_eq!(gateway.put("large", &pattern(12 * MIB)).status, 504);
+    assert_eq!(gateway.get("object", "").status, 504);
+    store.set(Mode::Usual);
+    assert_eq!(gateway.get("object", "").body, b"stays");
+}
+
+/// Parts that are stored slowly hold the client up, and not the memory.
+#[test]
+fn a_store_that_is_slow_slows_the_client_down() {
+    let store = Store::start();
+    let gateway = store.gateway("--part 5MiB --capacity 15MiB --parallel 2");
+    store.set(Mode::Slow(Duration::from_millis(300)));
+    let before = gateway.peak_memory();
+    let content = pattern(60 * MIB);
+    assert_eq!(gateway.put("slow", &content).status, 204);
+    assert!(gateway.peak_memory() - before < 60 * MIB);
+    store.set(Mode::Usual);
+    assert!(gateway.get("slow", "").body == content);
+}
+
+#[test]
+fn a_store_that_is_gone_is_502_until_it_is_back() {
+    let store = Store::start();
+    let gateway = store.gateway(PART);
+    assert_eq!(gateway.put("object", b"stays").status, 204);
+    store.set(Mode::Gone);
+    assert_eq!(gateway.put("small", b"x").status, 502);
+    assert_eq!(gateway.put("large", &pattern(12 * MIB)).status, 502);
+    assert_eq!(gateway.get("object", "").status, 502);
+    store.set(Mode::Usual);
+    assert_eq!(gateway.get("object", "").body, b"stays");
+    assert_eq!(gateway.put("large", &pattern(12 * MIB)).status, 204);
+}
+
+#[test]
+fn a_client_that_disconnects_or_stalls_leaves_no_upload() {
+    let store = Store::start();
+    let gateway = store.gateway("--part 5MiB --stall 4");
+    let head = "PUT /object HTTP/1.1\r\nHost: here\r\nContent-Length: 20000000\r\n\r\n";
+    let request = [head.as_bytes(), &pattern(12 * MIB)].concat();
+    for gone in [true, false] {
+        let mut client = gateway.connect();
+        client.write_all(&request).unwrap();
+        store.wait_until(|store| store.uploads() == 1);
+        if gone {
+            drop(client);
+        } else {
+            let mut answer = [0; 12];
+            client.read_exact(&mut answer).unwrap();
+            assert_eq!(&answer, b"HTTP/1.1 408");
+        }
+        store.wait_until(|store| store.uploads() == 0);
+    }
+    assert_eq!(gateway.get("object", "").status, 404);
+}
+
+#[test]
+fn a_part_for_which_there_is_no_room_is_503() {
+    let store = Store::start();
+    let gateway = store.gateway("--part 5MiB --capacity 5MiB --patience 1 --stall 20");
+    let mut other = gateway.connect();
+    other.write_all(b"PUT /other HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\nhalf").unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    let refused = gateway.put("object", b"x");
+    assert_eq!((refused.status, refused.field("retry-after")), (503, Some("1")));
+    drop(other);
+    gateway.wait_until(|gateway| gateway.put("object", b"x").status == 204);
+    let large = format!("PUT /large HTTP/1.1\r\nContent-Length: {}\r\n", 60_000 * MIB);
+    assert_eq!(gateway.ask(&large, b"").status, 413);
+}
+
+#[test]
+fn requests_in_progress_are_answered_after_sigterm() {
+    let directory = TempDir::new().unwrap();
+    let mut gateway = Gateway::start(&format!("file://{}", directory.path().display()), PART, &[]);
+    let mut client = gateway.connect();
+    client.write_all(b"PUT /object HTTP/1.1\r\nHost: here\r\nContent-Length: 10\r\n\r\n01234").unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    gateway.terminate();
+    std::thread::sleep(Duration::from_millis(200));
+    client.write_all(b"56789").unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
+    assert!(gateway.wait().success());
+    assert_eq!(fs::read(directory.path().join("object")).unwrap(), b"0123456789");
+}
+
+#[test]
+fn what_cannot_be_a_store_is_an_error_in_one_line() {
+    for (url, options) in
+        [("ftp://x", ""), ("file:///proc/none", ""), ("file:///tmp", "--part 9GiB --capacity 1MiB")]
+    {
+        let line = Gateway::refusal(url, options);
+        assert!(line.starts_with("gateway: ") && line.lines().count() == 1, "{line}");
+    }
+}
