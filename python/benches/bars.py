@@ -1,9 +1,10 @@
 """Measures ropewalk beside CPython's own ways, and prints the table of docs/benchmarks.md in Markdown.
 
-Each variant has a process of its own that lives through all rounds; the variants of a group take turns, and each
-round gives one ratio. CPU time is user and system time by getrusage(2), from the connection until all bytes are side
-by side. The peak is what the process takes above its start: the high-water mark of its resident set, and the pages of
-its memfds that are not mapped. The first round, in which the pool is cold, is shown by itself.
+Each variant has a process of its own that lives through all rounds; the variants of a group take turns. CPU time is
+user and system time by getrusage(2), from the connection until all bytes are side by side. The peak is what the
+process takes above its start: the high-water mark of its resident set, and the pages of its memfds that are not
+mapped. Figures are medians of the rounds; a ratio is the median of the rounds' ratios, with its quartiles. The first
+round, in which the pool is cold, is shown by itself.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from functools import partial
 
 import ropewalk
 import ropewalk.asyncio
@@ -37,6 +39,21 @@ def variant(function):
 
 def connect(port):
     return socket.create_connection(("127.0.0.1", port))
+
+
+def connect_tls(port):
+    # The peer sends its certificate's authority along in the environment.
+    context = ssl.create_default_context(cadata=os.environ["BARS_AUTHORITY"])
+    return context.wrap_socket(connect(port), server_hostname="localhost")
+
+
+def fill(sock, size):
+    """Receives into a bytearray of the known size."""
+    buffer = bytearray(size)
+    view, got = memoryview(buffer), 0
+    while got < size:
+        got += sock.recv_into(view[got:])
+    return buffer
 
 
 @variant
@@ -63,28 +80,40 @@ def bytes_io(port, size):
 @variant
 def recv_into(port, size):
     with connect(port) as sock:
-        buffer = bytearray(size)
-        view, got = memoryview(buffer), 0
-        while got < size:
-            got += sock.recv_into(view[got:])
-        return buffer
+        return fill(sock, size)
 
 
-async def _read_view(port):
-    reader, writer = await ropewalk.asyncio.open_connection("127.0.0.1", port)
-    view = await reader.read_view()
+@variant
+def tls_recv_exactly(port, size):
+    with connect_tls(port) as sock:
+        return ropewalk.recv_exactly(sock, size)
+
+
+@variant
+def tls_recv_into(port, size):
+    with connect_tls(port) as sock:
+        return fill(sock, size)
+
+
+async def streams(module, read, port, size, **options):
+    """What `read(reader, size)` returns, of asyncio's streams or of ropewalk's."""
+    reader, writer = await module.open_connection("127.0.0.1", port, **options)
+    received = await read(reader, size)
     writer.close()
-    return view
+    return received
 
 
-async def _read(port):
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    data = await reader.read(-1)
-    writer.close()
-    return data
+async def tls_streams(module, read, port, size):
+    context = ssl.create_default_context(cadata=os.environ["BARS_AUTHORITY"])
+    return await streams(module, read, port, size, ssl=context, server_hostname="localhost")
 
 
-async def _sock_recv_into(port, size):
+async def messages(reader, size):
+    for _ in range(size // MESSAGE):
+        await reader.readexactly(MESSAGE)
+
+
+async def sock_recv_into(port, size):
     loop = asyncio.get_running_loop()
     with socket.socket() as sock:
         sock.setblocking(False)
@@ -113,159 +142,81 @@ class Known(asyncio.BufferedProtocol):
         self.done.set_result(self.buffer)
 
 
-async def _buffered_protocol(port, size):
+async def buffered_protocol(port, size):
     loop = asyncio.get_running_loop()
     done = loop.create_future()
     await loop.create_connection(lambda: Known(size, done), "127.0.0.1", port)
     return await done
 
 
-@variant
-def asyncio_read_view(port, size):
-    return asyncio.run(_read_view(port))
-
-
-@variant
-def asyncio_read(port, size):
-    return asyncio.run(_read(port))
-
-
-@variant
-def asyncio_sock_recv_into(port, size):
-    return asyncio.run(_sock_recv_into(port, size))
-
-
-@variant
-def uvloop_read_view(port, size):
-    return uvloop.run(_read_view(port))
-
-
-@variant
-def uvloop_read(port, size):
-    return uvloop.run(_read(port))
-
-
-@variant
-def uvloop_buffered_protocol(port, size):
-    return uvloop.run(_buffered_protocol(port, size))
-
-
-# A million messages.
-
 MESSAGE = 64
 
-
-async def _messages(open_connection, port, size):
-    reader, writer = await open_connection("127.0.0.1", port)
-    for _ in range(size // MESSAGE):
-        await reader.readexactly(MESSAGE)
-    writer.close()
-
-
-@variant
-def messages_ropewalk(port, size):
-    asyncio.run(_messages(ropewalk.asyncio.open_connection, port, size))
-
-
-@variant
-def messages_asyncio(port, size):
-    asyncio.run(_messages(asyncio.open_connection, port, size))
+STREAMS = {
+    "read_view": partial(streams, ropewalk.asyncio, lambda reader, size: reader.read_view()),
+    "read": partial(streams, asyncio, lambda reader, size: reader.read(-1)),
+    "messages_ropewalk": partial(streams, ropewalk.asyncio, messages),
+    "messages_asyncio": partial(streams, asyncio, messages),
+    "tls_read_view": partial(tls_streams, ropewalk.asyncio, lambda reader, size: reader.read_view(size)),
+    "tls_readexactly": partial(tls_streams, asyncio, lambda reader, size: reader.readexactly(size)),
+    "sock_recv_into": sock_recv_into,
+    "buffered_protocol": buffered_protocol,
+}
 
 
-# TLS. The peer sends its certificate's authority along in the environment.
+def on_loop(run, receive, port, size):
+    received = []
+
+    async def main():
+        # Not as the result: CPython 3.11's asyncio.run would make its repr, four characters a byte.
+        received.append(await receive(port, size))
+
+    run(main())
+    return received.pop()
 
 
-def tls_context():
-    return ssl.create_default_context(cadata=os.environ["BARS_AUTHORITY"])
-
-
-async def _tls_read_view(port, size):
-    reader, writer = await ropewalk.asyncio.open_connection(
-        "127.0.0.1", port, ssl=tls_context(), server_hostname="localhost"
-    )
-    view = await reader.read_view(size)
-    writer.close()
-    return view
-
-
-async def _tls_readexactly(port, size):
-    reader, writer = await asyncio.open_connection(
-        "127.0.0.1", port, ssl=tls_context(), server_hostname="localhost"
-    )
-    data = await reader.readexactly(size)
-    writer.close()
-    return data
-
-
-@variant
-def tls_asyncio_read_view(port, size):
-    return asyncio.run(_tls_read_view(port, size))
-
-
-@variant
-def tls_uvloop_read_view(port, size):
-    return uvloop.run(_tls_read_view(port, size))
-
-
-@variant
-def tls_asyncio_readexactly(port, size):
-    return asyncio.run(_tls_readexactly(port, size))
-
-
-@variant
-def tls_recv_exactly(port, size):
-    with tls_context().wrap_socket(connect(port), server_hostname="localhost") as sock:
-        return ropewalk.recv_exactly(sock, size)
-
-
-@variant
-def tls_recv_into(port, size):
-    with tls_context().wrap_socket(connect(port), server_hostname="localhost") as sock:
-        buffer = bytearray(size)
-        view, got = memoryview(buffer), 0
-        while got < size:
-            got += sock.recv_into(view[got:])
-        return buffer
+for name, receive in STREAMS.items():
+    VARIANTS[f"asyncio_{name}"] = partial(on_loop, asyncio.run, receive)
+    VARIANTS[f"uvloop_{name}"] = partial(on_loop, uvloop.run, receive)
 
 
 # Sending: to a file that takes `step` bytes at a time, because it may not grow beyond them.
 
 
-def sending(step):
-    file = tempfile.TemporaryFile()
-    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (step, most))
-    return file
+def send(step, left, call):
+    """Sends while `left()`, from the start of the file each time."""
+    with tempfile.TemporaryFile() as file:
+        _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (step, most))
+        fd = file.fileno()
+        while left():
+            os.lseek(fd, 0, os.SEEK_SET)
+            call(fd)
 
 
 @variant
 def send_cursor(step, size):
-    with sending(step) as file:
-        rope = ropewalk.Rope()
-        rope.push(bytes(size))
-        cursor, fd = rope.cursor(), file.fileno()
-        while cursor.remaining:
-            os.lseek(fd, 0, os.SEEK_SET)
-            cursor.send(fd)
+    rope = ropewalk.Rope()
+    rope.push(bytes(size))
+    cursor = rope.cursor()
+    send(step, lambda: cursor.remaining, cursor.send)
 
 
 @variant
 def send_rope(step, size):
-    with sending(step) as file:
-        rope, fd = ropewalk.Rope(), file.fileno()
-        rope.push(bytes(size))
-        while rope:
-            os.lseek(fd, 0, os.SEEK_SET)
-            rope.send_to(fd)
+    rope = ropewalk.Rope()
+    rope.push(bytes(size))
+    send(step, lambda: len(rope), rope.send_to)
 
 
 @variant
 def send_slices(step, size):
-    with sending(step) as file:
-        data, fd = bytes(size), file.fileno()
-        while data:
-            os.lseek(fd, 0, os.SEEK_SET)
-            data = data[os.write(fd, data) :]
+    data = bytes(size)
+
+    def slices(fd):
+        nonlocal data
+        data = data[os.write(fd, data) :]
+
+    send(step, lambda: data, slices)
 
 
 # What a round costs, in the process of its variant.
@@ -373,31 +324,33 @@ def run_steps(name, step, size, rounds):
     return statistics.median(results)
 
 
-def ratios(results, ours, other):
-    """Of CPU time, round by round, without the first."""
-    pairs = zip(results[ours][1:], results[other][1:])
-    return sorted(one["cpu"] / two["cpu"] for one, two in pairs)
-
-
 class Table:
+    """Rows of ropewalk's figure, the other way's, and the first through the second."""
+
     def __init__(self):
-        print("| what | figure | quartiles | cold | bar | reached |")
-        print("|---|---|---|---|---|---|", flush=True)
+        print("| what | beside | ropewalk | beside it | ratio | quartiles | cold | bar | reached |")
+        print("|---|---|---|---|---|---|---|---|---|", flush=True)
 
-    def row(self, what, figure, bar, reached, quartiles="", cold=""):
-        print(f"| {what} | {figure} | {quartiles} | {cold} | {bar} | {'yes' if reached else 'no'} |", flush=True)
+    def row(self, *cells, reached):
+        print("|", " | ".join(cells), "|", "yes" if reached else "no", "|", flush=True)
 
-    def ratio(self, what, results, ours, other, most):
-        all_ = ratios(results, ours, other)
-        low, middle, high = statistics.quantiles(all_, n=4) if len(all_) > 1 else all_ * 3
-        cold = results[ours][0]["cpu"] / results[other][0]["cpu"]
-        self.row(what, f"{middle:.2f}", f"≤ {most}", middle <= most, f"{low:.2f} – {high:.2f}", f"{cold:.2f}")
+    def cpu(self, what, beside, results, ours, other, most):
+        """Milliseconds of CPU time."""
+        times = [[result["cpu"] for result in results[name]] for name in (ours, other)]
+        cold, *ratios = (one / two for one, two in zip(*times))
+        low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+        medians = (f"{statistics.median(rounds[1:]) * 1e3:.1f} ms" for rounds in times)
+        figures = (f"{middle:.2f}", f"{low:.2f} – {high:.2f}", f"{cold:.2f}", f"≤ {most}")
+        self.row(what, beside, *medians, *figures, reached=middle <= most)
 
-    def peak(self, what, results, name, size, bound=None):
-        peak = max(result["peak"] for result in results[name])
-        reached = bound is None or peak <= bound
-        bar = "" if bound is None else "≤ 1.02 + 4 MiB"
-        self.row(what, f"{peak / size:.3f}", bar, reached)
+    def peak(self, what, results, ours, others, size):
+        """Of all rounds, in payloads."""
+        peaks = {name: max(result["peak"] for result in results[name]) for name in (ours, *others)}
+        for name, beside in others.items():
+            ratio = f"{peaks[ours] / peaks[name]:.2f}"
+            figures = (f"{peaks[each] / size:.3f}" for each in (ours, name))
+            reached = peaks[ours] <= size * 1.02 + (4 << 20)
+            self.row(f"{what}: peak / payload", beside, *figures, ratio, "", "", "≤ 1.02 + 4 MiB", reached=reached)
 
 
 def payload_of(size):
@@ -405,32 +358,32 @@ def payload_of(size):
 
 
 def receiving(table, size, rounds):
-    payload, mib = payload_of(size), size >> 20
-    results = run_group(["asyncio_read_view", "asyncio_read", "asyncio_sock_recv_into"], payload, rounds)
-    bound = size * 1.02 + (4 << 20)
-    table.peak(f"peak / {mib} MiB: asyncio, `read_view()`", results, "asyncio_read_view", size, bound)
-    table.peak("peak: `StreamReader.read(-1)`", results, "asyncio_read", size)
-    table.peak("peak: `loop.sock_recv_into`, known size", results, "asyncio_sock_recv_into", size)
-    table.ratio("CPU / `StreamReader.read(-1)`", results, "asyncio_read_view", "asyncio_read", 0.5)
-    table.ratio("CPU / `loop.sock_recv_into`, known size", results, "asyncio_read_view", "asyncio_sock_recv_into", 1.0)
-    results = run_group(["uvloop_read_view", "uvloop_read", "uvloop_buffered_protocol"], payload, rounds)
-    table.peak("peak: uvloop, `read_view()`", results, "uvloop_read_view", size, bound)
-    table.peak("peak: uvloop, `StreamReader.read(-1)`", results, "uvloop_read", size)
-    table.ratio("uvloop, CPU / `StreamReader.read(-1)`", results, "uvloop_read_view", "uvloop_read", 0.5)
-    other = "uvloop_buffered_protocol"
-    table.ratio("uvloop, CPU / `BufferedProtocol`, known size", results, "uvloop_read_view", other, 1.0)
-    results = run_group(["recv_all", "join", "bytes_io", "recv_into"], payload, rounds)
-    table.peak("peak: `recv_all`", results, "recv_all", size, bound)
-    table.peak('peak: `b"".join`', results, "join", size)
-    table.ratio('`recv_all`, CPU / `b"".join` of `recv`s', results, "recv_all", "join", 0.5)
-    table.ratio("`recv_all`, CPU / `BytesIO`", results, "recv_all", "bytes_io", 0.5)
-    table.ratio("`recv_all`, CPU / `bytearray` + `recv_into`, known size", results, "recv_all", "recv_into", 1.0)
+    mib = size >> 20
+    for loop, known, beside in (
+        ("asyncio", "asyncio_sock_recv_into", "`loop.sock_recv_into` a `bytearray` of the known size"),
+        ("uvloop", "uvloop_buffered_protocol", "`BufferedProtocol` into a `bytearray` of the known size"),
+    ):
+        ours, read = f"{loop}_read_view", f"{loop}_read"
+        others = {read: "`StreamReader.read(-1)`", known: beside}
+        results = run_group([ours, *others], payload_of(size), rounds)
+        what = f"{mib} MiB, {loop}: `read_view()`"
+        table.peak(what, results, ours, others, size)
+        table.cpu(what, others[read], results, ours, read, 0.5)
+        table.cpu(what, beside, results, ours, known, 1.0)
+    others = {"join": '`b"".join` of `recv`s', "bytes_io": "`BytesIO`", "recv_into": "`bytearray` + `recv_into`, known size"}
+    results = run_group(["recv_all", *others], payload_of(size), rounds)
+    what = f"{mib} MiB, blocking: `recv_all`"
+    table.peak(what, results, "recv_all", others, size)
+    for other, most in (("join", 0.5), ("bytes_io", 0.5), ("recv_into", 1.0)):
+        table.cpu(what, others[other], results, "recv_all", other, most)
 
 
-def messages(table, count, rounds):
-    results = run_group(["messages_ropewalk", "messages_asyncio"], payload_of(count * MESSAGE), rounds)
-    what = f"{count:,} messages of {MESSAGE} B, CPU / `StreamReader.readexactly`"
-    table.ratio(what, results, "messages_ropewalk", "messages_asyncio", 1.0)
+def small_messages(table, count, rounds):
+    for loop in ("asyncio", "uvloop"):
+        ours, other = f"{loop}_messages_ropewalk", f"{loop}_messages_asyncio"
+        results = run_group([ours, other], payload_of(count * MESSAGE), rounds)
+        what = f"{count:,} messages of {MESSAGE} B, {loop}: `readexactly`"
+        table.cpu(what, "`StreamReader.readexactly`", results, ours, other, 1.0)
 
 
 def encrypted(table, size, rounds):
@@ -440,26 +393,33 @@ def encrypted(table, size, rounds):
     os.environ["BARS_AUTHORITY"] = authority.cert_pem.bytes().decode()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(context)
-    ways = ["tls_asyncio_read_view", "tls_uvloop_read_view", "tls_recv_exactly"]
-    others = ["tls_recv_into", "tls_asyncio_readexactly"]
-    results = run_group(ways + others, payload_of(size), rounds, context)
+    ways = {
+        "tls_recv_exactly": "blocking: `recv_exactly`",
+        "asyncio_tls_read_view": "asyncio: `read_view`",
+        "uvloop_tls_read_view": "uvloop: `read_view`",
+    }
+    others = ["tls_recv_into", "asyncio_tls_readexactly"]
+    results = run_group([*ways, *others], payload_of(size), rounds, context)
     what = f"TLS, {rounds - 1} messages of {size >> 20} MiB"
-    for way in ways:
-        table.ratio(f"{what}: `{way[4:]}`, CPU / blocking `recv_into`", results, way, "tls_recv_into", 1.1)
-    table.ratio(f"{what}: CPU / `readexactly`", results, ways[0], "tls_asyncio_readexactly", 1.0)
+    for ours, way in ways.items():
+        table.cpu(f"{what}, {way}", "blocking `ssl`, `recv_into`", results, ours, "tls_recv_into", 1.1)
+    ours, other = "asyncio_tls_read_view", "asyncio_tls_readexactly"
+    table.cpu(f"{what}, asyncio: `read_view`", "`StreamReader.readexactly`", results, ours, other, 1.0)
 
 
-def steps(table, size, rounds):
+def sending(table, size, rounds):
     for step, whole in ((1, size // 256), (4 << 10, size), (64 << 10, size)):
-        half, full = (run_steps("send_cursor", step, part, rounds) for part in (whole // 2, whole))
-        what = f"`cursor.send`, {whole >> 20} MiB, {step} bytes accepted at a time: CPU / half of it"
-        table.row(what, f"{full / half:.2f}", "≤ 2.4 (linear)", full / half <= 2.4)
+        full, half = (run_steps("send_cursor", step, part, rounds) for part in (whole, whole // 2))
+        what = f"`cursor.send`, {whole >> 20} MiB, {step} bytes accepted at a time"
+        figures = (f"{full * 1e3:.1f} ms", f"{half * 1e3:.1f} ms", f"{full / half:.2f}")
+        table.row(what, "itself, half of it", *figures, "", "", "≤ 2.4 (linear)", reached=full / half <= 2.4)
     small, step = min(size, 16 << 20), 4 << 10
     slices = run_steps("send_slices", step, small, 1)
     for name in ("send_cursor", "send_rope"):
-        times = slices / run_steps(name, step, small, rounds)
-        what = f"`data = data[sent:]` / `{name}`, {small >> 20} MiB, 4 KiB accepted at a time"
-        table.row(what, f"{times:.0f} x", "≥ 100 x", times >= 100)
+        ours = run_steps(name, step, small, rounds)
+        figures = (f"{ours * 1e3:.1f} ms", f"{slices * 1e3:.1f} ms", f"{slices / ours:.0f} x less")
+        what = f"`{name}`, {small >> 20} MiB, 4 KiB accepted at a time"
+        table.row(what, "`data = data[sent:]`", *figures, "", "", "≥ 100 x", reached=slices / ours >= 100)
 
 
 def main():
@@ -475,8 +435,8 @@ def main():
     print(f"CPython {sys.version.split()[0]}, uvloop {uvloop.__version__}, {ssl.OPENSSL_VERSION}\n")
     table = Table()
     receiving(table, args.size << 20, args.rounds + 1)
-    messages(table, args.messages, args.rounds + 1)
-    steps(table, args.size << 20, 3)
+    small_messages(table, args.messages, args.rounds + 1)
+    sending(table, args.size << 20, 3)
     encrypted(table, 100 << 20, args.tls_messages + 1)
 
 
