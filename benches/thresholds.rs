@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench --bench thresholds                     all tables, in less than a minute
-//! cargo bench --bench thresholds -- --only map       one: read commit map run stitch piece gather calls decay growth
+//! cargo bench --bench thresholds -- --only map       one: read commit map run stitch piece gather calls decay growth handover
 //! cargo bench --bench thresholds -- --json --quick   for machines; fewer rounds
 //! ```
 //!
@@ -22,6 +22,8 @@ mod calls;
 mod cold;
 #[path = "thresholds/growth.rs"]
 mod growth;
+#[path = "thresholds/handover.rs"]
+mod handover;
 #[path = "thresholds/memory.rs"]
 mod memory;
 #[path = "thresholds/pieces.rs"]
@@ -35,7 +37,7 @@ fn main() -> io::Result<()> {
         report: Report::new("group      at            way                                  figure", line),
     };
     let only = report::value_of("--only");
-    let all: [(&str, Table); 10] = [
+    let all: [(&str, Table); 11] = [
         ("read", calls::read),
         ("commit", cold::commit),
         ("map", views::map),
@@ -46,6 +48,7 @@ fn main() -> io::Result<()> {
         ("calls", calls::offered),
         ("decay", cold::decay),
         ("growth", growth::table),
+        ("handover", handover::table),
     ];
     for (name, table) in all {
         if only.as_deref().is_none_or(|only| only == name) {
@@ -77,6 +80,11 @@ struct Unit(&'static str, f64);
 impl Unit {
     /// Microseconds.
     const MICROS: Unit = Unit("us", 1e6);
+
+    /// Microseconds for each of so many.
+    fn each(count: usize) -> Unit {
+        Unit("us each", 1e6 / count as f64)
+    }
 
     /// Microseconds per MiB of `bytes`.
     fn per_mib(bytes: usize) -> Unit {

@@ -963,15 +963,17 @@ fn a_receiver_that_is_killed_leaves_nothing_behind() {
         let payloads = [pattern(1, 100), pattern(2, 8193), pattern(3, 3 * MIB)];
         let all = payloads.each_ref().map(|payload| filled_and_sealed(payload));
         let before = (descriptors(), maps(), shared_memory());
-        for _ in 0..rounds {
+        let mut received = 0;
+        for round in 0..rounds {
             let (here, there) = UnixStream::pair().unwrap();
             here.set_nonblocking(true).unwrap();
             let mut receiver = start(NAME, "receiver", there);
-            let end = Instant::now() + Duration::from_micros(random.below(20_000) as u64);
-            let mut own = Vec::new();
-            while Instant::now() < end {
+            // Every other one at any moment from its start, the others while they receive.
+            let mut end = Instant::now() + Duration::from_micros(random.below(20_000) as u64);
+            let (mut own, mut answers) = (Vec::new(), 0);
+            while Instant::now() < end || (round % 2 == 0 && answers == 0) {
                 // What only this round has: it must be freed with the receiver.
-                own.push(filled_and_sealed(&payloads[2]));
+                own = vec![filled_and_sealed(&payloads[2])];
                 for sealed in all.iter().chain(own.last()) {
                     match sealed.send(&here) {
                         Ok(()) => {}
@@ -983,7 +985,15 @@ fn a_receiver_that_is_killed_leaves_nothing_behind() {
                         ),
                     }
                 }
+                let mut sum = [0; 8];
+                while (&here).read(&mut sum).is_ok_and(|count| count > 0) {
+                    if answers == 0 && round % 2 == 0 {
+                        end = Instant::now() + Duration::from_micros(random.below(5000) as u64);
+                    }
+                    answers += 1;
+                }
             }
+            received += answers;
             drop(own);
             receiver.kill().unwrap();
             receiver.wait().unwrap();
@@ -992,7 +1002,10 @@ fn a_receiver_that_is_killed_leaves_nothing_behind() {
         }
         assert_eq!((descriptors(), maps()), (before.0, before.1));
         let grown = shared_memory().saturating_sub(before.2) >> 20;
-        println!("{rounds} receivers killed; shared memory of the machine grew by {grown} MiB meanwhile");
+        assert!(received >= rounds / 2);
+        println!(
+            "{rounds} receivers killed behind {received} payloads; shared memory of the machine grew by {grown} MiB meanwhile"
+        );
     });
 }
 

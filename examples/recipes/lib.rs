@@ -11,6 +11,7 @@ pub mod body;
 pub mod broadcast;
 pub mod echo;
 pub mod frames;
+pub mod handover;
 pub mod http;
 pub mod proxy;
 pub mod receive;

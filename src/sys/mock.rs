@@ -49,6 +49,8 @@ pub(crate) enum Call {
     MoveBack,
     /// mmap(2) of what they did not get back to
     MapBack,
+    /// cachestat(2)
+    CacheStat,
     /// mmap(2) of the iovec for a view, and of what is between its pages
     Zeros,
 }

@@ -3,6 +3,7 @@
 //! Constants are small here (two iovecs a call, pieces of four pages), so that every seam is met often.
 
 mod finalize;
+mod handover;
 mod memory;
 mod model;
 mod receive;

@@ -32,7 +32,7 @@ impl View {
     ///
     /// The view of a [`Rope::for_handover`](crate::Rope::for_handover) that is contiguous from the start of its memfd is
     /// sealed in place, without a copy: its memory is unmapped, the file cut to the view's length, sealed, and mapped
-    /// again, read only. O(pages): 1 GiB takes about 50 ms, most of which is unmapping. Any other view is copied into a
+    /// again, read only. O(pages), in the kernel: `examples/handover` measures it. Any other view is copied into a
     /// memfd once: one in an ordinary pool, one with segments of the heap, one that begins behind other bytes of its
     /// rope, and one of up to 4 KiB.
     ///

@@ -63,11 +63,12 @@ impl Sealed {
         Sealed { memfd, bytes }
     }
 
-    /// fcntl(2) with `F_GET_SEALS`, fstatfs(2), fstat(2), lseek(2) and mmap(2): wraps a sealed memfd of any origin.
+    /// fcntl(2) with `F_GET_SEALS`, fstatfs(2), fstat(2), cachestat(2) and mmap(2): wraps a sealed memfd of any origin.
     ///
     /// Everything is asked of the kernel and nothing believed of the sender: afterwards no process can change a byte or
-    /// raise SIGBUS. O(pages), about 7 ms for 1 GiB; no copy, and no page fault before the first byte is read. The
-    /// position of the file, which all processes share, is 0 afterwards: read by pread(2).
+    /// raise SIGBUS. O(pages), which the kernel counts; no copy, and no page fault before the first byte is read. Before
+    /// Linux 6.5 lseek(2) is used in the place of cachestat(2), and sets the position of the file to 0, which all processes
+    /// share: read by pread(2).
     ///
     /// # Errors
     ///

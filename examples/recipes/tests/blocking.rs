@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use recipes::body::receive_body;
 use recipes::broadcast::{Reader, send_to_all};
 use recipes::frames::{receive_frames, take_frame};
+use recipes::handover::{hand_over, take_over};
 use recipes::proxy::{Direction, Next};
 use recipes::receive::receive;
 use ropewalk::{Pool, Rope};
@@ -318,4 +319,39 @@ fn frames_without_end_take_no_more_than_one_at_a_time() {
         assert_eq!(count, 64);
     });
     assert!(pool.stats().peak <= 24 * MIB as u64, "{:?}", pool.stats());
+}
+
+#[test]
+fn uploads_are_handed_over_whole_or_not_at_all() {
+    let (worker, server) = UnixStream::pair().unwrap();
+    for (len, max) in [(0, 0), (1, 1), (8193, MIB), (20 * MIB, 20 * MIB), (20 * MIB, 20 * MIB - 1), (1, 0)] {
+        let (mut peer, socket) = tcp_pair();
+        let content = pattern(len);
+        let handed_over = thread::scope(|scope| {
+            scope.spawn(|| {
+                // The other side may have had enough.
+                let _ = peer.write_all(&content);
+                let _ = peer.shutdown(Shutdown::Write);
+            });
+            let done = hand_over(&socket, &worker, max, PATIENCE);
+            socket.shutdown(Shutdown::Both).unwrap();
+            done
+        });
+        match handed_over {
+            Ok(()) => assert!(len <= max && *take_over(&server).unwrap().unwrap() == content),
+            Err(error) => assert!(len > max && error.kind() == ErrorKind::QuotaExceeded, "{error}"),
+        }
+    }
+    // A peer that sends a byte now and then does not extend the time.
+    let (mut peer, socket) = tcp_pair();
+    thread::scope(|scope| {
+        scope.spawn(move || trickle(&mut peer));
+        let refused = hand_over(&socket, &worker, MIB, TIME).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::TimedOut);
+        drop(socket);
+    });
+    (&worker).write_all(b"something else").unwrap();
+    assert_eq!(take_over(&server).unwrap_err().kind(), ErrorKind::InvalidData);
+    drop(worker);
+    assert!(take_over(&server).unwrap().is_none());
 }
