@@ -15,3 +15,4 @@ pub mod nats;
 pub mod objects;
 pub mod opendal;
 pub mod quic;
+pub mod uring;
