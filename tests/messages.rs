@@ -7,7 +7,7 @@ mod support;
 
 use std::fs;
 use std::io::{ErrorKind, IoSlice, Write};
-use std::net::UdpSocket;
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process;
@@ -440,5 +440,32 @@ fn a_message_is_whole_behind_the_number_of_a_closed_stream() {
         let mut rope = Rope::new();
         assert_eq!(rope.readv_from(&socket).unwrap(), message.len());
         assert_eq!(rope, message[..]);
+    }
+}
+
+#[test]
+fn a_stream_is_read_as_one_behind_the_number_of_a_closed_message_socket() {
+    for mut rope in [Rope::new(), Rope::in_pool(&Pool::new().unwrap())] {
+        let (there, socket) = UnixDatagram::pair().unwrap();
+        there.send(b"a message").unwrap();
+        assert_eq!(rope.readv_from(&socket).unwrap(), 9);
+
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let stream = listener.accept().unwrap().0;
+        let number = socket.as_raw_fd();
+        drop(socket);
+        // SAFETY: duplicates a descriptor that is open. It gets `number`, unless another test has taken that meanwhile.
+        let fd = unsafe { libc::fcntl(stream.as_raw_fd(), libc::F_DUPFD_CLOEXEC, number) };
+        assert!(fd >= number);
+        // SAFETY: `fcntl` has just made it, for nobody else.
+        let stream = unsafe { TcpStream::from_raw_fd(fd) };
+        let payload = pattern(3, 50_000);
+        peer.write_all(&payload).unwrap();
+        while rope.len() < 9 + payload.len() {
+            assert!(rope.readv_from(&stream).unwrap() > 0);
+        }
+        rope.advance(9);
+        assert_eq!(rope, payload[..]);
     }
 }

@@ -337,6 +337,7 @@ impl Rope {
     #[inline]
     fn learn(&mut self, offered: usize, count: usize) {
         let full = count == offered;
+        self.source().was_short = 0 < count && !full;
         let held_back = full && count < self.inline_max();
         if let (Some(pool), true) = (self.pool(), self.is_empty() && count > 0 && !held_back) {
             pool.set_first_read(first_read(count, full, self.inline_max()));
