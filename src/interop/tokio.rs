@@ -266,6 +266,7 @@ impl<S: Watched> ReadRope for WhenRoom<'_, S> {
             }
         }
         loop {
+            rope.restart_if_empty(); // before it waits
             self.0.ready(Interest::READABLE).await?;
             match try_read(self.0, rope, |rope, fd| rope.readv_up_to(fd, max)) {
                 // Another reader took the bytes: return the room to other waiters.
@@ -293,6 +294,7 @@ impl<S: Watched> Fill for WhenRoom<'_, S> {
         if rope.held_back.is_some() {
             return self.read_rope_up_to(rope, usize::MAX).await;
         }
+        rope.restart_if_empty(); // before it waits
         self.0.ready(Interest::READABLE).await?;
         if let (Some(body), Err(error)) = (body, rope.prepare_body(body)) {
             if !is_at_capacity(&error) {
@@ -472,6 +474,7 @@ async fn read(
     mut receive: impl FnMut(&mut Rope, BorrowedFd<'_>) -> io::Result<usize>,
 ) -> io::Result<usize> {
     loop {
+        rope.restart_if_empty(); // before it waits
         from.ready(Interest::READABLE).await?;
         match try_read(from, rope, &mut receive) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

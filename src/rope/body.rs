@@ -102,9 +102,7 @@ impl Rope {
     /// As for [`reserve_body`](Rope::reserve_body).
     pub(crate) fn prepare_body(&mut self, body: Option<Body>) -> io::Result<usize> {
         let Some(body) = body else {
-            if self.is_empty() {
-                self.restart();
-            }
+            self.restart_if_empty();
             return Ok(usize::MAX);
         };
         self.reserve_body(body)?;
@@ -171,6 +169,14 @@ impl Rope {
         }
         self.tail_begins = self.tail_len() == 0;
         Ok(())
+    }
+
+    /// A rope that holds nothing keeps nothing, and goes on in pages that are resident.
+    #[inline]
+    pub(crate) fn restart_if_empty(&mut self) {
+        if self.has_tail() && self.is_empty() {
+            self.restart();
+        }
     }
 
     /// Frees the spare memory behind the bytes, if the rope is in a pool and nothing of it is reserved: the pages of earlier

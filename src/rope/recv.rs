@@ -318,6 +318,9 @@ impl Rope {
         call: impl FnOnce(&mut [UninitIovec<'_>]) -> io::Result<T>,
         count: impl FnOnce(&T) -> usize,
     ) -> io::Result<T> {
+        if self.tail_mut().is_some_and(|tail| tail.ready() < want) {
+            self.restart_if_empty();
+        }
         let mut offer = self.offer(want).inspect_err(|_| self.release_spare())?;
         let result = match self.iovecs(&mut offer) {
             [tail, next] if next.len() == 0 => call(&mut [tail]),

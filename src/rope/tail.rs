@@ -302,6 +302,9 @@ impl Rope {
     /// Returns the tail with ready memory for `want` bytes, or for fewer but at least one.
     pub(crate) fn make_room(&mut self, want: usize) -> io::Result<&mut Extent> {
         let (held, generous) = (self.len(), self.generous(want));
+        if self.tail.as_deref().is_some_and(|tail| tail.spare() < want.min(MIN_HEAP)) {
+            self.restart_if_empty();
+        }
         if let Some(tail) = &mut self.tail {
             if tail.spare() < want.min(MIN_HEAP) {
                 tail.grow(&mut self.memory, generous, held, false);
