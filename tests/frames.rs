@@ -93,11 +93,35 @@ fn every_body_lands_in_one_run() {
 }
 
 #[test]
+fn on_the_heap_what_was_reserved_stays_one_segment() {
+    let file = file_of(&[5 << 20; 3]);
+    let mut received = Rope::new();
+    for index in 0..3 {
+        let view = received.readv_frame(&file, &CODEC).unwrap().unwrap().finalize().unwrap();
+        assert!(*view == pattern(index, 5 << 20));
+        assert_eq!(view.copied_bytes(), 0, "frame {index}");
+    }
+    let mut rope = Rope::new();
+    rope.reserve(5 << 20).unwrap();
+    rope.extend_from_slice(&pattern(0, 5 << 20));
+    let place = rope.chunks().next().unwrap().as_ptr();
+    let vec = Vec::from(rope);
+    assert_eq!(vec.as_ptr(), place);
+    assert!(vec == pattern(0, 5 << 20));
+}
+
+#[test]
 fn short_frames_are_read_ahead_many_at_a_time() {
     for alignment in [1, 4096] {
+        let (mut before, mut apart) = (0, 0);
         let (_, reads) = receive(&[64; 100_000], &CODEC.alignment(alignment), |_, frame| {
             assert_eq!((frame.len(), frame.num_segments() <= 2), (64, true));
+            let place = frame.chunks().next().unwrap().as_ptr().addr();
+            apart += usize::from(place != before + HEADER + 64);
+            before = place;
         });
+        // Those of a read lie behind each other, in its memory.
+        assert!(apart <= 2 * reads, "{apart} of 100 000 frames lie elsewhere, after {reads} reads");
         // 64 KiB a read, and a few shorter ones at first.
         assert!(reads < 115, "{reads} reads");
     }
@@ -158,9 +182,13 @@ fn a_frame_that_was_received_some_other_way_is_aligned_by_a_copy() {
 
 #[test]
 fn an_aligned_body_is_written_with_o_direct() {
-    let (dir, len) = (tempfile::tempdir().unwrap(), 64 << 10);
+    let dir = tempfile::tempdir().unwrap();
+    let lens = [10, 8 << 10, 64 << 10, 3, 20 << 10, 4 << 10];
     let options = OpenOptions::new().write(true).create(true).custom_flags(libc::O_DIRECT).clone();
-    receive(&[len; 8], &CODEC.alignment(4096), |index, frame| {
+    receive(&lens, &CODEC.alignment(4096), |index, frame| {
+        if frame.len() < 4096 {
+            return; // too short for it
+        }
         let path = dir.path().join(index.to_string());
         let view = frame.finalize().unwrap();
         let mut file = match options.open(&path) {
@@ -241,14 +269,15 @@ fn an_error_of_the_kernel_changes_nothing() {
 mod with_tokio {
     use std::future::Future;
     use std::io;
-    use std::pin::pin;
-    use std::task::{Context, Waker};
+    use std::pin::{Pin, pin};
+    use std::task::{Context, Poll, Waker};
     use std::time::Duration;
 
     use bytes::Bytes;
     use futures_util::SinkExt;
     use ropewalk::{ReadRope, WriteRope};
-    use tokio::net::UnixStream;
+    use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+    use tokio::net::{TcpListener, TcpStream, UnixStream};
     use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
     use super::*;
@@ -298,6 +327,132 @@ mod with_tokio {
                 tokio::join!(send, receive);
             }
         }
+    }
+
+    /// A stream that is no descriptor, as TLS: brings at most `piece` bytes at a time, and waits before each of them.
+    struct Pieces<'a> {
+        wire: &'a [u8],
+        at: usize,
+        piece: usize,
+        waited: bool,
+    }
+
+    impl AsyncRead for Pieces<'_> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            into: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            self.waited = !self.waited;
+            if self.waited {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let rest = &self.wire[self.at..];
+            let count = rest.len().min(self.piece).min(into.remaining());
+            into.put_slice(&rest[..count]);
+            self.at += count;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn frames_of_any_reader_land_in_one_run() {
+        let lens = [&LENS[..], &[64 << 10; 5], &[1 << 20, 1 << 20, 3]].concat();
+        let mut wire = Vec::new();
+        for (index, &len) in lens.iter().enumerate() {
+            wire.extend_from_slice(&(len as u32).to_be_bytes());
+            wire.extend_from_slice(&pattern(index, len));
+        }
+        for alignment in [1, 64, 4096] {
+            for piece in [999, 16 << 10, usize::MAX] {
+                let codec = CODEC.alignment(alignment);
+                let mut reader = Pieces { wire: &wire, at: 0, piece, waited: false };
+                let mut received = Rope::in_pool(&Pool::new().unwrap());
+                let mut end = 0;
+                for (index, &len) in lens.iter().enumerate() {
+                    let frame = received.receive_frame_from(&mut reader, &codec).await.unwrap().unwrap();
+                    let view = frame.finalize().unwrap();
+                    assert!(*view == pattern(index, len), "frame {index}");
+                    assert_eq!((view.num_maps(), view.copied_bytes()), (0, 0), "frame {index}");
+                    assert!(len < 4096 || view.as_ptr().addr() % alignment == 0, "frame {index}");
+                    end += HEADER + len;
+                    // Nothing but bytes behind a short frame is read into the wrong place.
+                    assert!(
+                        len < 64 << 10 || reader.at == end,
+                        "{} bytes behind frame {index}",
+                        reader.at - end
+                    );
+                }
+                assert!(received.receive_frame_from(&mut reader, &codec).await.unwrap().is_none());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_ends_inside_a_long_frame_is_an_error_and_a_full_pool_loses_nothing() {
+        let (len, codec) = (200 << 10, CODEC.alignment(4096));
+        let wire = codec.wrap(Rope::from(pattern(0, len))).unwrap().to_vec();
+        let mut cut = Pieces { wire: &wire[..wire.len() - 1], at: 0, piece: 9_999, waited: false };
+        let mut received = Rope::in_pool(&Pool::new().unwrap());
+        let error = received.receive_frame_from(&mut cut, &codec).await.unwrap_err();
+        assert_eq!((error.kind(), received.len()), (ErrorKind::UnexpectedEof, wire.len() - 1));
+
+        let pool = Pool::options().capacity(1 << 20).create().unwrap();
+        let mut held = Rope::in_pool(&pool);
+        held.reserve(900 << 10).unwrap();
+        let mut reader = Pieces { wire: &wire, at: 0, piece: 9_999, waited: false };
+        let mut received = Rope::in_pool(&pool);
+        let error = received.receive_frame_from(&mut reader, &codec).await.unwrap_err();
+        assert_eq!((error.kind(), received.len()), (ErrorKind::OutOfMemory, reader.at));
+        drop(held);
+        let frame = received.receive_frame_from(&mut reader, &codec).await.unwrap().unwrap();
+        assert!(frame == pattern(0, len));
+    }
+
+    /// Returns whether a read would be tried at once.
+    fn is_readable(ready: impl Future<Output = io::Result<()>>) -> bool {
+        pin!(ready).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    #[tokio::test]
+    async fn behind_a_short_read_of_tcp_no_read_is_tried_until_more_has_come() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (socket, _) = listener.accept().await.unwrap();
+        for mut rope in [Rope::new(), Rope::in_pool(&Pool::new().unwrap())] {
+            for len in [1, 5000, 100_000] {
+                peer.write_all(&pattern(0, len)).await.unwrap();
+                while rope.len() < len {
+                    assert!(socket.read_rope(&mut rope).await.unwrap() > 0);
+                }
+                assert!(rope == pattern(0, len));
+                peer.write_all(b"more").await.unwrap();
+                assert_eq!(socket.read_rope(&mut rope).await.unwrap(), 4);
+                assert!(!is_readable(socket.readable()));
+                rope.clear();
+            }
+        }
+        // The end comes with the last bytes, or behind them.
+        peer.write_all(b"last").await.unwrap();
+        peer.shutdown().await.unwrap();
+        let mut rope = Rope::new();
+        assert_eq!(socket.read_rope(&mut rope).await.unwrap(), 4);
+        assert_eq!(socket.read_rope(&mut rope).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn behind_a_short_read_of_a_unix_socket_more_may_be_there() {
+        let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+        there.set_nonblocking(true).unwrap();
+        // A receive ends behind what came with descriptors.
+        Rope::from("with a descriptor").sendmsg_to(&here, 0, &[here.as_fd()]).unwrap();
+        Rope::from("plain").sendmsg_to(&here, 0, &[]).unwrap();
+        let (there, mut rope) = (UnixStream::from_std(there).unwrap(), Rope::new());
+        assert_eq!(there.read_rope(&mut rope).await.unwrap(), 17);
+        let more = tokio::time::timeout(Duration::from_secs(60), there.read_rope(&mut rope)).await;
+        assert_eq!(more.unwrap().unwrap(), 5);
+        assert_eq!(rope, b"with a descriptorplain");
     }
 
     #[tokio::test]

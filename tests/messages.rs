@@ -7,7 +7,7 @@ mod support;
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, IoSlice, Write};
-use std::net::UdpSocket;
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process;
@@ -242,7 +242,7 @@ fn enable(socket: &impl AsRawFd, level: i32, name: i32) -> bool {
 }
 
 fn send_with_descriptors(socket: &impl AsRawFd, bytes: &[u8], count: usize) {
-    let null = fs::File::open("/dev/null").unwrap();
+    let null = File::open("/dev/null").unwrap();
     let fds = vec![null.as_raw_fd(); count];
     let rights = [ControlMessage::ScmRights(&fds)];
     let slices = [IoSlice::new(bytes)];
@@ -543,5 +543,32 @@ fn a_pipe_of_bytes_is_read_in_any_pieces() {
             assert_eq!(rope.readv_up_to(&read, count).unwrap(), count);
         }
         assert_eq!(rope, sent);
+    }
+}
+
+#[test]
+fn a_stream_is_read_as_one_behind_the_number_of_a_closed_message_socket() {
+    for mut rope in [Rope::new(), Rope::in_pool(&Pool::new().unwrap())] {
+        let (there, socket) = UnixDatagram::pair().unwrap();
+        there.send(b"a message").unwrap();
+        assert_eq!(rope.readv_from(&socket).unwrap(), 9);
+
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let stream = listener.accept().unwrap().0;
+        let number = socket.as_raw_fd();
+        drop(socket);
+        // SAFETY: duplicates a descriptor that is open. It gets `number`, unless another test has taken that meanwhile.
+        let fd = unsafe { libc::fcntl(stream.as_raw_fd(), libc::F_DUPFD_CLOEXEC, number) };
+        assert!(fd >= number);
+        // SAFETY: `fcntl` has just made it, for nobody else.
+        let stream = unsafe { TcpStream::from_raw_fd(fd) };
+        let payload = pattern(3, 50_000);
+        peer.write_all(&payload).unwrap();
+        while rope.len() < 9 + payload.len() {
+            assert!(rope.readv_from(&stream).unwrap() > 0);
+        }
+        rope.advance(9);
+        assert_eq!(rope, payload[..]);
     }
 }

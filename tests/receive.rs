@@ -253,3 +253,18 @@ fn grow_beside_each_other() -> usize {
         threads.into_iter().map(|thread| thread.join().unwrap()).sum()
     })
 }
+
+#[test]
+fn a_rope_that_was_emptied_goes_on_in_pages_that_are_resident() {
+    const BYTES: usize = 128 << 20;
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(BYTES as u64).unwrap();
+    let pool = Pool::new().unwrap();
+    let (mut rope, mut left) = (Rope::in_pool(&pool), BYTES);
+    while left > 0 {
+        left -= rope.readv_up_to(&file, 1 << 20).unwrap();
+        rope.advance(rope.len());
+    }
+    let resident = pool.stats().peak_resident;
+    assert!(resident <= 4 << 20, "{resident} bytes for a rope of at most 1 MiB");
+}

@@ -343,3 +343,24 @@ async fn many_connections_share_a_tiny_pool() {
     assert_eq!((stats.in_use, stats.waiting, stats.fallbacks), (0, 0, 0));
     assert!(stats.peak <= stats.capacity);
 }
+
+#[tokio::test]
+async fn a_rope_that_was_emptied_holds_no_page_while_it_waits() {
+    let (mut here, there) = tcp_pair().await;
+    let pool = Pool::new().unwrap();
+    let mut rope = Rope::in_pool(&pool);
+    let payload = pattern(1 << 20);
+    let send = async { here.write_all(&payload).await.unwrap() };
+    let receive = async {
+        let mut left = payload.len();
+        while left > 0 {
+            left -= there.read_rope(&mut rope).await.unwrap();
+            rope.advance(rope.len());
+        }
+    };
+    tokio::join!(send, receive);
+    assert!(timeout(SOON, there.read_rope(&mut rope)).await.is_err());
+    assert_eq!(pool.stats().in_use, 0);
+    assert!(timeout(SOON, there.when_room().read_rope(&mut rope)).await.is_err());
+    assert_eq!(pool.stats().in_use, 0);
+}

@@ -15,9 +15,10 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::codec::RopeCodec;
+use super::frames::{Fill, next_frame};
 use super::tokio::ended;
 use crate::pool::{Pool, is_at_capacity};
-use crate::rope::Rope;
+use crate::rope::{Body, Rope};
 use crate::sys::iovec::UninitIovec;
 
 impl Rope {
@@ -165,13 +166,18 @@ impl Rope {
         Ok(())
     }
 
-    /// Returns the next frame of `reader`; `None` if the stream ended before one began. This rope holds bytes of
-    /// incomplete frames, so always use the same one.
+    /// Returns the next frame of `reader`, such as a TLS stream; `None` if the stream ended before one began. This rope
+    /// holds bytes of incomplete frames, so always use the same one.
+    ///
+    /// Frames of less than 64 KiB are read ahead. A longer one is received on its own, in one run:
+    /// [finalised](Rope::finalize) it is borrowed. What has come with its header is moved, behind a long frame at most 512
+    /// bytes. The run counts as in use once the header has arrived; its pages are given memory as bytes arrive.
     ///
     /// # Errors
     ///
-    /// As for [`RopeCodec::take`] and [`receive_from`](Rope::receive_from), and `UnexpectedEof` when the stream ends
-    /// inside a frame.
+    /// * As for [`RopeCodec::take`] and [`receive_from`](Rope::receive_from).
+    /// * `UnexpectedEof` when the stream ends inside a frame.
+    /// * `QuotaExceeded` for a frame that is longer than the rope's [limit](Rope::set_limit) allows.
     ///
     /// # Cancel safety
     ///
@@ -197,14 +203,7 @@ impl Rope {
         reader: &mut R,
         codec: &RopeCodec,
     ) -> io::Result<Option<Rope>> {
-        loop {
-            if let Some(frame) = codec.take(self)? {
-                return Ok(Some(frame));
-            }
-            if self.receive_from(reader).await? == 0 {
-                return codec.end(self.len()).map(|()| None);
-            }
-        }
+        next_frame(Reader(reader), self, codec).await
     }
 
     async fn receive_up_to_from<R: AsyncRead + Unpin + ?Sized>(
@@ -267,6 +266,16 @@ impl Rope {
             self.held_back = Some(byte[0]);
         }
         Poll::Ready(Err(error))
+    }
+}
+
+/// Reads what is missing of a body, and not beyond a long one: a reader has no second place for what follows.
+struct Reader<'a, R: ?Sized>(&'a mut R);
+
+impl<R: AsyncRead + Unpin + ?Sized> Fill for Reader<'_, R> {
+    async fn fill(&mut self, rope: &mut Rope, body: Option<Body>) -> io::Result<usize> {
+        let max = rope.prepare_body(body)?;
+        rope.receive_up_to_from(self.0, max).await
     }
 }
 

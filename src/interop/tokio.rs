@@ -266,8 +266,9 @@ impl<S: Watched> ReadRope for WhenRoom<'_, S> {
             }
         }
         loop {
+            rope.restart_if_empty(); // before it waits
             self.0.ready(Interest::READABLE).await?;
-            match self.0.try_io(Interest::READABLE, |fd| rope.readv_up_to(fd, max)) {
+            match try_read(self.0, rope, |rope, fd| rope.readv_up_to(fd, max)) {
                 // Another reader took the bytes: return the room to other waiters.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => rope.release_room(),
                 Err(error) if is_at_capacity(&error) => rope.wait_for_room().await?,
@@ -293,6 +294,7 @@ impl<S: Watched> Fill for WhenRoom<'_, S> {
         if rope.held_back.is_some() {
             return self.read_rope_up_to(rope, usize::MAX).await;
         }
+        rope.restart_if_empty(); // before it waits
         self.0.ready(Interest::READABLE).await?;
         if let (Some(body), Err(error)) = (body, rope.prepare_body(body)) {
             if !is_at_capacity(&error) {
@@ -304,7 +306,7 @@ impl<S: Watched> Fill for WhenRoom<'_, S> {
             rope.release_room();
             prepared?;
         }
-        match self.0.try_io(Interest::READABLE, |fd| rope.readv_body(fd, body)) {
+        match try_read(self.0, rope, |rope, fd| rope.readv_body(fd, body)) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock || is_at_capacity(&error) => {
                 let max = rope.prepare_body(body)?;
                 self.read_rope_up_to(rope, max).await
@@ -322,7 +324,7 @@ impl<S: Watched> Fill for Direct<'_, S> {
         if let Some(delivered) = rope.deliver_held_back(usize::MAX) {
             return delivered;
         }
-        read(self.0, |fd| rope.readv_body(fd, body)).await
+        read(self.0, rope, |rope, fd| rope.readv_body(fd, body)).await
     }
 }
 
@@ -468,15 +470,39 @@ impl<R: Borrow<Rope> + Send> sealed::Outgoing for Cursor<R> {
 
 async fn read(
     from: &impl Watched,
-    mut receive: impl FnMut(BorrowedFd<'_>) -> io::Result<usize>,
+    rope: &mut Rope,
+    mut receive: impl FnMut(&mut Rope, BorrowedFd<'_>) -> io::Result<usize>,
 ) -> io::Result<usize> {
     loop {
+        rope.restart_if_empty(); // before it waits
         from.ready(Interest::READABLE).await?;
-        match from.try_io(Interest::READABLE, &mut receive) {
+        match try_read(from, rope, &mut receive) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             done => return done,
         }
     }
+}
+
+/// Receives, and clears the readiness if nothing is left: so the next receive is not one that fails.
+fn try_read<S: Watched>(
+    from: &S,
+    rope: &mut Rope,
+    receive: impl FnOnce(&mut Rope, BorrowedFd<'_>) -> io::Result<usize>,
+) -> io::Result<usize> {
+    let mut last = None;
+    rope.source().was_short = false;
+    let read = from.try_io(Interest::READABLE, |fd| {
+        if S::IS_TCP {
+            rope.source().is_stream(fd);
+        }
+        let count = receive(rope, fd)?;
+        if S::IS_TCP && rope.source().was_short {
+            last = Some(count);
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(count)
+    });
+    last.map_or(read, Ok)
 }
 
 async fn write(to: &impl Watched, from: &mut impl Outgoing) -> io::Result<usize> {
@@ -502,7 +528,7 @@ macro_rules! read_rope {
                 if let Some(delivered) = rope.deliver_held_back(max) {
                     return delivered;
                 }
-                read(self, |fd| rope.readv_up_to(fd, max)).await
+                read(self, rope, |rope, fd| rope.readv_up_to(fd, max)).await
             }
 
             #[inline]
@@ -555,6 +581,10 @@ mod sealed {
 
     /// A descriptor that tokio watches.
     pub trait Watched: Sync {
+        /// Whether this is a stream that a receive empties if it brings less than it has memory for, as tokio's own
+        /// `poll_read` supposes. A Unix socket may keep messages, and a receive ends behind descriptors.
+        const IS_TCP: bool;
+
         /// Waits until the descriptor is ready; yields to other tasks when the cooperative budget is used up.
         fn ready(&self, interest: Interest) -> impl Future<Output = io::Result<()>> + Send;
 
@@ -567,8 +597,10 @@ mod sealed {
     }
 
     macro_rules! watched_socket {
-        ($($type:ty),* => $socket:ty) => {$(
+        ($($type:ty),* => $socket:ty, $is_tcp:literal) => {$(
             impl Watched for $type {
+                const IS_TCP: bool = $is_tcp;
+
                 async fn ready(&self, interest: Interest) -> io::Result<()> {
                     coop::consume_budget().await;
                     AsRef::<$socket>::as_ref(self).ready(interest).await.map(drop)
@@ -589,6 +621,8 @@ mod sealed {
     macro_rules! watched_pipe {
         ($($type:ty),*) => {$(
             impl Watched for $type {
+                const IS_TCP: bool = false;
+
                 async fn ready(&self, interest: Interest) -> io::Result<()> {
                     coop::consume_budget().await;
                     self.ready(interest).await.map(drop)
@@ -605,9 +639,9 @@ mod sealed {
         )*};
     }
 
-    watched_socket!(TcpStream, tcp::ReadHalf<'_>, tcp::OwnedReadHalf => TcpStream);
-    watched_socket!(tcp::WriteHalf<'_>, tcp::OwnedWriteHalf => TcpStream);
-    watched_socket!(UnixStream, unix::ReadHalf<'_>, unix::OwnedReadHalf => UnixStream);
-    watched_socket!(unix::WriteHalf<'_>, unix::OwnedWriteHalf => UnixStream);
+    watched_socket!(TcpStream, tcp::ReadHalf<'_>, tcp::OwnedReadHalf => TcpStream, true);
+    watched_socket!(tcp::WriteHalf<'_>, tcp::OwnedWriteHalf => TcpStream, true);
+    watched_socket!(UnixStream, unix::ReadHalf<'_>, unix::OwnedReadHalf => UnixStream, false);
+    watched_socket!(unix::WriteHalf<'_>, unix::OwnedWriteHalf => UnixStream, false);
     watched_pipe!(pipe::Receiver, pipe::Sender);
 }

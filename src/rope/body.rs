@@ -104,9 +104,7 @@ impl Rope {
     /// As for [`reserve_body`](Rope::reserve_body).
     pub(crate) fn prepare_body(&mut self, body: Option<Body>) -> io::Result<usize> {
         let Some(body) = body else {
-            if self.is_empty() {
-                self.restart();
-            }
+            self.restart_if_empty();
             return Ok(usize::MAX);
         };
         self.reserve_body(body)?;
@@ -134,6 +132,7 @@ impl Rope {
         // SAFETY: the kernel fills iovecs in order and wrote `moved` bytes, which `sys` has checked to be no more than
         // it was offered; the first `ready` of these are the offer's.
         unsafe { self.commit(&mut offer, moved.min(ready)) };
+        self.source().was_short = 0 < moved && moved < ready + next;
         if moved > ready {
             self.push(self.own(filled(&stack, moved - ready).into()));
             if self.zeroes() {
@@ -174,6 +173,14 @@ impl Rope {
         Ok(())
     }
 
+    /// A rope that holds nothing keeps nothing, and goes on in pages that are resident.
+    #[inline]
+    pub(crate) fn restart_if_empty(&mut self) {
+        if self.has_tail() && self.is_empty() {
+            self.restart();
+        }
+    }
+
     /// Frees the spare memory behind the bytes, if the rope is in a pool and nothing of it is reserved: the pages of earlier
     /// frames are resident, those behind may not be.
     fn restart(&mut self) {
@@ -189,7 +196,7 @@ impl Rope {
     /// has arrived must be copied there: it costs less than to give as many pages memory as the next read asks for.
     fn is_better_moved(&mut self, body: Body) -> bool {
         let read = self.reads().bytes();
-        let ready = self.tail.as_ref().map_or(0, Extent::ready);
+        let ready = self.tail.as_deref().map_or(0, Extent::ready);
         !body.is_received_alone() && self.pool().is_some() && ready < read && body.arrived <= read / 2
     }
 
@@ -208,8 +215,8 @@ impl Rope {
             self.restart();
         }
         let fits = |tail: &Extent| tail.spare() >= lead(tail, body.align).saturating_add(body.len());
-        if !self.tail.as_ref().is_some_and(fits) {
-            let ahead = if body.is_received_alone() { 0 } else { self.reads().bytes() };
+        if !self.tail.as_deref().is_some_and(fits) {
+            let ahead = if body.is_received_alone() { 0 } else { self.reads().bytes() + body.arrived };
             let fresh = self.allocate_body(body.len(), body.align, ahead)?;
             self.replace_tail(fresh);
         }
@@ -314,7 +321,7 @@ impl Rope {
             copy.copy_from(chunk);
         });
         let mut segments = Segments::default();
-        while copy.len() > self.limits.max_segment {
+        while copy.len() > self.limits.max_segment && copy.is_in_pages() {
             segments.push(copy.split_to(self.limits.max_segment));
         }
         segments.push(copy.into_bytes(&mut self.memory));

@@ -317,6 +317,12 @@ impl Extent {
         self.base.addr().get() + self.filled
     }
 
+    /// Returns whether its segments own their pages, and not all of a heap block.
+    #[inline]
+    pub(crate) fn is_in_pages(&self) -> bool {
+        matches!(self.owner, Owner::Pages(_))
+    }
+
     /// How far into a page the filled bytes reach; 0 on the heap.
     pub(crate) fn end_in_page(&self) -> usize {
         let Owner::Pages(pages) = &self.owner else { return 0 };

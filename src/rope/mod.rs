@@ -71,7 +71,7 @@ use segments::{IntoSegments, Segments};
 pub struct Rope {
     segments: Segments,
     /// The extent behind the segments. `None`, or with at least one filled or spare byte.
-    tail: Option<Extent>,
+    tail: Option<Box<Extent>>,
     /// The next byte of the tail, which is empty, begins something whose place matters: nothing is copied in front of it.
     tail_begins: bool,
     /// Where the tail is allocated.

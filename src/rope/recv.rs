@@ -319,6 +319,9 @@ impl Rope {
         call: impl FnOnce(&mut [UninitIovec<'_>]) -> io::Result<T>,
         count: impl FnOnce(&T) -> usize,
     ) -> io::Result<T> {
+        if self.tail_mut().is_some_and(|tail| tail.ready() < want) {
+            self.restart_if_empty();
+        }
         let mut offer = self.offer(want).inspect_err(|_| self.release_spare())?;
         let result = match self.iovecs(&mut offer) {
             [tail, next] if next.len() == 0 => call(&mut [tail]),
@@ -338,6 +341,7 @@ impl Rope {
     #[inline]
     fn learn(&mut self, offered: usize, count: usize) {
         let full = count == offered;
+        self.source().was_short = 0 < count && !full;
         let held_back = full && count < self.inline_max();
         if let (Some(pool), true) = (self.pool(), self.is_empty() && count > 0 && !held_back) {
             pool.set_first_read(first_read(count, full, self.inline_max()));

@@ -92,7 +92,7 @@ impl Rope {
             return Ok(());
         }
         // Pages can be mapped behind each other only if the bytes go on where in a page they left off.
-        let lead = self.tail.as_ref().map_or(0, Extent::end_in_page);
+        let lead = self.tail.as_deref().map_or(0, Extent::end_in_page);
         let short =
             if self.has_tail() { &[] } else { short_segment(&self.segments, &self.tail, self.inline_max()) };
         let mut fresh = self.memory.allocate_exact(more.saturating_add(lead + short.len()))?;
@@ -185,7 +185,7 @@ impl Rope {
     pub(crate) fn offer(&mut self, want: usize) -> io::Result<Offer> {
         self.absorb_short();
         if self.tail.is_none() && short_segment(&self.segments, &None, self.limits.inline_max).is_empty() {
-            self.tail = Some(self.fresh(want)?);
+            self.tail = Some(Box::new(self.fresh(want)?));
             self.tail_begins = false;
         }
         let held = self.len();
@@ -239,7 +239,7 @@ impl Rope {
     /// The places of an offer, in order; the second one is empty as a rule.
     #[inline]
     pub(crate) fn iovecs<'a>(&'a mut self, offer: &'a mut Offer) -> [UninitIovec<'a>; 2] {
-        let tail = self.tail.as_mut().map_or(&mut [][..], Extent::spare_mut);
+        let tail = self.tail.as_deref_mut().map_or(&mut [][..], Extent::spare_mut);
         let next = offer.next.as_mut().map_or(&mut [][..], Extent::spare_mut);
         [UninitIovec::new(tail, offer.in_tail), UninitIovec::new(next, offer.in_next)]
     }
@@ -302,6 +302,9 @@ impl Rope {
     /// Returns the tail with ready memory for `want` bytes, or for fewer but at least one.
     pub(crate) fn make_room(&mut self, want: usize) -> io::Result<&mut Extent> {
         let (held, generous) = (self.len(), self.generous(want));
+        if self.tail.as_deref().is_some_and(|tail| tail.spare() < want.min(MIN_HEAP)) {
+            self.restart_if_empty();
+        }
         if let Some(tail) = &mut self.tail {
             if tail.spare() < want.min(MIN_HEAP) {
                 tail.grow(&mut self.memory, generous, held, false);
@@ -312,12 +315,12 @@ impl Rope {
             let _ = tail.commit(want.min(MAX_COMMIT));
             tail.ready() > 0
         };
-        if !self.tail.as_mut().is_some_and(usable) {
+        if !self.tail.as_deref_mut().is_some_and(usable) {
             let fresh = self.memory.allocate(generous, held)?;
             let fresh = self.memory.commit(fresh, want.min(MAX_COMMIT))?;
             self.replace_tail(fresh);
         }
-        self.tail.as_mut().filter(|tail| tail.ready() > 0).ok_or_else(no_room)
+        self.tail.as_deref_mut().filter(|tail| tail.ready() > 0).ok_or_else(no_room)
     }
 
     /// For callers that cannot be told of an error: a tail on the heap.
@@ -347,7 +350,7 @@ impl Rope {
     /// The tail as it is.
     #[inline]
     pub(crate) fn tail_mut(&mut self) -> Option<&mut Extent> {
-        self.tail.as_mut()
+        self.tail.as_deref_mut()
     }
 
     /// Waits until the pool has reserved room for the next read, at least a page, at most an eighth of its capacity.
@@ -391,18 +394,18 @@ impl Rope {
         }
         self.make_room(want)?;
         self.freeze();
-        self.tail.take().ok_or_else(no_room)
+        self.tail.take().map(|tail| *tail).ok_or_else(no_room)
     }
 
     #[inline]
     pub(crate) fn tail_len(&self) -> usize {
-        self.tail.as_ref().map_or(0, Extent::len)
+        self.tail.as_deref().map_or(0, Extent::len)
     }
 
     /// The bytes of the tail, if it has any.
     #[inline]
     pub(crate) fn filled_tail(&self) -> Option<&[u8]> {
-        self.tail.as_ref().map(Extent::filled).filter(|tail| !tail.is_empty())
+        self.tail.as_deref().map(Extent::filled).filter(|tail| !tail.is_empty())
     }
 
     /// Lets `fresh` be filled next. What the tail held becomes segments; its spare pages are freed.
@@ -411,7 +414,7 @@ impl Rope {
         if self.tail.is_some() {
             self.finish();
         }
-        self.tail = Some(fresh);
+        self.tail = Some(Box::new(fresh));
         self.tail_begins = false;
     }
 
@@ -478,16 +481,17 @@ impl Rope {
     /// Takes all bytes as a vector without a copy, if they are a tail on the heap with one owner.
     pub(crate) fn take_vec(&mut self) -> Option<Vec<u8>> {
         let tail = if self.segments.count() == 0 { self.tail.take() } else { None }?;
-        tail.into_vec().map_err(|tail| self.tail = Some(tail)).ok()
+        tail.into_vec().map_err(|tail| self.tail = Some(Box::new(tail))).ok()
     }
 
-    /// Cuts full segments off the tail, so that none pins more than `max_segment` bytes.
+    /// Cuts full segments off the tail, so that none pins more than `max_segment` bytes. Each part of a heap block pins all
+    /// of it, so that stays whole, and contiguous.
     #[inline]
     pub(crate) fn cut_segments(&mut self) {
         let most = self.limits.max_segment;
         let Some(tail) = &mut self.tail else { return };
         // A tail that is full can still grow, so the last segment stays in it.
-        while tail.len() > most {
+        while tail.len() > most && tail.is_in_pages() {
             self.segments.push(tail.split_to(most));
         }
     }
@@ -507,7 +511,7 @@ impl Rope {
 /// The last segment, if it is short and the next tail should begin with a copy of it, so that they are contiguous: a
 /// small first read, or a header that was pushed in front of a body. Else nothing.
 #[inline]
-fn short_segment<'a>(segments: &'a Segments, tail: &Option<Extent>, inline_max: usize) -> &'a [u8] {
+fn short_segment<'a>(segments: &'a Segments, tail: &Option<Box<Extent>>, inline_max: usize) -> &'a [u8] {
     let apart = |last: &[u8]| tail.as_ref().is_none_or(|tail| tail.len() == 0 && !tail.follows(last));
     segments.last().map_or(&[], |last| if last.len() <= inline_max && apart(last) { last } else { &[] })
 }

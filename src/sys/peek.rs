@@ -153,18 +153,30 @@ fn is_pipe(stat: &libc::stat64) -> bool {
 pub(crate) struct KnownFd {
     fd: i32,
     kind: FdKind,
+    /// Whether the last receive brought bytes, but fewer than it was offered memory for.
+    pub(crate) was_short: bool,
 }
 
 impl KnownFd {
-    pub(crate) const NONE: KnownFd = KnownFd { fd: -1, kind: FdKind::Other };
+    pub(crate) const NONE: KnownFd = KnownFd { fd: -1, kind: FdKind::Other, was_short: false };
 
-    /// Returns what `fd` is; getsockopt(2) if it is not the descriptor of the last call.
+    /// Returns what `fd` is; getsockopt(2) if it is not the descriptor of the last call, or that one kept messages: a stream
+    /// behind its number must not be read as those are, since with `MSG_TRUNC` TCP drops bytes and counts them.
     #[inline]
     pub(crate) fn kind(&mut self, fd: BorrowedFd<'_>) -> FdKind {
-        if self.fd != fd.as_raw_fd() {
-            *self = KnownFd { fd: fd.as_raw_fd(), kind: FdKind::of(fd) };
+        if self.fd != fd.as_raw_fd() || self.kind == FdKind::Message {
+            *self = KnownFd { fd: fd.as_raw_fd(), kind: FdKind::of(fd), was_short: false };
         }
         self.kind
+    }
+
+    /// Notes that the type of `fd` says what it is.
+    #[cfg(feature = "tokio")]
+    #[inline]
+    pub(crate) fn is_stream(&mut self, fd: BorrowedFd<'_>) {
+        if self.fd != fd.as_raw_fd() {
+            *self = KnownFd { fd: fd.as_raw_fd(), kind: FdKind::Stream, was_short: false };
+        }
     }
 
     /// Notes what a call has found out.
