@@ -267,6 +267,7 @@ impl<S: Watched> ReadRope for WhenRoom<'_, S> {
         }
         loop {
             self.0.ready(Interest::READABLE).await?;
+            rope.wait_for_spill().await;
             match self.0.try_io(Interest::READABLE, |fd| rope.readv_up_to(fd, max)) {
                 // Another reader took the bytes: return the room to other waiters.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => rope.release_room(),
@@ -294,6 +295,7 @@ impl<S: Watched> Fill for WhenRoom<'_, S> {
             return self.read_rope_up_to(rope, usize::MAX).await;
         }
         self.0.ready(Interest::READABLE).await?;
+        rope.wait_for_spill().await;
         if let (Some(body), Err(error)) = (body, rope.prepare_body(body)) {
             if !is_at_capacity(&error) {
                 return Err(error);
@@ -322,6 +324,7 @@ impl<S: Watched> Fill for Direct<'_, S> {
         if let Some(delivered) = rope.deliver_held_back(usize::MAX) {
             return delivered;
         }
+        rope.wait_for_spill().await;
         read(self.0, |fd| rope.readv_body(fd, body)).await
     }
 }
@@ -502,6 +505,7 @@ macro_rules! read_rope {
                 if let Some(delivered) = rope.deliver_held_back(max) {
                     return delivered;
                 }
+                rope.wait_for_spill().await;
                 read(self, |fd| rope.readv_up_to(fd, max)).await
             }
 

@@ -376,6 +376,7 @@ impl Extent {
     pub(crate) fn into_bytes(mut self, memory: &mut Memory) -> Bytes {
         self.reserved = 0;
         self.release_spare(memory, 0);
+        self.complete();
         Bytes::from_owner(Segment { base: self.base, len: self.filled, owner: self.owner })
     }
 
@@ -401,6 +402,15 @@ impl Extent {
     pub(crate) fn discard(mut self, memory: &mut Memory) {
         self.reserved = 0;
         self.release_spare(memory, 0);
+        self.complete();
+    }
+
+    /// Notes that the spare bytes are never filled: segments may share the page that they are in.
+    #[inline]
+    fn complete(&self) {
+        if let Owner::Pages(pages) = &self.owner {
+            pages.complete(self.place(self.filled, pages));
+        }
     }
 
     /// Some of the filled bytes as a segment, while this extent goes on. O(pages of the range), no copy.
@@ -460,9 +470,8 @@ impl AsRef<[u8]> for Segment {
 
 /// These bytes of the pool's arena, which the caller keeps alive, as a segment that keeps no other pages. O(pages).
 pub(crate) fn narrow(pool: &Pool, bytes: &[u8]) -> Option<Bytes> {
-    let owner = Owner::Pages(pool.pin(bytes)?);
-    let base = pool.address_of(pool.offset_of(bytes)?);
-    Some(Bytes::from_owner(Segment { base, len: bytes.len(), owner }))
+    let (pages, base) = pool.pin(bytes)?;
+    Some(Bytes::from_owner(Segment { base, len: bytes.len(), owner: Owner::Pages(pages) }))
 }
 
 /// Heap memory that is filled through raw pointers.

@@ -49,6 +49,10 @@ pub(crate) enum Call {
     MoveBack,
     /// mmap(2) of what they did not get back to
     MapBack,
+    /// open(2) with `O_TMPFILE`
+    TmpFile,
+    /// pwrite(2) to a file
+    WriteFile,
     /// mmap(2) of the iovec for a view, and of what is between its pages
     Zeros,
 }
