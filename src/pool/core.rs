@@ -400,7 +400,12 @@ impl Core {
             self.flush_all(&mut state);
             state.allocate(want, *reserved)
         });
-        let Some(run) = run else { return Err(self.at_capacity(&state, want)) };
+        let Some(run) = run else {
+            let full = self.at_capacity(&state, want);
+            drop(state);
+            let freed = self.spill.as_ref().is_some_and(|spill| spill.wait_for_frees());
+            return if freed { self.allocate(shard, want, reserved) } else { Err(full) };
+        };
         state.extents += 1;
         let resident = state.allocated(run, reserved);
         Ok((run, resident))
@@ -499,7 +504,7 @@ impl Core {
             return;
         }
         if let Some(spill) = &self.spill {
-            return spill.free(run);
+            return self.free_spilled(spill, run);
         }
         if self.zero_on_release {
             let resident = self.state().runs.resident_prefix(run);
@@ -518,6 +523,22 @@ impl Core {
         let _ = self.give_back_slice(due);
         if self.wants_background() {
             self.background.iter().for_each(|background| background.start(self));
+        }
+    }
+
+    /// Lets the thread of the spill file free pages. A read that brought nothing frees one with its memory, for the next
+    /// read: it never was in the file, so nobody refers to its old bytes.
+    fn free_spilled(&self, spill: &Spill, run: PageRun) {
+        let unused = run.len == 1 && !spill.has(run.start) && !self.arena.shows_file(run);
+        let mut state = self.state();
+        if unused && state.runs.resident_free() == 0 {
+            state.runs.free(run);
+            let wakers = state.serve();
+            drop(state);
+            wakers.into_iter().for_each(Waker::wake);
+        } else {
+            drop(state);
+            spill.free(run);
         }
     }
 
@@ -560,7 +581,12 @@ impl Core {
     /// Gives all idle pages back; returns how many bytes. Linear in the arena's pages and in the runs that go.
     pub(super) fn trim(&self) -> io::Result<u64> {
         self.check_process()?;
-        self.overflow.as_ref().and_then(|overflow| overflow.core().spill.as_ref()).into_iter().for_each(|spill| spill.settle());
+        if let Some(overflow) = &self.overflow {
+            overflow.core().trim()?;
+        }
+        if let Some(spill) = &self.spill {
+            spill.settle();
+        }
         let mut left = {
             let mut state = self.state();
             self.flush_all(&mut state);
@@ -571,6 +597,7 @@ impl Core {
             let Some(pages) = self.give_back_run(left)? else { break };
             left -= pages;
             bytes += self.bytes(pages);
+            self.spill.iter().for_each(|spill| spill.withdraw(pages));
         }
         Ok(bytes)
     }

@@ -56,8 +56,9 @@ struct Queue {
     frees: VecDeque<PageRun>,
     /// Pages that are full, and how many bytes of each.
     writes: VecDeque<(u32, usize)>,
-    /// The thread does something.
+    /// The thread does something: it writes a page, or frees some.
     busy: bool,
+    writing: Option<u32>,
     /// Pages that have memory: their ropes are filling them, or they are queued.
     staged: u32,
     /// Why the first of `writes` could not be written.
@@ -181,12 +182,29 @@ impl Spill {
         self.work.notify_one();
     }
 
+    /// Returns whether the thread has something to do with a page.
+    pub(super) fn has(&self, page: u32) -> bool {
+        let queue = self.lock();
+        queue.writing == Some(page) || queue.writes.iter().any(|(queued, _)| *queued == page)
+    }
+
     /// Queues pages that nobody refers to.
     pub(super) fn free(&self, run: PageRun) {
         let mut queue = self.lock();
         queue.writes.retain(|(page, _)| !run.range().contains(page));
         queue.frees.push_back(run);
         self.work.notify_one();
+    }
+
+    /// Waits until all that was freed can be allocated; returns whether that was anything.
+    pub(super) fn wait_for_frees(&self) -> bool {
+        let mut queue = self.lock();
+        let mut any = false;
+        while !queue.frees.is_empty() || queue.busy && queue.writing.is_none() {
+            any = true;
+            queue = self.done.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        any
     }
 
     /// Waits until nothing is left to do, or the disk is full.
@@ -212,9 +230,10 @@ impl Spill {
             }
             // A hole may be what the disk lacks.
             let job = queue.frees.pop_front().map(Job::Free).or_else(|| queue.next_write());
-            if job.is_some() {
+            if let Some(job) = job {
                 queue.busy = true;
-                return job;
+                queue.writing = if let Job::Write(page, _) = job { Some(page) } else { None };
+                return Some(job);
             }
             queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
@@ -222,7 +241,7 @@ impl Spill {
 
     fn wrote(&self, page: u32, len: usize, result: io::Result<()>) {
         self.finish(|queue| {
-            queue.busy = false;
+            (queue.busy, queue.writing) = (false, None);
             match result {
                 Ok(()) => (queue.staged, queue.failed) = (queue.staged - 1, None),
                 Err(error) => {
