@@ -382,6 +382,117 @@ fn parts_of_a_page_that_is_done_are_written_and_kept() {
 }
 
 #[test]
+fn a_clone_of_what_is_dropped_is_written_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let pool = pool(directory.path(), 4096, 256 * MIB);
+    let _held = pool.try_room(4096).unwrap();
+    // More than may be in memory.
+    let payload = pattern(12, MIB);
+    let clones: Vec<Rope> = (0..32).map(|_| received(&pool, &payload).clone()).collect();
+    assert!(clones.iter().all(|clone| clone == &payload));
+}
+
+#[test]
+fn a_child_of_fork_leaves_the_file_alone() {
+    use nix::sys::wait::{WaitStatus, waitpid};
+    use nix::unistd::{ForkResult, fork};
+    in_child("a_child_of_fork_leaves_the_file_alone", || {
+        let directory = tempfile::tempdir().unwrap();
+        let pool = pool(directory.path(), MIB, 64 * MIB);
+        let payload = pattern(13, 9 * MIB);
+        let rope = received(&pool, &payload);
+        let view = received(&pool, &payload).finalize().unwrap();
+        #[allow(unsafe_code)]
+        // SAFETY: the child only uses this pool and ends.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                let stats = pool.stats();
+                let mut rope = rope;
+                let refused = rope.reserve(3 << 20).unwrap_err().kind() == ErrorKind::Unsupported
+                    && pool.trim().unwrap_err().kind() == ErrorKind::Unsupported
+                    && rope.clone().finalize().is_err();
+                drop((rope, view, pool));
+                std::process::exit(i32::from(!(refused && stats.spilled == 0)));
+            }
+            ForkResult::Parent { child } => {
+                let status = waitpid(child, None).unwrap();
+                assert!(matches!(status, WaitStatus::Exited(_, 0)), "{status:?}");
+            }
+        }
+        assert!(rope == payload && view == payload);
+        settle(&pool);
+        assert!(rope == payload && view == payload);
+        assert!(received(&pool, &payload) == payload);
+    });
+}
+
+#[test]
+fn a_task_awaits_what_is_written_and_others_go_on() {
+    use ropewalk::ReadRope;
+    let directory = tempfile::tempdir().unwrap();
+    let pool = pool(directory.path(), MIB, 256 * MIB);
+    let payload = pattern(14, 48 * MIB);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (rope, ticks) = runtime.block_on(async {
+        let (mut here, there) = tokio::net::UnixStream::pair().unwrap();
+        let sent = payload.clone();
+        let sender = tokio::spawn(async move {
+            tokio::io::AsyncWriteExt::write_all(&mut here, &sent).await.unwrap();
+        });
+        let ticks = std::rc::Rc::new(std::cell::Cell::new(0));
+        let local = tokio::task::LocalSet::new();
+        let counter = std::rc::Rc::clone(&ticks);
+        local.spawn_local(async move {
+            loop {
+                counter.set(counter.get() + 1);
+                tokio::task::yield_now().await;
+            }
+        });
+        let receive = async {
+            let mut rope = Rope::in_pool(&pool);
+            while there.read_rope(&mut rope).await.unwrap() > 0 {}
+            rope
+        };
+        let rope = local.run_until(receive).await;
+        sender.await.unwrap();
+        (rope, ticks.get())
+    });
+    assert!(rope == payload);
+    assert!(ticks > 100, "{ticks}");
+}
+
+#[test]
+fn a_task_that_waits_for_room_goes_on_when_the_disk_has_some() {
+    use ropewalk::ReadRope;
+    let directory = tempfile::tempdir().unwrap();
+    let pool = pool(directory.path(), 1 << 16, 4 * MIB);
+    let payload = pattern(15, MIB);
+    let _memory = pool.try_room(1 << 16).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let held = received(&pool, &pattern(16, 4 * MIB));
+        let (mut here, there) = tokio::net::UnixStream::pair().unwrap();
+        let sent = payload.clone();
+        let sender = tokio::spawn(async move {
+            tokio::io::AsyncWriteExt::write_all(&mut here, &sent).await.unwrap();
+        });
+        let receive = async {
+            let mut rope = Rope::in_pool(&pool);
+            while there.when_room().read_rope(&mut rope).await.unwrap() > 0 {}
+            rope
+        };
+        let release = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            drop(held);
+        };
+        let both = async { tokio::join!(receive, release).0 };
+        let rope = tokio::time::timeout(Duration::from_secs(60), both).await.expect("it hangs");
+        assert!(rope == payload);
+        sender.await.unwrap();
+    });
+}
+
+#[test]
 fn a_part_of_a_view_keeps_only_its_pages() {
     let directory = tempfile::tempdir().unwrap();
     let pool = pool(directory.path(), 4096, 64 * MIB);
