@@ -81,6 +81,8 @@ impl<'a> Upload<'a> {
 
     async fn take(&mut self, mut data: bytes::Bytes) -> Result<(), Refusal> {
         while data.has_remaining() {
+            // Other connections go on while the disk is busy.
+            self.pool.wait_for_spill().await;
             match self.rope.write(&data) {
                 Ok(count) => data.advance(count),
                 Err(error) if error.kind() == ErrorKind::OutOfMemory => {
@@ -104,6 +106,7 @@ impl<'a> Upload<'a> {
         match error.kind() {
             ErrorKind::QuotaExceeded => too_large(self.rope.limit()),
             ErrorKind::OutOfMemory => no_room(self.limits.patience, self.limits),
+            ErrorKind::StorageFull => Refusal::new(StatusCode::INSUFFICIENT_STORAGE, error.to_string()),
             _ => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         }
     }
@@ -130,9 +133,12 @@ fn no_room(patience: Duration, limits: &Limits) -> Refusal {
 /// nothing holds nothing. Does not queue where there is room already.
 async fn chance(pool: &Pool, bytes: usize, until: Instant, limits: &Limits) -> Result<(), Refusal> {
     let stats = pool.stats();
-    if stats.in_use.saturating_add(bytes as u64) <= stats.capacity {
+    let held = stats.in_use.saturating_add(stats.spilled).saturating_add(bytes as u64);
+    if held <= stats.capacity.saturating_add(stats.spill_capacity) {
         return Ok(());
     }
+    // What is more than memory has to go to the disk.
+    let bytes = bytes.min(usize::try_from(stats.capacity).unwrap_or(usize::MAX));
     match timeout_at(until, pool.wait_for_room(bytes)).await {
         Ok(Ok(_room)) => Ok(()),
         _ => Err(no_room(limits.patience, limits)),

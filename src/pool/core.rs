@@ -320,7 +320,6 @@ impl Core {
         self.overflow.as_ref()
     }
 
-    #[cfg(feature = "tokio")]
     pub(super) fn spill(&self) -> Option<&Spill> {
         self.spill.as_deref()
     }

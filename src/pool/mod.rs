@@ -212,6 +212,29 @@ impl Pool {
         RoomFuture::new(self.clone(), bytes as u64)
     }
 
+    /// Waits until a rope can [spill](PoolOptions::spill) without waiting for the disk. Needs no particular runtime; ready
+    /// at once in a pool that does not spill.
+    ///
+    /// A rope that spills while as much memory as may be is not written yet waits in the call that fills it, until 2 MiB
+    /// are written. Await this before, where that would stop others. tokio's `ReadRope` does.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Pool, Rope};
+    ///
+    /// /// Appends a piece of a body.
+    /// async fn take(rope: &mut Rope, pool: &Pool, piece: &[u8]) {
+    ///     pool.wait_for_spill().await;
+    ///     rope.extend_from_slice(piece);
+    /// }
+    /// ```
+    pub async fn wait_for_spill(&self) {
+        if let Some(spill) = self.overflow().and_then(|overflow| overflow.core().spill()) {
+            std::future::poll_fn(|context| spill.poll_ready(false, context)).await;
+        }
+    }
+
     /// Panics if the pool's layers do not fit each other; for tests and fuzzers, while nobody else uses the pool.
     #[cfg(any(test, fuzzing))]
     pub fn assert_invariants(&self) {
@@ -242,14 +265,6 @@ impl Pool {
     #[inline]
     pub(crate) fn overflow(&self) -> Option<&Pool> {
         self.core().overflow()
-    }
-
-    /// Waits until the next receive need not wait for pages to be written.
-    #[cfg(feature = "tokio")]
-    pub(crate) async fn wait_for_spill(&self) {
-        if let Some(spill) = self.overflow().and_then(|overflow| overflow.core().spill()) {
-            std::future::poll_fn(|context| spill.poll_ready(false, context)).await;
-        }
     }
 
     /// Waits until room for `bytes` is reserved, or the spill file has some: `None`.

@@ -139,8 +139,8 @@ impl PoolOptions {
     ///
     /// * Bytes are received into memory; a thread writes each 2 MiB that are full to the file and gives their memory
     ///   back, from the page cache too. Besides the capacity a pool has memory for what is not written yet: a quarter of
-    ///   the capacity, at least 16 MiB, at most 256 MiB. If that is used up, a receive waits until 2 MiB are written, and
-    ///   tokio's [`ReadRope`](crate) awaits that.
+    ///   the capacity, at least 16 MiB, at most 256 MiB. If that is used up, a receive waits until 2 MiB are written;
+    ///   event loops await [`wait_for_spill`](crate::Pool::wait_for_spill) before, as tokio's `ReadRope` does.
     /// * A rope that spills holds whole units of 2 MiB.
     /// * A full disk is an error of the receive, of the kind that the kernel reports, such as
     ///   [`StorageFull`](std::io::ErrorKind::StorageFull). What has arrived is kept, in memory if need be, and the call

@@ -18,9 +18,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::Waker;
-#[cfg(feature = "tokio")]
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::thread;
 
 use super::runs::PageRun;
@@ -35,7 +33,6 @@ pub(super) const PAGE: usize = TABLE;
 const STAGED_BYTES: (u64, u64) = (16 << 20, 256 << 20);
 
 /// Pages that a receive may need, so that it does not wait.
-#[cfg(feature = "tokio")]
 const MARGIN: u32 = 2;
 
 /// The file, and what waits for its thread.
@@ -157,7 +154,6 @@ impl Spill {
     }
 
     /// Waits until a receive need not wait for the thread; unless `room`, also until it would be an error.
-    #[cfg(feature = "tokio")]
     pub(super) fn poll_ready(&self, room: bool, context: &mut Context<'_>) -> Poll<()> {
         let mut queue = self.lock();
         let refuses = queue.failed.is_some() || queue.is_idle();
