@@ -222,7 +222,11 @@ fn no_byte_of_a_file_is_read_into_this_process_to_be_sent() {
     let path = directory.path().join("sparse");
     let sparse = OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
     sparse.set_len(64 << 20).unwrap();
-    let faults = || nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_THREAD).unwrap().minor_page_faults();
+    let faults = || {
+        nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_THREAD)
+            .unwrap()
+            .minor_page_faults()
+    };
     let mut rope = Rope::new();
     rope.push_file(sparse, 0..64 << 20).unwrap();
     let (here, there) = UnixStream::pair().unwrap();
@@ -254,7 +258,10 @@ fn a_view_becomes_a_file_of_its_name_or_none() {
         assert!(fs::read(&path).unwrap() == payload);
         assert_eq!(names(), 1);
         fs::remove_file(&path).unwrap();
-        assert_eq!(view.persist(directory.path().join("no/such/directory")).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(
+            view.persist(directory.path().join("no/such/directory")).unwrap_err().kind(),
+            ErrorKind::NotFound
+        );
         // The view and the file are apart.
         view.persist(&path).unwrap();
         let file = OpenOptions::new().write(true).open(&path).unwrap();

@@ -216,13 +216,23 @@ fn a_pool_that_is_dropped_ends_its_thread_and_its_file() {
         };
         assert!(view == payload, "a view keeps its bytes");
         drop(view);
-        let threads = || fs::read_dir("/proc/self/task").unwrap().filter(|task| {
-            let name = task.as_ref().unwrap().path().join("comm");
-            fs::read_to_string(name).unwrap_or_default().starts_with("ropewalk-spill")
-        }).count();
+        let threads = || {
+            fs::read_dir("/proc/self/task")
+                .unwrap()
+                .filter(|task| {
+                    let name = task.as_ref().unwrap().path().join("comm");
+                    fs::read_to_string(name).unwrap_or_default().starts_with("ropewalk-spill")
+                })
+                .count()
+        };
         let deadline = Instant::now() + Duration::from_secs(60);
         while threads() > 0 || disk_bytes(directory.path()) > 0 {
-            assert!(Instant::now() < deadline, "{} threads, {} bytes", threads(), disk_bytes(directory.path()));
+            assert!(
+                Instant::now() < deadline,
+                "{} threads, {} bytes",
+                threads(),
+                disk_bytes(directory.path())
+            );
             thread::sleep(Duration::from_millis(5));
         }
     });

@@ -15,3 +15,4 @@ pub mod http;
 pub mod proxy;
 pub mod receive;
 pub mod room;
+pub mod spill;

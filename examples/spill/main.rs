@@ -195,7 +195,10 @@ fn print_ticks(what: &str, (task, lateness): Ticks) -> anyhow::Result<()> {
     let part = |part: f64| late.get((late.len() as f64 * part) as usize).or(late.last());
     let [median, p99, p999] = [0.5, 0.99, 0.999].map(|of| part(of).copied().unwrap_or_default());
     let max = late.last().context("no tick")?;
-    println!("ticks while {what}: {}, late by p50 {median:.2?} p99 {p99:.2?} p99.9 {p999:.2?} max {max:.2?}", late.len());
+    println!(
+        "ticks while {what}: {}, late by p50 {median:.2?} p99 {p99:.2?} p99.9 {p999:.2?} max {max:.2?}",
+        late.len()
+    );
     Ok(())
 }
 

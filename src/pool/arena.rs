@@ -113,7 +113,8 @@ impl Arena {
 
     /// Anonymous memory of `len` bytes in pages of [`TABLE`] bytes, which are aligned, for [`show`](Arena::show).
     pub(crate) fn aligned(len: u64) -> io::Result<Arena> {
-        let map_len = usize::try_from(len.saturating_add(TABLE as u64)).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let map_len =
+            usize::try_from(len.saturating_add(TABLE as u64)).map_err(|_| io::ErrorKind::OutOfMemory)?;
         let arena = Self::over(Mapping::new(None, map_len)?, None, len, TABLE);
         arena.map.prefer_huge_pages();
         Ok(arena)

@@ -211,7 +211,8 @@ impl Core {
         let page = huge.unwrap_or_else(memory::page_size);
         let arena = |len| Arena::new(len, page, options.huge_pages);
         let mut core = Self::with_arena(options, "capacity", options.capacity, page, arena)?;
-        core.overflow = options.spill.as_ref().map(|_| Self::on_disk(options).and_then(Pool::over)).transpose()?;
+        core.overflow =
+            options.spill.as_ref().map(|_| Self::on_disk(options).and_then(Pool::over)).transpose()?;
         Ok(core)
     }
 
@@ -805,7 +806,11 @@ impl Pages for Core {
             let resident = self.state().runs.resident_prefix(page) > 0;
             let in_file = self.arena.shows_file(page);
             had_memory += u32::from(resident && !in_file);
-            let hole = if in_file { memory::punch_hole(&spill.file, self.bytes(page.start), self.bytes(1)) } else { Ok(()) };
+            let hole = if in_file {
+                memory::punch_hole(&spill.file, self.bytes(page.start), self.bytes(1))
+            } else {
+                Ok(())
+            };
             let freed = hole.map_err(io::Error::from).and_then(|()| self.arena.forget(page));
             let mut state = self.state();
             match freed {

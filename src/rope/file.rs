@@ -111,7 +111,10 @@ fn check_range(range: &Range<u64>, file_len: u64) -> io::Result<usize> {
         return Err(invalid(format!("the range starts at {}, after its end at {}", range.start, range.end)));
     }
     if range.end > file_len {
-        return Err(invalid(format!("the range ends at {}, behind the {file_len} bytes of the file", range.end)));
+        return Err(invalid(format!(
+            "the range ends at {}, behind the {file_len} bytes of the file",
+            range.end
+        )));
     }
     let len = range.end - range.start;
     usize::try_from(len).map_err(|_| invalid(format!("{len} bytes are more than a rope can hold")))

@@ -280,12 +280,16 @@ fn sendfile_or_write(fd: BorrowedFd<'_>, iovecs: &Iovecs<'_>) -> io::Result<usiz
     }
     let (len, in_file) = iovecs.slices().first().map_or((0, None), |first| shown::first_part(first));
     let Some(at) = in_file else {
-        return write(fd, &iovecs.until(|slice| match shown::first_part(slice) {
-            (len, None) => len,
-            _ => 0,
-        }));
+        return write(
+            fd,
+            &iovecs.until(|slice| match shown::first_part(slice) {
+                (len, None) => len,
+                _ => 0,
+            }),
+        );
     };
-    let sent = if page_size() <= MAX_PAGE { sys::file::sendfile(fd, &at.file, at.offset, len)? } else { None };
+    let sent =
+        if page_size() <= MAX_PAGE { sys::file::sendfile(fd, &at.file, at.offset, len)? } else { None };
     sent.map_or_else(|| write(fd, iovecs), Ok)
 }
 

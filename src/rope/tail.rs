@@ -338,7 +338,11 @@ impl Rope {
         let usual = self.memory.pool().map_or(0, |pool| Pace::reads(pool.first_read()).bytes());
         let ahead = self.len().max(usual).max(MIN_COMMIT);
         // What is spilled has memory until it is written.
-        if self.memory.pool().is_some_and(|pool| pool.overflow().is_some()) { ahead.min(MAX_COMMIT) } else { ahead }
+        if self.memory.pool().is_some_and(|pool| pool.overflow().is_some()) {
+            ahead.min(MAX_COMMIT)
+        } else {
+            ahead
+        }
     }
 
     /// Copied pieces come one by one and tell nothing of the whole, so the tail grows with the rope.

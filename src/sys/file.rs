@@ -97,10 +97,7 @@ fn is_without_tmpfile(error: &io::Error) -> bool {
 }
 
 /// A file of a name that no other has.
-fn create_new(
-    directory: &Path,
-    open: impl Fn(&Path) -> io::Result<File>,
-) -> io::Result<(File, PathBuf)> {
+fn create_new(directory: &Path, open: impl Fn(&Path) -> io::Result<File>) -> io::Result<(File, PathBuf)> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     loop {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -142,9 +139,8 @@ fn check_size(offset: u64, len: usize) -> io::Result<()> {
 /// page cache no longer, where they would count for the control group. Says nothing of metadata.
 pub(crate) fn write_back(file: &File, offset: u64, len: u64) -> io::Result<()> {
     let (from, bytes) = (to_off(offset)?, to_off(len)?);
-    let all = libc::SYNC_FILE_RANGE_WAIT_BEFORE
-        | libc::SYNC_FILE_RANGE_WRITE
-        | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    let all =
+        libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
     let synced = retry(|| {
         // SAFETY: changes no memory of this process.
         Errno::result(unsafe { libc::sync_file_range(file.as_raw_fd(), from, bytes, all) })
@@ -243,7 +239,9 @@ pub(crate) fn sendfile(
     match sent {
         Ok(0) => Err(shrunk(offset)),
         Ok(count) => within_offer(count, offer, "sendfile").map(Some),
-        Err(error) if error.raw_os_error().map(Errno::from_raw).is_some_and(super::is_unsupported) => Ok(None),
+        Err(error) if error.raw_os_error().map(Errno::from_raw).is_some_and(super::is_unsupported) => {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }
@@ -268,7 +266,8 @@ fn without_sigpipe<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         // SAFETY: filled by the call before.
         && unsafe { libc::sigismember(pending.as_ptr(), libc::SIGPIPE) } == 1;
     // SAFETY: one set, and memory for another.
-    let blocked = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const pipe, before.as_mut_ptr()) } == 0;
+    let blocked =
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const pipe, before.as_mut_ptr()) } == 0;
     let result = call();
     if blocked {
         let broken = result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe);

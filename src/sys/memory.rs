@@ -137,7 +137,12 @@ impl Mapping {
     ///
     /// The bytes that anybody refers to are the same in the file, and nobody writes to the range. Without a file nobody
     /// refers to it.
-    pub(crate) unsafe fn replace(&self, offset: usize, len: usize, file: Option<(&File, u64)>) -> nix::Result<()> {
+    pub(crate) unsafe fn replace(
+        &self,
+        offset: usize,
+        len: usize,
+        file: Option<(&File, u64)>,
+    ) -> nix::Result<()> {
         assert!(offset <= self.len && len <= self.len - offset, "{offset} + {len} of {}", self.len);
         // SAFETY: in the mapping, as just checked.
         let start = unsafe { self.start.add(offset) };

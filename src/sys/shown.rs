@@ -122,7 +122,8 @@ pub(crate) fn first_part(bytes: &[u8]) -> (usize, Option<InFile>) {
 #[inline(never)]
 fn find(start: usize, len: usize) -> (usize, Option<InFile>) {
     let Some(shown) = read() else { return (len, None) };
-    let Some((&first, found)) = shown.range(..=start).next_back().filter(|(at, found)| start - *at < found.len)
+    let Some((&first, found)) =
+        shown.range(..=start).next_back().filter(|(at, found)| start - *at < found.len)
     else {
         let next = shown.range(start..).next().map_or(usize::MAX, |(&next, _)| next);
         return (len.min(next - start), None);

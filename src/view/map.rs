@@ -127,7 +127,9 @@ fn fill(layout: &Layout, len: usize, pool: Option<&Pool>, limits: &Limits) -> io
                     // SAFETY: the arena stays mapped there while the segments, which the view keeps, refer to its pages.
                     unsafe { space.push_moved(arena, map.len, home, in_file)? };
                 }
-                None => space.push_shown(shown::at(map.offset).ok_or(io::ErrorKind::Unsupported)?, map.len)?,
+                None => {
+                    space.push_shown(shown::at(map.offset).ok_or(io::ErrorKind::Unsupported)?, map.len)?
+                }
             }
             end = map.at + map.len;
         }

@@ -360,7 +360,8 @@ impl Rope {
         let Some(Some((start, mut end))) = offsets.next() else {
             return pool.overflow().and_then(|overflow| self.adjacent_in(overflow));
         };
-        let adjacent = offsets.all(|next| next.is_some_and(|next| next.0 == std::mem::replace(&mut end, next.1)));
+        let adjacent =
+            offsets.all(|next| next.is_some_and(|next| next.0 == std::mem::replace(&mut end, next.1)));
         adjacent.then(|| pool.address_of(start))
     }
 
