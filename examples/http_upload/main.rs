@@ -2,7 +2,8 @@
 //!
 //! `PUT /name` receives a body of any size into a rope, makes it contiguous without a join, and answers
 //! with its SHA-256. `GET /name` sends it by gather writes, whole or in ranges. `DELETE /name` frees it.
-//! `GET /metrics` has figures for Prometheus. All uploads together take no more memory than the pool has.
+//! `GET /metrics` has figures for Prometheus. All uploads together take no more memory than the pool has; with
+//! `--spill DIRECTORY` what is more goes to a file there.
 //!
 //! ```sh
 //! cargo run --release -p http_upload
@@ -43,6 +44,7 @@ mod upload;
 
 use std::io::{self, Write};
 use std::num::NonZero;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,6 +75,12 @@ struct Options {
     /// Most bytes in all uploads together
     #[arg(default_value = "4GiB")]
     capacity: ByteSize,
+    /// Keep what is more than the capacity in a file without a name in this directory
+    #[arg(long, value_name = "DIRECTORY")]
+    spill: Option<PathBuf>,
+    /// Most bytes in that file
+    #[arg(long, value_name = "BYTES", default_value = "64GiB", requires = "spill")]
+    spill_capacity: ByteSize,
     #[command(flatten)]
     limits: Limits,
     /// How log lines are written
@@ -126,14 +134,19 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn run(options: Options) -> anyhow::Result<()> {
-    let Options { address, limit, capacity, limits, log } = options;
+    let Options { address, limit, capacity, spill, spill_capacity, limits, log } = options;
     log_to_stderr(log);
-    let pool = Pool::options().capacity(capacity.0).create().context("cannot set memory aside")?;
+    let (mut pool, mut most) = (Pool::options().capacity(capacity.0), capacity.0);
+    if let Some(directory) = spill {
+        pool = pool.spill(directory, spill_capacity.0);
+        most = most.saturating_add(spill_capacity.0);
+    }
+    let pool = pool.create().context("cannot set memory aside")?;
     let listener = TcpListener::bind(&address).await.with_context(|| {
         format!("cannot listen on {address}; choose an address of this machine and a free port")
     })?;
     let metrics = Arc::new(Metrics::new(pool.clone()));
-    let most = usize::try_from(limit.0.min(capacity.0)).unwrap_or(usize::MAX);
+    let most = usize::try_from(limit.0.min(most)).unwrap_or(usize::MAX);
     let objects = Objects::new(pool, most, limits.clone(), Arc::clone(&metrics));
     let (mut terminated, mut interrupted) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

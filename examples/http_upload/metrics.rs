@@ -33,6 +33,7 @@ pub(crate) struct Metrics {
     pub(crate) overdue: Counter,
     in_use: Gauge,
     capacity: Gauge,
+    spilled: Gauge,
     pub(crate) waiting: Gauge,
 }
 
@@ -49,6 +50,7 @@ impl Metrics {
             overdue: Counter::default(),
             in_use: Gauge::default(),
             capacity: Gauge::default(),
+            spilled: Gauge::default(),
             waiting: Gauge::default(),
         };
         metrics.register();
@@ -85,6 +87,12 @@ impl Metrics {
             Unit::Bytes,
             self.capacity.clone(),
         );
+        r.register_with_unit(
+            "pool_spilled",
+            "Disk space of stored and arriving objects",
+            Unit::Bytes,
+            self.spilled.clone(),
+        );
         r.register("uploads_waiting", "Uploads that wait for room", self.waiting.clone());
     }
 
@@ -93,6 +101,7 @@ impl Metrics {
         let gauge = |value| i64::try_from(value).unwrap_or(i64::MAX);
         self.in_use.set(gauge(stats.in_use));
         self.capacity.set(gauge(stats.capacity));
+        self.spilled.set(gauge(stats.spilled));
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

@@ -95,6 +95,8 @@ impl<'a> Upload<'a> {
 
     async fn take(&mut self, mut data: bytes::Bytes) -> Result<(), Refusal> {
         while data.has_remaining() {
+            // Other connections go on while the disk is busy.
+            self.pool.wait_for_spill().await;
             match self.rope.write(&data) {
                 Ok(count) => data.advance(count),
                 Err(error) if error.kind() == ErrorKind::OutOfMemory => {
@@ -119,6 +121,7 @@ impl<'a> Upload<'a> {
         match error.kind() {
             ErrorKind::QuotaExceeded => too_large(self.rope.limit()),
             ErrorKind::OutOfMemory => no_room(self.limits),
+            ErrorKind::StorageFull => Refusal::new(StatusCode::INSUFFICIENT_STORAGE, error.to_string()),
             _ => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         }
     }
@@ -145,7 +148,8 @@ fn no_room(limits: &Limits) -> Refusal {
 /// than queueing in the pool: what it would collect there, others could not use, and its peer may never send it.
 fn fits(pool: &Pool, bytes: usize) -> bool {
     let stats = pool.stats();
-    stats.in_use.saturating_add(bytes as u64) <= stats.capacity
+    let held = stats.in_use.saturating_add(stats.spilled).saturating_add(bytes as u64);
+    held <= stats.capacity.saturating_add(stats.spill_capacity)
 }
 
 /// Counts an upload as one that waits, until it is dropped.

@@ -16,3 +16,4 @@ pub mod http;
 pub mod proxy;
 pub mod receive;
 pub mod room;
+pub mod spill;

@@ -6,6 +6,7 @@ use std::io::{self, BufRead, IoSlice, Read, Seek, SeekFrom, Write};
 use bytes::Buf;
 
 use crate::rope::{Cursor, Rope};
+use crate::sys::shown;
 
 /// Reads from the front; bytes that were read leave the rope.
 ///
@@ -105,19 +106,47 @@ impl Write for Rope {
     }
 }
 
-/// Reads from the cursor on; the rope keeps its bytes.
+/// Reads from the cursor on; the rope keeps its bytes. What lies in a [file](Rope::push_file), or was
+/// [spilled](crate::PoolOptions::spill) to one, is read by pread(2): its errors are errors, not signals.
 impl<R: Borrow<Rope>> Read for Cursor<R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        Ok(take(self, into))
+        let count = into.len().min(self.remaining());
+        read_all(self, &mut into[..count])?;
+        Ok(count)
     }
 
     fn read_exact(&mut self, into: &mut [u8]) -> io::Result<()> {
-        take_exact(self, into)
+        if self.remaining() < into.len() {
+            return take_exact(self, into);
+        }
+        read_all(self, into)
     }
 
     fn read_to_end(&mut self, into: &mut Vec<u8>) -> io::Result<usize> {
-        take_all(self, into)
+        if shown::is_empty() {
+            return take_all(self, into);
+        }
+        let (before, count) = (into.len(), self.remaining());
+        into.try_reserve(count).map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error))?;
+        into.resize(before + count, 0);
+        let done = read_all(self, &mut into[before..]);
+        done.inspect_err(|_| into.truncate(before)).map(|()| count)
     }
+}
+
+/// Fills `into`, for which there are enough bytes. On an error the cursor stays.
+fn read_all<R: Borrow<Rope>>(cursor: &mut Cursor<R>, into: &mut [u8]) -> io::Result<()> {
+    let mut done = 0;
+    for chunk in cursor.chunks() {
+        let count = chunk.len().min(into.len() - done);
+        shown::copy(&chunk[..count], &mut into[done..done + count])?;
+        done += count;
+        if done == into.len() {
+            break;
+        }
+    }
+    cursor.advance(done);
+    Ok(())
 }
 
 impl<R: Borrow<Rope>> BufRead for Cursor<R> {

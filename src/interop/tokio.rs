@@ -268,6 +268,7 @@ impl<S: Watched> ReadRope for WhenRoom<'_, S> {
         loop {
             rope.restart_if_empty(); // before it waits
             self.0.ready(Interest::READABLE).await?;
+            rope.wait_for_spill().await;
             match try_read(self.0, rope, |rope, fd| rope.readv_up_to(fd, max)) {
                 // Another reader took the bytes: return the room to other waiters.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => rope.release_room(),
@@ -296,6 +297,7 @@ impl<S: Watched> Fill for WhenRoom<'_, S> {
         }
         rope.restart_if_empty(); // before it waits
         self.0.ready(Interest::READABLE).await?;
+        rope.wait_for_spill().await;
         if let (Some(body), Err(error)) = (body, rope.prepare_body(body)) {
             if !is_at_capacity(&error) {
                 return Err(error);
@@ -324,6 +326,7 @@ impl<S: Watched> Fill for Direct<'_, S> {
         if let Some(delivered) = rope.deliver_held_back(usize::MAX) {
             return delivered;
         }
+        rope.wait_for_spill().await;
         read(self.0, rope, |rope, fd| rope.readv_body(fd, body)).await
     }
 }
@@ -528,6 +531,7 @@ macro_rules! read_rope {
                 if let Some(delivered) = rope.deliver_held_back(max) {
                     return delivered;
                 }
+                rope.wait_for_spill().await;
                 read(self, rope, |rope, fd| rope.readv_up_to(fd, max)).await
             }
 

@@ -3,12 +3,15 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::ptr::{self, NonNull};
+use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use super::runs::PageRun;
 use crate::sys::memory::{self, Mapping, TABLE};
+use crate::sys::shown::{self, InFile};
 use crate::sys::{self, is_unsupported, pressure};
 
 /// What the pages of a pool are made of.
@@ -114,6 +117,15 @@ impl Arena {
     fn anonymous(len: u64, page: usize) -> io::Result<Arena> {
         let map = Mapping::new(None, usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?)?;
         Ok(Self::over(map, None, len, page))
+    }
+
+    /// Anonymous memory of `len` bytes in pages of [`TABLE`] bytes, which are aligned, for [`show`](Arena::show).
+    pub(crate) fn aligned(len: u64) -> io::Result<Arena> {
+        let map_len =
+            usize::try_from(len.saturating_add(TABLE as u64)).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let arena = Self::over(Mapping::new(None, map_len)?, None, len, TABLE);
+        arena.map.prefer_huge_pages();
+        Ok(arena)
     }
 
     fn over(map: Mapping, file: Option<Arc<File>>, len: u64, page: usize) -> Arena {
@@ -232,6 +244,47 @@ impl Arena {
         let (offset, len) = self.bytes_of(run);
         // SAFETY: within the mapping, see `bytes_of`; the caller is the last owner of the pages, which have memory.
         unsafe { ptr::write_bytes(self.at(offset).as_ptr(), 0, len) };
+    }
+
+    /// The addresses of all pages.
+    pub(crate) fn addresses(&self) -> Range<usize> {
+        let start = self.at(0).addr().get();
+        start..start + self.len
+    }
+
+    /// The first `len` bytes from `page` on, which the caller knows to be full and not to change.
+    pub(crate) fn filled(&self, page: u32, len: usize) -> &[u8] {
+        let (offset, _) = self.bytes_of(PageRun::new(page, 1));
+        assert!(len <= self.len - offset);
+        // SAFETY: within the mapping; as the caller says, the bytes are initialised and nobody writes to them.
+        unsafe { slice::from_raw_parts(self.at(offset).as_ptr(), len) }
+    }
+
+    /// mmap(2): shows `file` from `in_file` on in place of pages, whose bytes are the same there and do not change.
+    pub(crate) fn show(&self, run: PageRun, file: &Arc<File>, in_file: u64) -> io::Result<()> {
+        let (offset, len) = self.bytes_of(run);
+        // SAFETY: as the caller says.
+        unsafe { self.map.replace(self.in_file(offset), len, Some((file, in_file))) }?;
+        let start = self.at(offset).addr().get();
+        shown::show(start..start + len, InFile { file: Arc::clone(file), offset: in_file, home: true });
+        Ok(())
+    }
+
+    /// Returns whether a page shows a file.
+    pub(crate) fn shows_file(&self, page: PageRun) -> bool {
+        shown::first_part(self.filled(page.start, 1)).1.is_some()
+    }
+
+    /// Gives the memory of pages back to which nothing refers, and lets them be anonymous memory again.
+    pub(crate) fn forget(&self, run: PageRun) -> io::Result<()> {
+        let (offset, len) = self.bytes_of(run);
+        if !self.shows_file(run) {
+            return self.decommit(run);
+        }
+        let start = self.at(offset).addr().get();
+        shown::hide(start..start + len);
+        // SAFETY: as the caller says, nothing refers to the pages.
+        Ok(unsafe { self.map.replace(self.in_file(offset), len, None) }?)
     }
 
     /// Where in the arena these pages are, in bytes.

@@ -24,8 +24,11 @@ use super::decay::Decay;
 use super::options::{PoolOptions, PoolStats};
 use super::refs::Refs;
 use super::runs::{PageRun, Placement, Runs};
+use super::spill::{self, Pages, Refusal, Spill};
+use crate::event::event;
 use crate::limits::Limits;
 use crate::sys::memory::{self, Table};
+use crate::sys::{file, shown};
 
 /// Shards of a pool: threads beyond that share theirs.
 pub(super) const SHARDS: usize = 16;
@@ -63,6 +66,10 @@ pub(super) struct Core {
     limits: &'static Limits,
     zero_on_release: bool,
     background: Option<Background>,
+    /// Pages beyond the capacity, in a pool of their own.
+    overflow: Option<Pool>,
+    /// The file that the pages of this pool are written to.
+    spill: Option<Arc<Spill>>,
     reduced: bool,
     pub(super) handover: bool,
     pub(super) counters: Counters,
@@ -138,11 +145,15 @@ pub struct Pool {
 }
 
 impl Pool {
-    pub(super) fn over(core: Core) -> Pool {
+    /// # Errors
+    ///
+    /// When the system has no room for the thread of a spill file.
+    pub(super) fn over(core: Core) -> io::Result<Pool> {
         let core = Arc::new(core);
+        core.spill.as_ref().map_or(Ok(()), |spill| spill.start(&core))?;
         let shards =
             Arc::new(std::array::from_fn(|index| Arc::new(Shard { core: Arc::clone(&core), index })));
-        Pool { shard: Arc::clone(&shards[shard_of_thread()]), shards: Some(shards) }
+        Ok(Pool { shard: Arc::clone(&shards[shard_of_thread()]), shards: Some(shards) })
     }
 
     #[inline]
@@ -200,12 +211,46 @@ impl Core {
     /// Makes the arena as large as asked for, or as the limits of this process admit.
     pub(super) fn new(options: &PoolOptions) -> io::Result<Core> {
         let huge = if options.huge_pages { memory::huge_page_size() } else { None };
-        let size = huge.unwrap_or_else(memory::page_size);
+        let page = huge.unwrap_or_else(memory::page_size);
+        let arena = |len| match options.handover {
+            true => Arena::for_handover(len, page),
+            false => Arena::new(len, page, options.huge_pages),
+        };
+        let mut core = Self::with_arena(options, "capacity", options.capacity, page, arena)?;
+        core.overflow =
+            options.spill.as_ref().map(|_| Self::on_disk(options).and_then(Pool::over)).transpose()?;
+        Ok(core)
+    }
+
+    /// Makes the pool of the pages that go to a file.
+    fn on_disk(options: &PoolOptions) -> io::Result<Core> {
+        if options.zero_on_release {
+            let message = "bytes on a disk cannot be overwritten for good: PoolOptions::spill and zero_on_release \
+                           exclude each other";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        let Some((directory, bytes)) = &options.spill else { return Err(io::ErrorKind::InvalidInput.into()) };
+        let file = Spill::create(directory, options.capacity)?;
+        // No page is kept for later use, so that there is nothing to cache, to decay or to trim.
+        let options = PoolOptions { retain: 0, background: false, ..options.clone() };
+        let mut core = Self::with_arena(&options, "spill", *bytes, spill::PAGE, Arena::aligned)?;
+        core.reduced = core.stats().capacity < *bytes;
+        core.spill = Some(Arc::new(file));
+        Ok(core)
+    }
+
+    fn with_arena(
+        options: &PoolOptions,
+        option: &str,
+        bytes: u64,
+        size: usize,
+        arena: impl Fn(u64) -> io::Result<Arena>,
+    ) -> io::Result<Core> {
         let page = size as u64;
-        let asked = options.capacity.div_ceil(page);
+        let asked = bytes.div_ceil(page);
         if asked == 0 || asked > u64::from(u32::MAX / 2) {
             let most = u64::from(u32::MAX / 2) * page;
-            let message = format!("pool capacity is 1 to {most} bytes, not {}", options.capacity);
+            let message = format!("pool {option} is 1 to {most} bytes, not {bytes}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         // Half of what the limits leave is left to the program. Address space of twice the capacity lets nearly every
@@ -214,31 +259,28 @@ impl Core {
         let tables = memory::mappable(true) / 2 / TABLE_BYTES;
         let file = memory::file_size_limit();
         let file = if file < MIN_ARENA { u64::MAX } else { file };
+        let least = MIN_ARENA.max(page);
         let mut pages = (2 * asked).min(mappable.min(file) / page).min(tables);
-        if pages < (2 * asked).min(MIN_ARENA / page) {
+        if pages < (2 * asked).min(least / page) {
             let message = format!(
                 "RLIMIT_AS and RLIMIT_DATA leave {} for a pool, which needs {}; raise them",
                 Size(mappable.min(tables * page)),
-                Size(MIN_ARENA)
+                Size(least)
             );
             return Err(io::Error::new(io::ErrorKind::OutOfMemory, message));
         }
         loop {
-            match Self::with_pages(options, size, asked, pages) {
-                Err(_) if pages / 2 * page >= MIN_ARENA => pages /= 2,
+            let made = arena(pages * page).and_then(|arena| Self::with_pages(options, arena, asked, pages));
+            match made {
+                Err(_) if pages / 2 * page >= least => pages /= 2,
                 made => return made,
             }
         }
     }
 
-    fn with_pages(options: &PoolOptions, size: usize, asked: u64, pages: u64) -> io::Result<Core> {
-        let page = size as u64;
+    fn with_pages(options: &PoolOptions, arena: Arena, asked: u64, pages: u64) -> io::Result<Core> {
+        let page = arena.page_size() as u64;
         let limits = options.limits;
-        let arena = if options.handover {
-            Arena::for_handover(pages * page, size)?
-        } else {
-            Arena::new(pages * page, size, options.huge_pages)?
-        };
         let capacity = asked.min(pages);
         let to_pages = |bytes: usize| pages_of(bytes as u64, page);
         let placement = Placement {
@@ -270,6 +312,8 @@ impl Core {
             limits,
             zero_on_release: options.zero_on_release,
             background: options.background.then(Background::default),
+            overflow: None,
+            spill: None,
             reduced: capacity < asked || arena.file().is_none(),
             handover: options.handover,
             counters: Counters::default(),
@@ -279,6 +323,14 @@ impl Core {
 
     pub(super) fn arena(&self) -> &Arena {
         &self.arena
+    }
+
+    pub(super) fn overflow(&self) -> Option<&Pool> {
+        self.overflow.as_ref()
+    }
+
+    pub(super) fn spill(&self) -> Option<&Spill> {
+        self.spill.as_deref()
     }
 
     pub(super) fn limits(&self) -> &'static Limits {
@@ -316,7 +368,10 @@ impl Core {
         let cached = self.cached();
         let extents: u32 = self.caches.iter().map(|cache| cache.peek().extents).sum();
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let spill = self.overflow.as_ref().map(|overflow| overflow.core().stats()).unwrap_or_default();
         PoolStats {
+            spilled: spill.in_use,
+            spill_capacity: spill.capacity,
             capacity: self.bytes(state.capacity.limit()),
             in_use: self.bytes(state.used().saturating_sub(cached)),
             reserved: self.bytes(state.capacity.reserved()),
@@ -328,7 +383,7 @@ impl Core {
             backing: self.arena.backing(),
             commit: self.arena.way_to_commit(),
             keeps_memory: self.arena.keeps_memory(),
-            reduced: self.reduced,
+            reduced: self.reduced || spill.reduced,
             extents: state.extents + u64::from(extents),
             waiting: state.capacity.waiting() as u64,
             fallbacks: load(&self.counters.fallbacks),
@@ -353,7 +408,12 @@ impl Core {
             self.flush_all(&mut state);
             state.allocate(want, *reserved)
         });
-        let Some(run) = run else { return Err(self.at_capacity(&state, want)) };
+        let Some(run) = run else {
+            let full = self.at_capacity(&state, want);
+            drop(state);
+            let freed = self.spill.as_ref().is_some_and(|spill| spill.wait_for_frees());
+            return if freed { self.allocate(shard, want, reserved) } else { Err(full) };
+        };
         state.extents += 1;
         let resident = state.allocated(run, reserved);
         Ok((run, resident))
@@ -400,12 +460,41 @@ impl Core {
         let resident = self.state().runs.resident_prefix(run);
         if resident < run.len {
             let rest = PageRun::new(run.start + resident, run.len - resident);
-            self.arena.commit(rest)?;
+            self.admit(rest)?;
+            let committed = self.arena.commit(rest);
+            if let (Err(_), Some(spill)) = (&committed, &self.spill) {
+                spill.withdraw(rest.len);
+            }
+            committed?;
             let mut state = self.state();
             state.runs.set_resident(rest);
             state.peak_resident = state.peak_resident.max(state.runs.resident());
         }
         Ok(())
+    }
+
+    /// Asks a spill file for room to stage these pages.
+    fn admit(&self, run: PageRun) -> io::Result<()> {
+        let Some(spill) = &self.spill else { return Ok(()) };
+        spill.admit(run.len).map_err(|refusal| match refusal {
+            Refusal::Failed(error) => error,
+            Refusal::Staged(bytes) => {
+                let full = AtCapacity {
+                    in_use: bytes,
+                    capacity: bytes,
+                    requested: self.bytes(run.len),
+                    what: Full::Staging,
+                };
+                io::Error::new(io::ErrorKind::OutOfMemory, full)
+            }
+        })
+    }
+
+    /// Lets a spill file have pages, of which the first `len` bytes are full and never change again.
+    fn write_out(&self, run: PageRun, len: usize) {
+        if let Some(spill) = self.spill.as_ref().filter(|_| !self.arena.is_inherited()) {
+            spill.write(run, len);
+        }
     }
 
     /// Frees pages that have no owner; those of them that were reserved are reserved `again`.
@@ -421,6 +510,9 @@ impl Core {
     fn free_shared(self: &Arc<Self>, shard: usize, run: PageRun, again: u32) {
         if self.arena.is_inherited() {
             return;
+        }
+        if let Some(spill) = &self.spill {
+            return self.free_spilled(spill, run);
         }
         if self.zero_on_release {
             let resident = self.state().runs.resident_prefix(run);
@@ -439,6 +531,22 @@ impl Core {
         let _ = self.give_back_slice(due);
         if self.wants_background() {
             self.background.iter().for_each(|background| background.start(self));
+        }
+    }
+
+    /// Lets the thread of the spill file free pages. A read that brought nothing frees one with its memory, for the next
+    /// read: it never was in the file, so nobody refers to its old bytes.
+    fn free_spilled(&self, spill: &Spill, run: PageRun) {
+        let unused = run.len == 1 && !spill.has(run.start) && !self.arena.shows_file(run);
+        let mut state = self.state();
+        if unused && state.runs.resident_free() == 0 {
+            state.runs.free(run);
+            let wakers = state.serve();
+            drop(state);
+            wakers.into_iter().for_each(Waker::wake);
+        } else {
+            drop(state);
+            spill.free(run);
         }
     }
 
@@ -481,6 +589,12 @@ impl Core {
     /// Gives all idle pages back; returns how many bytes. Linear in the arena's pages and in the runs that go.
     pub(super) fn trim(&self) -> io::Result<u64> {
         self.check_process()?;
+        if let Some(overflow) = &self.overflow {
+            overflow.core().trim()?;
+        }
+        if let Some(spill) = &self.spill {
+            spill.settle();
+        }
         let mut left = {
             let mut state = self.state();
             self.flush_all(&mut state);
@@ -491,6 +605,7 @@ impl Core {
             let Some(pages) = self.give_back_run(left)? else { break };
             left -= pages;
             bytes += self.bytes(pages);
+            self.spill.iter().for_each(|spill| spill.withdraw(pages));
         }
         Ok(bytes)
     }
@@ -627,12 +742,16 @@ impl Core {
 
     fn at_capacity(&self, state: &State, want: Want) -> io::Error {
         let available = state.capacity.available(state.used());
-        let adjacent = matches!(want, Want::Exactly(pages) if pages <= available);
+        let what = match want {
+            Want::Exactly(pages) if pages <= available => Full::Fragmented,
+            _ if self.spill.is_some() => Full::Spill,
+            _ => Full::Pool,
+        };
         let full = AtCapacity {
             in_use: self.bytes(state.used() + state.capacity.reserved()),
             capacity: self.bytes(state.capacity.limit()),
             requested: self.bytes(want.pages()),
-            adjacent,
+            what,
         };
         io::Error::new(io::ErrorKind::OutOfMemory, full)
     }
@@ -666,6 +785,59 @@ impl Core {
     /// Nothing panics while it holds this lock, so it cannot be poisoned.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        // In a child the thread does not exist, and a lock may be held for good.
+        if let Some(spill) = self.spill.as_ref().filter(|_| !self.arena.is_inherited()) {
+            spill.close();
+            shown::hide(self.arena.addresses());
+        }
+    }
+}
+
+impl Pages for Core {
+    fn write(&self, page: u32, len: usize) -> io::Result<()> {
+        let Some(spill) = &self.spill else { return Ok(()) };
+        let offset = self.bytes(page);
+        file::write_all_at(&spill.file, self.arena.filled(page, len), offset)?;
+        file::write_back(&spill.file, offset, len as u64)?;
+        self.arena.show(PageRun::new(page, 1), &spill.file, offset)
+    }
+
+    fn free(&self, run: PageRun) -> u32 {
+        let Some(spill) = &self.spill else { return 0 };
+        let mut had_memory = 0;
+        for page in run.range().map(|page| PageRun::new(page, 1)) {
+            let resident = self.state().runs.resident_prefix(page) > 0;
+            let in_file = self.arena.shows_file(page);
+            had_memory += u32::from(resident && !in_file);
+            let hole = if in_file {
+                memory::punch_hole(&spill.file, self.bytes(page.start), self.bytes(1))
+            } else {
+                Ok(())
+            };
+            let freed = hole.map_err(io::Error::from).and_then(|()| self.arena.forget(page));
+            let mut state = self.state();
+            match freed {
+                Ok(()) => {
+                    if resident {
+                        state.runs.clear_resident(page);
+                    }
+                    state.runs.free(page);
+                }
+                // Its old bytes may be on their way to a socket, so nobody may get it.
+                Err(_lost) => {
+                    event!(warn, error = %_lost, "a spilled page could not be punched and is leaked");
+                }
+            }
+            let wakers = state.serve();
+            drop(state);
+            wakers.into_iter().for_each(Waker::wake);
+        }
+        had_memory
     }
 }
 
@@ -783,9 +955,19 @@ impl PageRef {
             self.shard.core.refs.add(PageRun::new(self.run.start + rest_start, 1));
         }
         let (front, rest) = (self.part(0..front_end), self.part(rest_start..self.run.len));
+        self.complete(rest_start as usize * page);
         self.drawn = self.drawn.saturating_sub(rest_start);
         (self.run, self.resident) = rest;
         PageRef { shard: Arc::clone(&self.shard), run: front.0, resident: front.1, drawn: 0 }
+    }
+
+    /// Notes that no byte of the first `len` ever changes again, nor any behind them in the same page.
+    #[inline]
+    pub(crate) fn complete(&self, len: usize) {
+        let core = &self.shard.core;
+        if core.spill.is_some() && len > 0 {
+            core.write_out(PageRun::new(self.run.start, core.pages(len)), len);
+        }
     }
 
     /// A further reference to the pages that hold these bytes of the run. O(pages).
@@ -897,26 +1079,46 @@ struct AtCapacity {
     in_use: u64,
     capacity: u64,
     requested: u64,
+    what: Full,
+}
+
+/// What has no room.
+#[derive(Debug)]
+enum Full {
+    Pool,
     /// There is capacity for it, but no run of adjacent pages.
-    adjacent: bool,
+    Fragmented,
+    Spill,
+    /// Pages that ropes are filling before they go to the file.
+    Staging,
 }
 
 impl fmt::Display for AtCapacity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (in_use, capacity) = (Size(self.in_use), Size(self.capacity));
         let requested = Size(self.requested);
-        if self.adjacent {
-            return write!(
+        match self.what {
+            Full::Pool => write!(
+                f,
+                "pool is at capacity: {in_use} of {capacity} in use, {requested} requested; drop ropes or raise \
+                 PoolOptions::capacity"
+            ),
+            Full::Fragmented => write!(
                 f,
                 "pool is fragmented: {in_use} of {capacity} in use, no {requested} of adjacent pages; receive without \
                  reserving, or drop ropes"
-            );
+            ),
+            Full::Spill => write!(
+                f,
+                "pool and its spill file are at capacity: {in_use} of {capacity} spilled, {requested} requested; drop \
+                 ropes or raise PoolOptions::spill"
+            ),
+            Full::Staging => write!(
+                f,
+                "too many ropes spill at once: they are filling {in_use} of the {capacity} that may wait for the disk, \
+                 {requested} requested; drop ropes or raise PoolOptions::capacity"
+            ),
         }
-        write!(
-            f,
-            "pool is at capacity: {in_use} of {capacity} in use, {requested} requested; drop ropes or raise \
-             PoolOptions::capacity"
-        )
     }
 }
 

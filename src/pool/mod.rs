@@ -11,6 +11,7 @@
 //! core.rs        the layers put together: allocate, grow, share, free
 //! handover.rs    the private pool of a rope for another process
 //! options.rs     what a pool is asked for, and what it tells
+//! spill.rs       pages beyond the capacity, and the thread that writes them to a file
 //! room.rs        reserved room, and the future that yields it
 //! mod.rs         the public methods: no logic
 //! ```
@@ -29,6 +30,7 @@ mod options;
 mod refs;
 mod room;
 mod runs;
+mod spill;
 
 use std::fs::File;
 use std::io;
@@ -218,6 +220,29 @@ impl Pool {
         RoomFuture::new(self.clone(), bytes as u64)
     }
 
+    /// Waits until a rope can [spill](PoolOptions::spill) without waiting for the disk. Needs no particular runtime; ready
+    /// at once in a pool that does not spill.
+    ///
+    /// A rope that spills while as much memory as may be is not written yet waits in the call that fills it, until 2 MiB
+    /// are written. Await this before, where that would stop others. tokio's `ReadRope` does.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Pool, Rope};
+    ///
+    /// /// Appends a piece of a body.
+    /// async fn take(rope: &mut Rope, pool: &Pool, piece: &[u8]) {
+    ///     pool.wait_for_spill().await;
+    ///     rope.extend_from_slice(piece);
+    /// }
+    /// ```
+    pub async fn wait_for_spill(&self) {
+        if let Some(spill) = self.overflow().and_then(|overflow| overflow.core().spill()) {
+            std::future::poll_fn(|context| spill.poll_ready(false, context)).await;
+        }
+    }
+
     /// Panics if the pool's layers do not fit each other; for tests and fuzzers, while nobody else uses the pool.
     #[cfg(any(test, fuzzing))]
     pub fn assert_invariants(&self) {
@@ -244,12 +269,39 @@ impl Pool {
         self.core().arena().offset_of(bytes)
     }
 
-    /// A reference of their own to the pages of these bytes, which the caller keeps alive, if they lie in the arena.
-    /// O(pages).
-    pub(crate) fn pin(&self, bytes: &[u8]) -> Option<PageRef> {
+    /// The pool of the pages beyond the capacity.
+    #[inline]
+    pub(crate) fn overflow(&self) -> Option<&Pool> {
+        self.core().overflow()
+    }
+
+    /// Waits until room for `bytes` is reserved, or the spill file has some: `None`.
+    #[cfg(feature = "tokio")]
+    pub(crate) async fn wait_for_room_or_spill(&self, bytes: usize) -> io::Result<Option<Room>> {
+        use std::future::{Future, poll_fn};
+        use std::pin::pin;
+        let mut room = pin!(self.wait_for_room(bytes));
+        let mut spilled = pin!(async {
+            let Some(overflow) = self.overflow() else { return std::future::pending().await };
+            let _granted = overflow.wait_for_room(1).await?;
+            if let Some(spill) = overflow.core().spill() {
+                poll_fn(|context| spill.poll_ready(true, context)).await;
+            }
+            Ok(None)
+        });
+        poll_fn(|context| match room.as_mut().poll(context) {
+            std::task::Poll::Ready(room) => std::task::Poll::Ready(room.map(Some)),
+            std::task::Poll::Pending => spilled.as_mut().poll(context),
+        })
+        .await
+    }
+
+    /// A reference of their own to the pages of these bytes, which the caller keeps alive, and their address with
+    /// provenance for all of them, if they lie in the arena or the overflow's. O(pages).
+    pub(crate) fn pin(&self, bytes: &[u8]) -> Option<(PageRef, NonNull<u8>)> {
         self.check_process().ok()?;
-        let offset = self.offset_of(bytes)?;
-        Some(PageRef::pin(self.shard(), offset..offset + bytes.len()))
+        let Some(offset) = self.offset_of(bytes) else { return self.overflow()?.pin(bytes) };
+        Some((PageRef::pin(self.shard(), offset..offset + bytes.len()), self.address_of(offset)))
     }
 
     /// The address of a byte of the arena, with provenance for all of it.
@@ -257,14 +309,18 @@ impl Pool {
         self.core().arena().at(offset)
     }
 
-    /// Where in the memfd a byte of the arena lies.
-    pub(crate) fn in_file(&self, offset: usize) -> usize {
-        self.core().arena().in_file(offset)
-    }
-
     /// The memfd, unless the arena is anonymous.
     pub(crate) fn file(&self) -> Option<&Arc<File>> {
         self.core().arena().file()
+    }
+
+    /// What is behind an address in the arena, if it is not anonymous: the memfd, the offset there, and the address with
+    /// provenance for all of the arena.
+    pub(crate) fn behind(&self, address: usize) -> Option<(&Arc<File>, usize, NonNull<u8>)> {
+        let arena = self.core().arena();
+        let offset = address.checked_sub(arena.addresses().start)?;
+        let file = arena.file().filter(|_| arena.addresses().contains(&address))?;
+        Some((file, arena.in_file(offset), arena.at(offset)))
     }
 
     /// Bytes that the first read of a payload should ask for; 0 before any has come.
@@ -318,7 +374,8 @@ impl PoolOptions {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for a capacity of 0 or of 2^31 pages or more; else the kernel's refusal of even the smallest
+    /// `InvalidInput` for a capacity of 0 or of 2^31 pages or more; what the system reports of the directory to
+    /// [spill](PoolOptions::spill) to; else the kernel's refusal of even the smallest
     /// arena, 1 MiB.
     ///
     /// # Examples
@@ -331,7 +388,7 @@ impl PoolOptions {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn create(self) -> io::Result<Pool> {
-        let pool = Pool::over(Core::new(&self)?);
+        let pool = Pool::over(Core::new(&self)?)?;
         let _stats = pool.core().stats();
         event!(debug, capacity = _stats.capacity, backing = ?_stats.backing, "pool created");
         if _stats.reduced {

@@ -1,6 +1,7 @@
 //! What a pool is asked for, and what it tells: data.
 
 use std::borrow::Cow;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::arena::{Backing, Commit};
@@ -34,6 +35,7 @@ pub struct PoolOptions {
     pub(super) background: bool,
     /// The pool is private to a rope whose memfd is sealed and handed to another process.
     pub(super) handover: bool,
+    pub(super) spill: Option<(PathBuf, u64)>,
     pub(super) limits: &'static Limits,
 }
 
@@ -48,6 +50,7 @@ impl Default for PoolOptions {
             zero_on_release: false,
             background: false,
             handover: false,
+            spill: None,
             limits: Limits::SHIPPED,
         }
     }
@@ -148,6 +151,47 @@ impl PoolOptions {
         self
     }
 
+    /// Lets ropes go on growing in a file when the pool is at its [capacity](PoolOptions::capacity): up to `bytes`, 1 to
+    /// 2^31 - 1 units of 2 MiB, in a file without a name in `directory`, `O_TMPFILE`. Default: no.
+    ///
+    /// Nothing else changes: a rope of memory and disk is received, sent, searched and [finalised](crate::Rope::finalize)
+    /// as any other. What is spilled is sent by sendfile(2).
+    ///
+    /// * Bytes are received into memory; a thread writes each 2 MiB that are full to the file and gives their memory
+    ///   back, from the page cache too. Besides the capacity a pool has memory for what is not written yet: a quarter of
+    ///   the capacity, at least 16 MiB, at most 256 MiB. If that is used up, a receive waits until 2 MiB are written;
+    ///   event loops await [`wait_for_spill`](crate::Pool::wait_for_spill) before, as tokio's `ReadRope` does.
+    /// * A rope that spills holds whole units of 2 MiB.
+    /// * A full disk is an error of the receive, of the kind that the kernel reports, such as
+    ///   [`StorageFull`](std::io::ErrorKind::StorageFull). What has arrived is kept, in memory if need be, and the call
+    ///   can be repeated: the disk is tried again then.
+    /// * Dropping ropes returns disk space; the thread makes the holes. [`Pool::trim`](crate::Pool::trim) waits for it.
+    /// * The bytes are as safe as the file: where the device fails to read them, touching them is SIGBUS, as for every
+    ///   mapped file. [`View::read_at`](crate::View::read_at) and reading a [`Cursor`](crate::Cursor) report an error
+    ///   instead.
+    ///
+    /// `directory` should not be a tmpfs, which is memory. Its file system must support holes, fallocate(2), or
+    /// [`create`](PoolOptions::create) is an error of kind [`Unsupported`](std::io::ErrorKind::Unsupported). With
+    /// [`zero_on_release`](PoolOptions::zero_on_release) it is `InvalidInput`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::{Pool, Rope};
+    ///
+    /// # let directory = std::env::temp_dir();
+    /// let pool = Pool::options().capacity(1 << 20).spill(directory, 1 << 30).create()?;
+    /// let mut rope = Rope::in_pool(&pool);
+    /// rope.extend_from_slice(&[7; 6 << 20]);
+    /// assert!(pool.stats().spilled >= 5 << 20);
+    /// assert_eq!(rope.finalize()?, vec![7; 6 << 20]);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn spill(mut self, directory: impl AsRef<Path>, bytes: u64) -> PoolOptions {
+        self.spill = Some((directory.as_ref().to_path_buf(), bytes));
+        self
+    }
+
     /// Uses small sizes, so that a test meets every seam within a few pages.
     #[cfg(any(test, fuzzing))]
     pub fn small_limits(mut self) -> PoolOptions {
@@ -213,6 +257,10 @@ pub struct PoolStats {
     pub capacity: u64,
     /// Held by ropes, views and `Bytes`, in whole pages.
     pub in_use: u64,
+    /// In the [spill file](PoolOptions::spill), or on the way there, in units of 2 MiB; not counted as in use.
+    pub spilled: u64,
+    /// Most bytes that the spill file may hold; 0 without one.
+    pub spill_capacity: u64,
     /// Reserved by [`Room`](crate::Room), and not in use yet.
     pub reserved: u64,
     /// Idle: resident and free, reused first. Of it each thread caches up to 256 KiB.

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use super::capacity::Request;
-use super::core::{PageRef, Pool, Want};
+use super::core::{Core, PageRef, Pool, Want, is_at_capacity};
 
 /// Room that a pool has reserved: capacity that only a rope [made with it](crate::Rope::in_room) can use.
 ///
@@ -90,17 +90,29 @@ impl Room {
     ///
     /// # Errors
     ///
-    /// `OutOfMemory` when the pool is at capacity.
+    /// `OutOfMemory` when the pool is at capacity, and its spill file too.
     #[inline]
     pub(crate) fn allocate(&mut self, want: usize, held: usize) -> io::Result<PageRef> {
-        let core = self.pool.core();
-        let want = Want::UpTo(core.pages(want), core.pages(held));
-        PageRef::allocate(self.pool.shard(), want, &mut self.pages)
+        self.allocate_or_spill(|core| Want::UpTo(core.pages(want), core.pages(held)))
     }
 
     /// Allocates at least `want` bytes in one run; else as above.
     pub(crate) fn allocate_exact(&mut self, want: usize) -> io::Result<PageRef> {
-        PageRef::allocate(self.pool.shard(), Want::Exactly(self.pool.core().pages(want)), &mut self.pages)
+        self.allocate_or_spill(|core| Want::Exactly(core.pages(want)))
+    }
+
+    #[inline]
+    fn allocate_or_spill(&mut self, want: impl Fn(&Core) -> Want) -> io::Result<PageRef> {
+        match PageRef::allocate(self.pool.shard(), want(self.pool.core()), &mut self.pages) {
+            Err(full) if is_at_capacity(&full) => self.spill(full, want),
+            done => done,
+        }
+    }
+
+    #[cold]
+    fn spill(&self, full: io::Error, want: impl Fn(&Core) -> Want) -> io::Result<PageRef> {
+        let overflow = self.pool.overflow().ok_or(full)?.share();
+        PageRef::allocate(overflow.shard(), want(overflow.core()), &mut 0)
     }
 
     /// Allocates up to `want` bytes that are resident, for when memory is short; else as above.
@@ -110,13 +122,18 @@ impl Room {
 
     /// Allocates up to `more` bytes behind `pages`, or (`exactly`) all of them; returns how many pages.
     pub(crate) fn grow(&mut self, pages: &mut PageRef, more: usize, held: usize, exactly: bool) -> u32 {
-        // A completion-based read may have brought pages of another pool.
-        if !pages.is_of(self.pool.shard()) {
-            return 0;
+        let want = |core: &Core| {
+            let more = core.pages(more);
+            if exactly { Want::Exactly(more) } else { Want::UpTo(more, core.pages(held)) }
+        };
+        if pages.is_of(self.pool.shard()) {
+            return pages.grow(want(self.pool.core()), &mut self.pages);
         }
-        let (core, more) = (self.pool.core(), self.pool.core().pages(more));
-        let want = if exactly { Want::Exactly(more) } else { Want::UpTo(more, core.pages(held)) };
-        pages.grow(want, &mut self.pages)
+        match self.pool.overflow() {
+            Some(overflow) if pages.is_of(overflow.shard()) => pages.grow(want(overflow.core()), &mut 0),
+            // A completion-based read may have brought pages of another pool.
+            _ => 0,
+        }
     }
 
     /// Returns what is reserved.

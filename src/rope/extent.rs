@@ -382,31 +382,48 @@ impl Extent {
     pub(crate) fn into_bytes(mut self, memory: &mut Memory) -> Bytes {
         self.reserved = 0;
         self.release_spare(memory, 0);
-        Bytes::from_owner(Segment { base: self.base, len: self.filled, owner: self.owner })
+        let (base, len) = (self.base, self.filled);
+        Bytes::from_owner(Segment { base, len, owner: self.into_owner() })
     }
 
     /// All filled bytes as a vector, without a copy, if this is heap memory with one owner. What must be overwritten
     /// before it is freed does not become one.
     pub(crate) fn into_vec(self) -> Result<Vec<u8>, Extent> {
-        let filled = self.filled;
-        match self.owner {
-            Owner::Heap(block) if block.base == self.base && !block.zero => match Arc::try_unwrap(block) {
-                Ok(block) => {
-                    let block = ManuallyDrop::new(block);
-                    // SAFETY: exactly the parts of the vector that `Block::new` took apart; `filled` bytes from its start
-                    // on were written, and the block, of which this was the only owner, does not free it.
-                    Ok(unsafe { Vec::from_raw_parts(block.base.as_ptr(), filled, block.capacity) })
-                }
-                Err(block) => Err(Extent { owner: Owner::Heap(block), ..self }),
-            },
-            owner => Err(Extent { owner, ..self }),
+        let is_vec = matches!(&self.owner, Owner::Heap(block) if block.base == self.base && !block.zero && Arc::strong_count(block) == 1);
+        if !is_vec {
+            return Err(self);
         }
+        let filled = self.filled;
+        let Owner::Heap(block) = self.into_owner() else { return Ok(Vec::new()) };
+        // The only owner, since nobody has a reference to this one from which to make another.
+        let Some(block) = Arc::into_inner(block) else { return Ok(Vec::new()) };
+        let block = ManuallyDrop::new(block);
+        // SAFETY: exactly the parts of the vector that `Block::new` took apart; `filled` bytes from its start on were
+        // written, and the block, of which this was the only owner, does not free it.
+        Ok(unsafe { Vec::from_raw_parts(block.base.as_ptr(), filled, block.capacity) })
+    }
+
+    /// What keeps the memory alive; nothing is filled any more.
+    #[inline]
+    fn into_owner(self) -> Owner {
+        self.complete();
+        let this = ManuallyDrop::new(self);
+        // SAFETY: the extent is not used again, nor dropped.
+        unsafe { ptr::read(&raw const this.owner) }
     }
 
     /// Frees an empty extent; pages of the room are reserved again.
     pub(crate) fn discard(mut self, memory: &mut Memory) {
         self.reserved = 0;
         self.release_spare(memory, 0);
+    }
+
+    /// Notes that the spare bytes are never filled: segments may share the page that they are in.
+    #[inline]
+    fn complete(&self) {
+        if let Owner::Pages(pages) = &self.owner {
+            pages.complete(self.place(self.filled, pages));
+        }
     }
 
     /// Some of the filled bytes as a segment, while this extent goes on. O(pages of the range), no copy.
@@ -438,6 +455,13 @@ impl Extent {
     }
 }
 
+impl Drop for Extent {
+    #[inline]
+    fn drop(&mut self) {
+        self.complete();
+    }
+}
+
 impl fmt::Debug for Extent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Extent").field("len", &self.filled).field("capacity", &self.capacity).finish()
@@ -466,9 +490,8 @@ impl AsRef<[u8]> for Segment {
 
 /// These bytes of the pool's arena, which the caller keeps alive, as a segment that keeps no other pages. O(pages).
 pub(crate) fn narrow(pool: &Pool, bytes: &[u8]) -> Option<Bytes> {
-    let owner = Owner::Pages(pool.pin(bytes)?);
-    let base = pool.address_of(pool.offset_of(bytes)?);
-    Some(Bytes::from_owner(Segment { base, len: bytes.len(), owner }))
+    let (pages, base) = pool.pin(bytes)?;
+    Some(Bytes::from_owner(Segment { base, len: bytes.len(), owner: Owner::Pages(pages) }))
 }
 
 /// Heap memory that is filled through raw pointers.

@@ -6,6 +6,7 @@
 //! tail.rs      the extent behind the segments
 //! recv.rs      one system call into the tail
 //! body.rs      the same for a body of known length
+//! file.rs      a file's range as a segment
 //! gather.rs    the iovecs of one send
 //! send.rs      one system call from segments
 //! pace.rs      adaptive read and send sizes           (pure)
@@ -16,6 +17,7 @@
 mod body;
 mod cursor;
 mod extent;
+mod file;
 mod gather;
 mod pace;
 mod recv;

@@ -8,12 +8,17 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::{Cursor, MAX_SEND, Pace, Rope};
 use crate::sys::iovec::{Iovecs, MAX_BYTES};
+use crate::sys::memory::page_size;
+use crate::sys::shown;
 use crate::sys::{self, FdKind};
 
 impl Rope {
     /// sendmsg(2), or writev(2) for what is not a socket: sends from the front. What was sent leaves
     /// the rope, and its pages are free again. Returns how many bytes that were: 0 only if the rope is
     /// empty.
+    ///
+    /// Bytes of a [file](Rope::push_file), and those that were [spilled](crate::PoolOptions::spill) to one, go by
+    /// sendfile(2), those around them by other calls.
     ///
     /// One call that takes effect, repeated on EINTR; at most 1 024 segments. Sockets never raise
     /// SIGPIPE; pipes do, unless the signal is ignored, as it is in Rust programs.
@@ -30,6 +35,7 @@ impl Rope {
     ///   is EMSGSIZE.
     /// * [`WouldBlock`](io::ErrorKind::WouldBlock): the descriptor takes nothing now.
     /// * [`WriteZero`](io::ErrorKind::WriteZero): it took nothing and reported no error.
+    /// * [`UnexpectedEof`](io::ErrorKind::UnexpectedEof): a [file](Rope::push_file) of the rope has become shorter.
     /// * Whatever else the kernel reports, [`BrokenPipe`](io::ErrorKind::BrokenPipe) for one.
     ///
     /// After any error the rope is exactly what has not been sent, and the call can be repeated.
@@ -53,7 +59,7 @@ impl Rope {
     /// ```
     pub fn writev_to(&mut self, fd: impl AsFd) -> io::Result<usize> {
         let fd = fd.as_fd();
-        self.send(fd, |iovecs| write(fd, iovecs))
+        self.send(fd, |iovecs| write_or_sendfile(fd, iovecs))
     }
 
     /// sendmsg(2): like [`writev_to`](Rope::writev_to) on a socket, with descriptors beside the bytes.
@@ -160,7 +166,7 @@ impl<R: Borrow<Rope>> Cursor<R> {
     /// ```
     pub fn writev_to(&mut self, fd: impl AsFd) -> io::Result<usize> {
         let fd = fd.as_fd();
-        self.send(fd, |iovecs| write(fd, iovecs))
+        self.send(fd, |iovecs| write_or_sendfile(fd, iovecs))
     }
 
     /// sendmsg(2): like [`writev_to`](Cursor::writev_to) on a socket, with descriptors that go with the
@@ -235,6 +241,10 @@ impl<R: Borrow<Rope>> Cursor<R> {
     }
 }
 
+/// Largest page with which a spilled page is no smaller than a folio of the page cache, so that pages can be sent by
+/// reference.
+const MAX_PAGE: usize = 4 << 10;
+
 /// Fewest bytes that a send offers, after calls that took less.
 const MIN_SEND: usize = 4 << 10;
 
@@ -254,6 +264,33 @@ fn offer(
             Ok(sent)
         }
     }
+}
+
+/// Bytes of a file go by sendfile(2), which copies nothing and reads no page into this process, unless they are (part of)
+/// a message: those before and behind them by another call.
+#[inline]
+fn write_or_sendfile(fd: BorrowedFd<'_>, iovecs: &Iovecs<'_>) -> io::Result<usize> {
+    if shown::is_empty() { write(fd, iovecs) } else { sendfile_or_write(fd, iovecs) }
+}
+
+#[inline(never)]
+fn sendfile_or_write(fd: BorrowedFd<'_>, iovecs: &Iovecs<'_>) -> io::Result<usize> {
+    if FdKind::of(fd) == FdKind::Message {
+        return write(fd, iovecs);
+    }
+    let (len, in_file) = iovecs.slices().first().map_or((0, None), |first| shown::first_part(first));
+    let Some(at) = in_file else {
+        return write(
+            fd,
+            &iovecs.until(|slice| match shown::first_part(slice) {
+                (len, None) => len,
+                _ => 0,
+            }),
+        );
+    };
+    let sent =
+        if page_size() <= MAX_PAGE { sys::file::sendfile(fd, &at.file, at.offset, len)? } else { None };
+    sent.map_or_else(|| write(fd, iovecs), Ok)
 }
 
 /// writev(2) on a socket raises SIGPIPE, so a socket gets sendmsg(2).

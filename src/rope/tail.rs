@@ -339,7 +339,13 @@ impl Rope {
     /// pool's payloads begin with. So what a peer announces and never sends commits little.
     fn commit_ahead(&self) -> usize {
         let usual = self.memory.pool().map_or(0, |pool| Pace::reads(pool.first_read()).bytes());
-        self.len().max(usual).max(MIN_COMMIT)
+        let ahead = self.len().max(usual).max(MIN_COMMIT);
+        // What is spilled has memory until it is written.
+        if self.memory.pool().is_some_and(|pool| pool.overflow().is_some()) {
+            ahead.min(MAX_COMMIT)
+        } else {
+            ahead
+        }
     }
 
     /// Copied pieces come one by one and tell nothing of the whole, so the tail grows with the rope.
@@ -363,12 +369,22 @@ impl Rope {
         self.wait_for_room_for(want.min(eighth).max(page)).await
     }
 
-    /// Waits until the pool has reserved room for `want` bytes.
+    /// Waits until a receive that spills need not wait for the disk.
+    #[cfg(feature = "tokio")]
+    pub(crate) async fn wait_for_spill(&self) {
+        if let Some(pool) = self.memory.pool() {
+            pool.wait_for_spill().await;
+        }
+    }
+
+    /// Waits until the pool has reserved room for `want` bytes, or its spill file has some.
     #[cfg(feature = "tokio")]
     pub(crate) async fn wait_for_room_for(&mut self, want: usize) -> io::Result<()> {
         let Memory::Pool(held) = &mut self.memory else { return Ok(()) };
-        let room = held.pool().wait_for_room(want).await?;
-        held.absorb(room).map_err(|_| no_room())
+        match held.pool().wait_for_room_or_spill(want).await? {
+            Some(room) => held.absorb(room).map_err(|_| no_room()),
+            None => Ok(()),
+        }
     }
 
     /// Returns reserved room that was not used.

@@ -325,7 +325,7 @@ pub(super) fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T
 
 /// A count that the kernel cannot have meant would move the position past the data.
 #[inline]
-fn within_offer(count: usize, offer: usize, call: &str) -> io::Result<usize> {
+pub(super) fn within_offer(count: usize, offer: usize, call: &str) -> io::Result<usize> {
     if count <= offer { Ok(count) } else { Err(beyond_offer(count, offer, call)) }
 }
 

@@ -82,6 +82,20 @@ impl<'a> Iovecs<'a> {
         }
     }
 
+    /// Returns the iovecs before the first of which `len` tells less than it has, and so much of that one.
+    pub(crate) fn until(&self, len: impl Fn(&[u8]) -> usize) -> Iovecs<'_> {
+        let mut some = Iovecs::default();
+        for slice in &self.slices {
+            let kept = len(slice);
+            let part = (kept > 0).then(|| IoSlice::new(&slice[..kept]));
+            some.extend(part.into_iter(), kept);
+            if kept < slice.len() {
+                break;
+            }
+        }
+        some
+    }
+
     pub(crate) fn clear(&mut self) {
         self.slices.clear();
         self.held = 0;

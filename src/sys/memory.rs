@@ -136,6 +136,45 @@ impl Mapping {
         self.advise(offset, len, MmapAdvise::MADV_DONTNEED)
     }
 
+    /// mmap(2) with `MAP_FIXED`: shows `file` from `in_file` on in place of a range, read only, in one step; without a file,
+    /// fresh anonymous memory.
+    ///
+    /// # Safety
+    ///
+    /// The bytes that anybody refers to are the same in the file, and nobody writes to the range. Without a file nobody
+    /// refers to it.
+    pub(crate) unsafe fn replace(
+        &self,
+        offset: usize,
+        len: usize,
+        file: Option<(&File, u64)>,
+    ) -> nix::Result<()> {
+        assert!(offset <= self.len && len <= self.len - offset, "{offset} + {len} of {}", self.len);
+        // SAFETY: in the mapping, as just checked.
+        let start = unsafe { self.start.add(offset) };
+        let (at, bytes) = (Some(start.addr()), NonZeroUsize::new(len).ok_or(Errno::EINVAL)?);
+        let (read, fixed) = (ProtFlags::PROT_READ, MapFlags::MAP_FIXED);
+        match file {
+            // SAFETY: promised by the caller.
+            Some((file, in_file)) => unsafe {
+                mmap(at, bytes, read, MapFlags::MAP_SHARED | fixed, file, to_off(in_file)?)
+            },
+            // SAFETY: as above.
+            None => unsafe {
+                let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE | fixed;
+                mmap_anonymous(at, bytes, read | ProtFlags::PROT_WRITE, flags)
+            },
+        }?;
+        // SAFETY: this only undoes what mlockall(2) did to the new mapping.
+        let _ = unsafe { munlock(start.cast(), len) };
+        self.advise(offset, len, MmapAdvise::MADV_DONTFORK)?;
+        let _ = self.advise(offset, len, MmapAdvise::MADV_DONTDUMP);
+        if file.is_none() {
+            let _ = self.advise(offset, len, MmapAdvise::MADV_HUGEPAGE);
+        }
+        Ok(())
+    }
+
     fn advise(&self, offset: usize, len: usize, advice: MmapAdvise) -> nix::Result<()> {
         assert!(offset <= self.len && len <= self.len - offset, "{offset} + {len} of {}", self.len);
         // SAFETY: in the mapping, as just checked.

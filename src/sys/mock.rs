@@ -51,6 +51,10 @@ pub(crate) enum Call {
     MapBack,
     /// cachestat(2)
     CacheStat,
+    /// open(2) with `O_TMPFILE`
+    TmpFile,
+    /// pwrite(2) to a file
+    WriteFile,
     /// mmap(2) of the iovec for a view, and of what is between its pages
     Zeros,
 }

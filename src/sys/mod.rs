@@ -3,6 +3,7 @@
 //! Each function here is one system call, repeated on EINTR. It does *not* wait, loop until done,
 //! or hold state; that belongs to the floors above.
 
+pub(crate) mod file;
 mod io;
 pub(crate) mod iovec;
 pub(crate) mod memory;
@@ -13,6 +14,7 @@ pub(crate) mod pressure;
 pub(crate) mod process;
 pub(crate) mod psi;
 pub(crate) mod seal;
+pub(crate) mod shown;
 pub(crate) mod space;
 
 pub use io::Received;

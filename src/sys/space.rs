@@ -32,14 +32,13 @@ use super::memory::{TABLE, to_off};
 use super::mock::{self, Call};
 use super::pressure;
 use super::process::Process;
+use super::shown::{self, InFile};
 
 /// Bytes that the kernel may need to describe a map and for its page tables.
 const MAP_COST: usize = 8 << 10;
 
 /// A range of addresses that only this value maps. Dropping it is munmap(2).
 pub(crate) struct Space {
-    /// The arena's memfd.
-    file: Arc<File>,
     start: NonNull<u8>,
     /// Bytes from `start` on that were filled; `filled <= mapped`.
     filled: usize,
@@ -47,6 +46,8 @@ pub(crate) struct Space {
     mapped: usize,
     /// In ascending order.
     moved: Vec<Moved>,
+    /// Some of it shows a file.
+    shows_files: bool,
     /// In a child of this process nothing is mapped.
     owner: Process,
 }
@@ -56,7 +57,8 @@ struct Moved {
     /// Bytes of the space, from its start.
     at: Range<usize>,
     home: NonNull<u8>,
-    /// Their offset in the file.
+    /// The arena's memfd, and their offset there.
+    file: Arc<File>,
     offset: usize,
 }
 
@@ -68,26 +70,25 @@ unsafe impl Sync for Space {}
 impl Space {
     /// mmap(2): reserves `len` bytes of zeros, which take memory where they are written and are replaced as the space is
     /// filled.
-    pub(crate) fn reserve(file: &Arc<File>, len: usize) -> io::Result<Space> {
+    pub(crate) fn reserve(len: usize) -> io::Result<Space> {
         let start = anonymous(None, len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::empty())?;
-        Ok(Space::at_address(file, start, len))
+        Ok(Space::at_address(start, len))
     }
 
     /// mmap(2) and munmap(2): finds a hole of `len` bytes. Its address agrees with `like` modulo 2 MiB, so that whole
     /// page tables can be moved and huge pages stay whole. Another thread may map something into it.
-    pub(crate) fn vacant(file: &Arc<File>, len: usize, like: usize) -> io::Result<Space> {
+    pub(crate) fn vacant(len: usize, like: usize) -> io::Result<Space> {
         let hole = len.saturating_add(TABLE);
         let start = anonymous(None, hole, ProtFlags::PROT_NONE, MapFlags::empty())?;
         // SAFETY: mapped just now; nothing refers to it.
         unsafe { munmap(start.cast(), hole) }?;
         let skip = like.wrapping_sub(start.addr().get()) % TABLE;
         // SAFETY: less than `TABLE`, by which the hole is longer.
-        Ok(Space::at_address(file, unsafe { start.add(skip) }, 0))
+        Ok(Space::at_address(unsafe { start.add(skip) }, 0))
     }
 
-    fn at_address(file: &Arc<File>, start: NonNull<u8>, mapped: usize) -> Space {
-        let (file, owner) = (Arc::clone(file), Process::current());
-        Space { file, start, filled: 0, mapped, moved: Vec::new(), owner }
+    fn at_address(start: NonNull<u8>, mapped: usize) -> Space {
+        Space { start, filled: 0, mapped, moved: Vec::new(), shows_files: false, owner: Process::current() }
     }
 
     /// madvise(2) with `MADV_DONTFORK` and `MADV_DONTDUMP`: no child inherits the space, and core dumps leave it out.
@@ -104,14 +105,23 @@ impl Space {
     /// # Errors
     ///
     /// `AlreadyExists` if another thread has mapped something into the hole, and what the kernel reports.
-    pub(crate) fn push_pages(&mut self, len: usize, offset: usize) -> io::Result<()> {
+    pub(crate) fn push_pages(&mut self, file: &File, len: usize, offset: usize) -> io::Result<()> {
         #[cfg(test)]
         mock::refuse(Call::Map)?;
         let (at, fixed) = self.next(len);
         let (flags, offset) = (MapFlags::MAP_SHARED | fixed, to_off(offset as u64)?);
         // SAFETY: `MAP_FIXED` replaces zeros that this value has reserved and lent to nothing.
-        let got = unsafe { mmap(Some(at), size(len)?, ProtFlags::PROT_READ, flags, &*self.file, offset) };
+        let got = unsafe { mmap(Some(at), size(len)?, ProtFlags::PROT_READ, flags, file, offset) };
         self.push(got?.cast(), len)
+    }
+
+    /// mmap(2): the same, of a file that bytes can be sent and read from too.
+    pub(crate) fn push_shown(&mut self, at: InFile, len: usize) -> io::Result<()> {
+        let start = self.start.addr().get() + self.filled;
+        let offset = usize::try_from(at.offset).map_err(|_| Errno::EOVERFLOW)?;
+        self.push_pages(&at.file, len, offset)?;
+        self.shows_files |= shown::show(start..start + len, InFile { home: false, ..at });
+        Ok(())
     }
 
     /// mremap(2) with `MREMAP_DONTUNMAP`: moves the pages at `home` here, with their page table entries. Touching them at
@@ -123,22 +133,24 @@ impl Space {
     /// At `home`, `len` bytes of the file from `offset` on are mapped, shared and writable, until this value is dropped.
     pub(crate) unsafe fn push_moved(
         &mut self,
+        file: &Arc<File>,
         len: usize,
         home: NonNull<u8>,
         offset: usize,
     ) -> io::Result<()> {
         let (at, fixed) = self.next(len);
         if fixed == MapFlags::MAP_FIXED {
-            return self.push_pages(len, offset);
+            return self.push_pages(file, len, offset);
         }
         // Without `MREMAP_FIXED` the address is a hint, and nothing is replaced.
         let to = NonZeroUsize::get(at) as *mut u8;
         // SAFETY: `home` stays mapped, with the same bytes; nothing is replaced.
         let Ok(got) = (unsafe { remap(home, len, MRemapFlags::MREMAP_DONTUNMAP, NonNull::new(to)) }) else {
-            return self.push_pages(len, offset);
+            return self.push_pages(file, len, offset);
         };
         self.push(got, len)?;
-        self.moved.push(Moved { at: self.filled - len..self.filled, home, offset });
+        let at = self.filled - len..self.filled;
+        self.moved.push(Moved { at, home, file: Arc::clone(file), offset });
         Ok(())
     }
 
@@ -155,6 +167,7 @@ impl Space {
             self.mapped = 0;
             return Ok(());
         }
+        self.hide_files();
         let admitted = pressure::admit((moved.len() * MAP_COST) as u64).is_ok();
         let (mut lost, mut end) = (Ok(()), 0);
         for moved in moved.into_iter().filter(|_| admitted) {
@@ -170,6 +183,14 @@ impl Space {
         self.unmap(end..self.mapped);
         self.mapped = 0;
         lost
+    }
+
+    /// Forgets the files that are mapped here, before something else is.
+    fn hide_files(&mut self) {
+        if mem::take(&mut self.shows_files) && self.owner.is_current() {
+            let start = self.start.addr().get();
+            shown::hide(start..start + self.mapped);
+        }
     }
 
     /// mremap(2): moves pages back to the arena. Returns whether they moved; an error if the arena does not map them any
@@ -191,7 +212,7 @@ impl Space {
         let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED_NOREPLACE;
         let (at, offset) = (Some(moved.home.addr()), to_off(moved.offset as u64)?);
         // SAFETY: `MAP_FIXED_NOREPLACE` replaces nothing.
-        let home = unsafe { mmap(at, size(len)?, prot, flags, &*self.file, offset) }?;
+        let home = unsafe { mmap(at, size(len)?, prot, flags, &*moved.file, offset) }?;
         for advice in [MmapAdvise::MADV_DONTFORK, MmapAdvise::MADV_DONTDUMP] {
             // SAFETY: the advice changes no byte of this process.
             unsafe { madvise(home, len, advice) }?;
@@ -254,6 +275,7 @@ impl Space {
 
 impl Drop for Space {
     fn drop(&mut self) {
+        self.hide_files();
         self.unmap(0..self.mapped);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Constants are small here (two iovecs a call, pieces of four pages), so that every seam is met often.
 
+mod files;
 mod finalize;
 mod handover;
 mod memory;

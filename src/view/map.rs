@@ -11,9 +11,11 @@ use bytes::Bytes;
 
 use super::plan::Layout;
 use crate::event::event;
+use crate::limits::Limits;
 use crate::pool::Pool;
 use crate::rope::Rope;
 use crate::sys::memory;
+use crate::sys::shown;
 use crate::sys::space::Space;
 
 /// Leaked on purpose: the arena's mapping of these pages could not be restored, so no rope may get them again.
@@ -72,11 +74,11 @@ impl Mapping {
     ///
     /// # Safety
     ///
-    /// `layout` was planned for this rope, with offsets into the arena of `pool`.
-    pub(super) unsafe fn new(rope: &mut Rope, layout: &Layout, pool: &Pool) -> io::Result<Mapping> {
+    /// `layout` was planned for this rope, with the addresses of bytes of `pool` and of files as offsets.
+    pub(super) unsafe fn new(rope: &mut Rope, layout: &Layout, pool: Option<&Pool>) -> io::Result<Mapping> {
         let claim = Claim::new(layout.maps.len() + layout.copies.len() + 1)?;
         let (lead, len) = (layout.lead, rope.len());
-        let space = fill(layout, lead + len, pool)?;
+        let space = fill(layout, lead + len, pool, rope.limits())?;
         let mut cursor = rope.cursor();
         for range in &layout.copies {
             cursor.set_position(range.start);
@@ -89,7 +91,7 @@ impl Mapping {
                 cursor.advance(count);
             }
         }
-        let segments = rope.take_segments().filter(|bytes| pool.offset_of(bytes).is_some()).collect();
+        let segments = rope.take_segments().filter(|bytes| is_mappable(bytes, pool)).collect();
         Ok(Mapping { space, lead, len, segments, _claim: claim })
     }
 }
@@ -103,21 +105,31 @@ impl Drop for Mapping {
     }
 }
 
+/// Returns whether any of these bytes can be mapped a second time: they lie in the pool's arena, or show a file.
+pub(super) fn is_mappable(bytes: &[u8], pool: Option<&Pool>) -> bool {
+    let in_arena = pool.is_some_and(|pool| pool.offset_of(bytes).is_some());
+    in_arena || shown::parts(bytes).any(|(_, at)| at.is_some_and(|at| at.home))
+}
+
 /// Maps the runs of `layout`, and zeros between them.
-fn fill(layout: &Layout, len: usize, pool: &Pool) -> io::Result<Space> {
-    let arena = pool.file().ok_or(io::ErrorKind::Unsupported)?;
+fn fill(layout: &Layout, len: usize, pool: Option<&Pool>, limits: &Limits) -> io::Result<Space> {
     // A huge page is one page table entry and one page fault: moving it gains nothing.
-    let huge = pool.page_size() > memory::page_size();
+    let huge = pool.is_some_and(|pool| pool.page_size() > memory::page_size());
     let fill = |mut space: Space| {
         let mut end = 0;
         for map in &layout.maps {
             space.push_zeros(map.at - end)?;
-            let (home, in_file) = (pool.address_of(map.offset), pool.in_file(map.offset));
-            if huge || map.len < pool.limits().min_move {
-                space.push_pages(map.len, in_file)?;
-            } else {
-                // SAFETY: the arena stays mapped there while the segments, which the view keeps, refer to its pages.
-                unsafe { space.push_moved(map.len, home, in_file)? };
+            match pool.and_then(|pool| pool.behind(map.offset)) {
+                Some((arena, in_file, _)) if huge || map.len < limits.min_move => {
+                    space.push_pages(arena, map.len, in_file)?;
+                }
+                Some((arena, in_file, home)) => {
+                    // SAFETY: the arena stays mapped there while the segments, which the view keeps, refer to its pages.
+                    unsafe { space.push_moved(arena, map.len, home, in_file)? };
+                }
+                None => {
+                    space.push_shown(shown::at(map.offset).ok_or(io::ErrorKind::Unsupported)?, map.len)?
+                }
             }
             end = map.at + map.len;
         }
@@ -125,14 +137,11 @@ fn fill(layout: &Layout, len: usize, pool: &Pool) -> io::Result<Space> {
         space.keep_private()?;
         Ok(space)
     };
-    let like = layout
-        .maps
-        .first()
-        .map_or(0, |first| pool.address_of(first.offset).addr().get().wrapping_sub(first.at));
-    match Space::vacant(arena, len, like).and_then(fill) {
+    let like = layout.maps.first().map_or(0, |first| first.offset.wrapping_sub(first.at));
+    match Space::vacant(len, like).and_then(fill) {
         // Another thread has mapped something into the hole. A reservation cannot be taken.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            Space::reserve(arena, len.next_multiple_of(memory::page_size())).and_then(fill)
+            Space::reserve(len.next_multiple_of(memory::page_size())).and_then(fill)
         }
         filled => filled,
     }

@@ -3,6 +3,7 @@
 //! ```text
 //! plan.rs     what to borrow, map and copy   (pure)
 //! map.rs      does it
+//! persist.rs  reads and copies without touching pages of files
 //! seal.rs     a view is sealed, for another process
 //! sealed.rs   a payload that no process can change
 //! message.rs  how it is sent and received
@@ -12,6 +13,7 @@
 mod check;
 mod map;
 mod message;
+mod persist;
 mod plan;
 mod seal;
 mod sealed;
@@ -21,6 +23,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::{Deref, RangeBounds};
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -28,7 +31,7 @@ use bytes::Bytes;
 use crate::event::event;
 use crate::pool::Pool;
 use crate::rope::{Cursor, Rope, narrow, resolve};
-use crate::sys::memory;
+use crate::sys::{memory, shown};
 use map::{Adjacent, Mapping};
 use plan::{Bounds, Layout, Plan, Span};
 pub use seal::SealError;
@@ -344,43 +347,68 @@ impl Rope {
     #[inline(never)]
     fn finalize_many(self) -> Result<View, FinalizeError> {
         match self.pool().cloned() {
-            Some(pool) => self.finalize_in(&pool),
-            None => self.copy(),
+            None if shown::is_empty() => self.copy(),
+            pool => self.finalize_in(pool.as_ref()),
         }
     }
 
-    fn finalize_in(mut self, pool: &Pool) -> Result<View, FinalizeError> {
-        if let Err(source) = pool.check_process() {
+    fn finalize_in(self, pool: Option<&Pool>) -> Result<View, FinalizeError> {
+        if let Err(source) = pool.map_or(Ok(()), Pool::check_process) {
             return Err(FinalizeError { rope: Box::new(self), source });
         }
-        let spans = self.chunks().map(|chunk| Span { offset: pool.offset_of(chunk), len: chunk.len() });
-        let mappable = pool.file().is_some() && self.len() >= pool.limits().min_view;
-        let max_maps = if mappable { MAX_MAPS } else { 0 };
-        let bounds = Bounds { page: memory::page_size(), min_map: pool.limits().min_map, max_maps };
-        let mut view = match plan::plan(spans, bounds) {
-            Plan::Borrow { offset } => Ok(self.borrow_adjacent(pool, offset)),
+        let mut view = match pool.and_then(|pool| self.adjacent_in(pool)) {
+            Some(base) => Ok(self.borrow_adjacent(base)),
+            None => self.map_or_copy(pool),
+        }?;
+        if let Some(pool) = pool {
+            pool.count_view(view.copied, view.mapped, view.maps);
+            view.pool = Some(pool.share());
+        }
+        Ok(view)
+    }
+
+    /// Returns the first address if all segments are contiguous in an arena of the pool.
+    fn adjacent_in(&self, pool: &Pool) -> Option<NonNull<u8>> {
+        let mut offsets = self.chunks().map(|chunk| pool.offset_of(chunk).map(|at| (at, at + chunk.len())));
+        let Some(Some((start, mut end))) = offsets.next() else {
+            return pool.overflow().and_then(|overflow| self.adjacent_in(overflow));
+        };
+        let adjacent =
+            offsets.all(|next| next.is_some_and(|next| next.0 == std::mem::replace(&mut end, next.1)));
+        adjacent.then(|| pool.address_of(start))
+    }
+
+    fn map_or_copy(mut self, pool: Option<&Pool>) -> Result<View, FinalizeError> {
+        let (page, limits) = (memory::page_size(), self.limits());
+        let max_maps = if self.len() >= limits.min_view { MAX_MAPS } else { 0 };
+        let bounds = Bounds { page, min_map: limits.min_map, max_maps };
+        let pool = pool.filter(|pool| pool.file().is_some() || pool.overflow().is_some());
+        let plan = plan::plan(self.chunks().flat_map(|chunk| spans(chunk, pool)), bounds);
+        match plan {
+            // Of a file that was pushed in parts.
+            Plan::Borrow { offset } => match NonNull::new(ptr::with_exposed_provenance_mut(offset)) {
+                Some(base) => Ok(self.borrow_adjacent(base)),
+                None => self.copy(),
+            },
             Plan::Map(layout) => self.map(pool, &layout).or_else(|_refused| {
                 event!(debug, error = %_refused, "the kernel refused to map a view, which is copied instead");
                 self.copy()
             }),
             Plan::Copy => self.copy(),
-        }?;
-        pool.count_view(view.copied, view.mapped, view.maps);
-        view.pool = Some(pool.share());
-        Ok(view)
+        }
     }
 
-    #[allow(unsafe_code)] // the plan says where the bytes are
-    fn borrow_adjacent(self, pool: &Pool, offset: usize) -> View {
-        // SAFETY: the plan found every segment where its predecessor ends, the first one at `offset`.
-        let bytes = unsafe { Adjacent::new(pool.address_of(offset), self) };
+    #[allow(unsafe_code)] // the caller knows where the bytes are
+    fn borrow_adjacent(self, base: NonNull<u8>) -> View {
+        // SAFETY: every segment was found where its predecessor ends, the first one at `base`.
+        let bytes = unsafe { Adjacent::new(base, self) };
         View { bytes: Bytes::from_owner(bytes), ..View::default() }
     }
 
     #[allow(unsafe_code)] // the plan was made for this rope
-    fn map(&mut self, pool: &Pool, layout: &Layout) -> io::Result<View> {
+    fn map(&mut self, pool: Option<&Pool>, layout: &Layout) -> io::Result<View> {
         let (len, mapped) = (self.len(), layout.mapped());
-        // SAFETY: the plan was made from this rope's segments and their offsets in this pool's arena.
+        // SAFETY: the plan was made from this rope's segments and their addresses.
         let mapping = unsafe { Mapping::new(self, layout, pool)? };
         let bytes = Bytes::from_owner(mapping);
         Ok(View { bytes, copied: len - mapped, mapped, maps: layout.maps.len(), ..View::default() })
@@ -396,4 +424,18 @@ impl Rope {
         self.take_segments().for_each(|segment| copy.extend_from_slice(&segment));
         Ok(View { copied: copy.len(), bytes: self.own(copy.into()), ..View::default() })
     }
+}
+
+/// A chunk for the plan: its address is the offset, if it can be mapped a second time. A spilled chunk may be in the file
+/// in part.
+fn spans(chunk: &[u8], pool: Option<&Pool>) -> impl Iterator<Item = Span> {
+    let in_arena = pool.is_some_and(|pool| pool.behind(chunk.as_ptr().addr()).is_some());
+    let span = |part: &[u8], mappable: bool| {
+        let offset = mappable.then(|| part.as_ptr().expose_provenance());
+        Span { offset, len: part.len() }
+    };
+    let whole = in_arena.then(|| span(chunk, true));
+    let rest = if in_arena { &[] } else { chunk };
+    let parts = shown::parts(rest).map(move |(part, at)| span(part, at.is_some_and(|at| at.home)));
+    whole.into_iter().chain(parts)
 }

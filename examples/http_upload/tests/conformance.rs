@@ -393,3 +393,19 @@ fn metrics_count_what_was_served() {
     server.ask("DELETE /file HTTP/1.1\r\n", b"");
     assert_eq!(server.figure("pool_in_use_bytes"), 0);
 }
+
+#[test]
+fn what_is_larger_than_memory_goes_to_the_disk_and_comes_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(&format!("64MiB 4MiB --spill {}", directory.path().display()));
+    let content = pattern(40 * MIB + 3);
+    server.put("large", &content);
+    assert!(server.figure("pool_in_use_bytes") <= 4 << 20);
+    assert!(server.figure("pool_spilled_bytes") >= 36 << 20);
+    assert!(server.get("large", "").body == content);
+    let part = server.get("large", "Range: bytes=20000000-20000099\r\n");
+    assert_eq!(part.body, content[20_000_000..20_000_100]);
+    assert!(std::fs::read_dir(directory.path()).unwrap().next().is_none(), "the file has a name");
+    server.ask("DELETE /large HTTP/1.1\r\n", b"");
+    server.wait_until(|server| server.figure("pool_spilled_bytes") == 0);
+}

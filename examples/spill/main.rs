@@ -1,0 +1,209 @@
+//! Receives a payload that is larger than the pool's memory, on one thread, while a task ticks every millisecond; then
+//! makes it one view, searches it, sends it back and makes it a file. Prints what each step took.
+//!
+//! ```sh
+//! cargo run --release --example spill -- /var/tmp
+//! ```
+//!
+//! With less memory than the payload, as root:
+//!
+//! ```sh
+//! cargo build --release --example spill
+//! mkdir /sys/fs/cgroup/spill && echo 256M > /sys/fs/cgroup/spill/memory.max    # version 2
+//! sh -c 'echo $$ > /sys/fs/cgroup/spill/cgroup.procs; exec target/release/examples/spill /var/tmp'
+//! ```
+//!
+//! `--splice` receives by splice(2) from the socket to a file instead, for comparison; `--memory` into a pool that holds
+//! it all, whose ticks show what the machine adds.
+
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use bytesize::ByteSize;
+use clap::Parser;
+use nix::fcntl::{SpliceFFlags, splice};
+use ropewalk::{Pool, ReadRope, Rope, WriteRope};
+use tokio::io::Interest;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+/// Receives more than there is memory for, while a task ticks
+#[derive(Parser)]
+struct Options {
+    /// Where to spill to
+    directory: PathBuf,
+    /// Bytes of the payload
+    #[arg(long, default_value = "1GiB")]
+    size: ByteSize,
+    /// Bytes of memory of the pool
+    #[arg(long, default_value = "64MiB")]
+    capacity: ByteSize,
+    /// Receive by splice(2) into a file
+    #[arg(long)]
+    splice: bool,
+    /// Receive into memory only
+    #[arg(long)]
+    memory: bool,
+}
+
+/// Bytes of which the payload consists, again and again, but for its end.
+const BLOCK: usize = 1 << 20;
+
+/// The end of the payload, which is nowhere else in it.
+const END: &[u8] = b"the end of the payload, which is searched for";
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("spill: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn run(options: &Options) -> anyhow::Result<()> {
+    let size = usize::try_from(options.size.0)?;
+    ensure!(size >= END.len(), "at least {} bytes", END.len());
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let peer = std::thread::spawn(move || peer(address, size));
+    let (socket, _) = listener.accept().await?;
+    if options.splice {
+        return splice_all(&socket, &options.directory, size).await;
+    }
+    let pool = if options.memory {
+        Pool::options().capacity(2 * options.size.0)
+    } else {
+        Pool::options().capacity(options.capacity.0).spill(&options.directory, 2 * options.size.0)
+    };
+    let pool = pool.create()?;
+
+    let ticks = ticks();
+    let start = Instant::now();
+    let mut rope = Rope::in_pool(&pool);
+    while rope.len() < size && socket.read_rope(&mut rope).await? > 0 {}
+    report("received", size, start);
+    print_ticks("receiving", ticks)?;
+    ensure!(rope.len() == size, "{} bytes of {size} came", rope.len());
+    let stats = pool.stats();
+    println!("in memory {}, spilled {}", ByteSize(stats.in_use), ByteSize(stats.spilled));
+
+    let start = Instant::now();
+    let view = rope.finalize()?;
+    println!("view: {:?}, copied {}, {} maps", start.elapsed(), view.copied_bytes(), view.num_maps());
+    let start = Instant::now();
+    let found = Rope::from(view.clone()).find(END).context("the end is not found")?;
+    report("searched", size, start);
+    ensure!(found == size - END.len(), "found at {found}");
+    let path = options.directory.join("spill.persisted");
+    let start = Instant::now();
+    view.persist(&path)?;
+    report("persisted", size, start);
+    std::fs::remove_file(&path)?;
+    let start = Instant::now();
+    socket.write_all_rope(&mut view.cursor()).await?;
+    drop(socket);
+    peer.join().map_err(|_| anyhow::anyhow!("the peer panicked"))??;
+    report("sent back", size, start);
+    Ok(())
+}
+
+/// Receives by splice(2) through a pipe.
+async fn splice_all(socket: &TcpStream, directory: &Path, size: usize) -> anyhow::Result<()> {
+    let mut options = OpenOptions::new();
+    let file = options.read(true).write(true).custom_flags(0o20_200_000).open(directory)?; // O_TMPFILE
+    let (reader, writer) = std::io::pipe()?;
+    nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETPIPE_SZ(1 << 20))?;
+    let ticks = ticks();
+    let (start, mut got) = (Instant::now(), 0);
+    while got < size {
+        socket.readable().await?;
+        let take = || Ok(splice(socket, None, &writer, None, 1 << 20, SpliceFFlags::SPLICE_F_NONBLOCK)?);
+        match socket.try_io(Interest::READABLE, take) {
+            Ok(0) => break,
+            Ok(count) => {
+                let mut left = count;
+                while left > 0 {
+                    left -= splice(&reader, None, &file, None, left, SpliceFFlags::empty())?;
+                }
+                got += count;
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.into()),
+        }
+        // A read of a rope gives others their turn too.
+        tokio::task::consume_budget().await;
+    }
+    report("spliced", got, start);
+    print_ticks("receiving", ticks)
+}
+
+/// Sends the payload, then checks that the same comes back.
+fn peer(address: std::net::SocketAddr, size: usize) -> anyhow::Result<()> {
+    let mut socket = std::net::TcpStream::connect(address)?;
+    let block: Vec<u8> = (0..BLOCK).map(|at| (at * 31 % 251) as u8).collect();
+    let expected = |at: usize| {
+        let (len, body) = (BLOCK.min(size - at), size - END.len());
+        let mut bytes = block[..len].to_vec();
+        for (offset, byte) in bytes.iter_mut().enumerate().filter(|(offset, _)| at + offset >= body) {
+            *byte = END[at + offset - body];
+        }
+        bytes
+    };
+    for at in (0..size).step_by(BLOCK) {
+        socket.write_all(&expected(at))?;
+    }
+    let mut got = vec![0; BLOCK];
+    for at in (0..size).step_by(BLOCK) {
+        let want = expected(at);
+        std::io::Read::read_exact(&mut socket, &mut got[..want.len()]).context("nothing came back")?;
+        ensure!(got[..want.len()] == want, "other bytes came back, from {at} on");
+    }
+    Ok(())
+}
+
+/// How late each tick was.
+type Ticks = (JoinHandle<()>, std::sync::mpsc::Receiver<Duration>);
+
+fn ticks() -> Ticks {
+    let (late, lateness) = std::sync::mpsc::channel();
+    let mut interval = tokio::time::interval(Duration::from_millis(1));
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
+    let task = tokio::spawn(async move {
+        loop {
+            let due = interval.tick().await;
+            if late.send(due.elapsed()).is_err() {
+                return;
+            }
+        }
+    });
+    (task, lateness)
+}
+
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)] // parts of a count
+fn print_ticks(what: &str, (task, lateness): Ticks) -> anyhow::Result<()> {
+    task.abort();
+    let mut late: Vec<Duration> = lateness.try_iter().collect();
+    late.sort();
+    let part = |part: f64| late.get((late.len() as f64 * part) as usize).or(late.last());
+    let [median, p99, p999] = [0.5, 0.99, 0.999].map(|of| part(of).copied().unwrap_or_default());
+    let max = late.last().context("no tick")?;
+    println!(
+        "ticks while {what}: {}, late by p50 {median:.2?} p99 {p99:.2?} p99.9 {p999:.2?} max {max:.2?}",
+        late.len()
+    );
+    Ok(())
+}
+
+#[allow(clippy::cast_precision_loss)] // one decimal is shown
+fn report(what: &str, bytes: usize, start: Instant) {
+    let took = start.elapsed();
+    println!("{what}: {took:.2?}, {:.0} MiB/s", bytes as f64 / f64::from(1 << 20) / took.as_secs_f64());
+}

@@ -1,0 +1,297 @@
+//! Pages beyond a pool's memory: they are received into memory, and go to a file once they are full.
+//!
+//! ```text
+//!            allocate, commit            full                  written back                 free
+//!   free ───────────────────► staged ───────► queued ─────────────────────► in the file ─────────► punched, free
+//!                             memory          memory    the same addresses      │
+//!                                                       show the file           └─ sent by reference, dropped from memory
+//! ```
+//!
+//! A thread does what waits for the disk: writing, and punching holes. So no receive touches a page of the file, which
+//! might have to wait for writing back, and a full disk loses nothing: what cannot be written stays in memory.
+//!
+//! A page of this pool is as large as the largest folio of the page cache. The kernel sends pages by reference, and a hole
+//! that takes a part of a folio changes what is still on its way. A page is never used again with its old memory.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
+use std::thread;
+
+use super::runs::PageRun;
+use crate::sys::file::Unnamed;
+use crate::sys::memory::{self, TABLE};
+use crate::sys::without_signals;
+
+/// Bytes per page.
+pub(super) const PAGE: usize = TABLE;
+
+/// Bytes of memory for pages that are not written yet: a quarter of the pool's capacity within this range.
+const STAGED_BYTES: (u64, u64) = (16 << 20, 256 << 20);
+
+/// Pages that a receive may need, so that it does not wait.
+const MARGIN: u32 = 2;
+
+/// The file, and what waits for its thread.
+pub(super) struct Spill {
+    pub(super) file: Arc<File>,
+    directory: PathBuf,
+    max_staged: u32,
+    queue: Mutex<Queue>,
+    /// There is something to do.
+    work: Condvar,
+    /// Something is done.
+    done: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// Pages that nobody refers to any more.
+    frees: VecDeque<PageRun>,
+    /// Pages that are full, and how many bytes of each.
+    writes: VecDeque<(u32, usize)>,
+    /// The thread does something: it writes a page, or frees some.
+    busy: bool,
+    writing: Option<u32>,
+    /// Pages that have memory: their ropes are filling them, or they are queued.
+    staged: u32,
+    /// Why the first of `writes` could not be written.
+    failed: Option<(io::ErrorKind, String)>,
+    /// It is to be written again.
+    retry: bool,
+    closed: bool,
+    wakers: Vec<Waker>,
+}
+
+/// The pages, as the thread sees them.
+pub(super) trait Pages: Send + Sync + 'static {
+    /// Writes the first `len` bytes of a page to the file, and lets its addresses show the file.
+    fn write(&self, page: u32, len: usize) -> io::Result<()>;
+
+    /// Takes disk space and memory of pages back and frees them; returns how many of them had memory.
+    fn free(&self, run: PageRun) -> u32;
+}
+
+enum Job {
+    Write(u32, usize),
+    Free(PageRun),
+}
+
+/// Why a page gets no memory.
+pub(super) enum Refusal {
+    /// The disk.
+    Failed(io::Error),
+    /// So many bytes are staged, all that may be, and none of them will be written soon.
+    Staged(u64),
+}
+
+impl Spill {
+    /// open(2) with `O_TMPFILE`, and fallocate(2) to see whether there can be holes.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel reports of the directory; `Unsupported` for a file system without holes.
+    pub(super) fn create(directory: &Path, capacity: u64) -> io::Result<Spill> {
+        let explain = |error: io::Error| {
+            let message = format!("cannot spill to {}: {error}", directory.display());
+            io::Error::new(error.kind(), message)
+        };
+        let file = Unnamed::create(directory, 0o600).and_then(Unnamed::into_file).map_err(explain)?;
+        memory::punch_hole(&file, 0, PAGE as u64).map_err(|error| {
+            let message = format!(
+                "cannot spill to {}: its file system makes no holes, fallocate(2): {error}; name another directory",
+                directory.display()
+            );
+            io::Error::new(io::ErrorKind::Unsupported, message)
+        })?;
+        let (least, most) = STAGED_BYTES;
+        let max_staged = (capacity / 4).clamp(least, most) / PAGE as u64;
+        Ok(Spill {
+            file: Arc::new(file),
+            directory: directory.to_path_buf(),
+            max_staged: u32::try_from(max_staged).unwrap_or(u32::MAX),
+            queue: Mutex::default(),
+            work: Condvar::new(),
+            done: Condvar::new(),
+        })
+    }
+
+    /// Starts the thread, which ends when the pool does.
+    pub(super) fn start<P: Pages>(self: &Arc<Self>, pages: &Arc<P>) -> io::Result<()> {
+        let (spill, pages) = (Arc::clone(self), Arc::downgrade(pages));
+        let thread = thread::Builder::new().name("ropewalk-spill".into()).stack_size(128 << 10);
+        // The program's signal handlers run in the program's threads.
+        without_signals(|| thread.spawn(move || run(&spill, &pages))).map(drop)
+    }
+
+    /// Admits pages that get memory now. Waits while pages are written, if so many have memory.
+    pub(super) fn admit(&self, pages: u32) -> Result<(), Refusal> {
+        let mut queue = self.lock();
+        loop {
+            if let Some((kind, failed)) = &queue.failed {
+                let message = format!(
+                    "cannot spill to {}: {failed}; what has arrived is kept in memory",
+                    self.directory.display()
+                );
+                let error = io::Error::new(*kind, message);
+                // For the next call.
+                queue.retry = true;
+                self.work.notify_one();
+                return Err(Refusal::Failed(error));
+            }
+            if queue.staged.saturating_add(pages) <= self.max_staged {
+                queue.staged += pages;
+                return Ok(());
+            }
+            if queue.is_idle() || pages > self.max_staged {
+                return Err(Refusal::Staged(u64::from(self.max_staged) * PAGE as u64));
+            }
+            queue = self.done.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Waits until a receive need not wait for the thread; unless `room`, also until it would be an error.
+    pub(super) fn poll_ready(&self, room: bool, context: &mut Context<'_>) -> Poll<()> {
+        let mut queue = self.lock();
+        let refuses = queue.failed.is_some() || queue.is_idle();
+        if queue.staged + MARGIN <= self.max_staged || refuses && !room {
+            return Poll::Ready(());
+        }
+        if !queue.wakers.iter().any(|waker| waker.will_wake(context.waker())) {
+            queue.wakers.push(context.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Pages that were admitted got no memory.
+    pub(super) fn withdraw(&self, pages: u32) {
+        self.finish(|queue| queue.staged -= pages);
+    }
+
+    /// Queues pages whose first `len` bytes are full and never change again.
+    pub(super) fn write(&self, run: PageRun, len: usize) {
+        let pages = run.range().zip((0..len).step_by(PAGE));
+        self.lock().writes.extend(pages.map(|(page, start)| (page, PAGE.min(len - start))));
+        self.work.notify_one();
+    }
+
+    /// Returns whether the thread has something to do with a page.
+    pub(super) fn has(&self, page: u32) -> bool {
+        let queue = self.lock();
+        queue.writing == Some(page) || queue.writes.iter().any(|(queued, _)| *queued == page)
+    }
+
+    /// Queues pages that nobody refers to.
+    pub(super) fn free(&self, run: PageRun) {
+        let mut queue = self.lock();
+        queue.writes.retain(|(page, _)| !run.range().contains(page));
+        queue.frees.push_back(run);
+        self.work.notify_one();
+    }
+
+    /// Waits until all that was freed can be allocated; returns whether that was anything.
+    pub(super) fn wait_for_frees(&self) -> bool {
+        let mut queue = self.lock();
+        let mut any = false;
+        while !queue.frees.is_empty() || queue.busy && queue.writing.is_none() {
+            any = true;
+            queue = self.done.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        any
+    }
+
+    /// Waits until nothing is left to do, or the disk is full.
+    pub(super) fn settle(&self) {
+        let mut queue = self.lock();
+        while !(queue.is_idle() || queue.failed.is_some() && queue.frees.is_empty() && !queue.busy) {
+            queue = self.done.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Ends the thread.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.work.notify_one();
+    }
+
+    /// Waits for the next job; `None` to end.
+    fn next(&self) -> Option<Job> {
+        let mut queue = self.lock();
+        loop {
+            if queue.closed {
+                return None;
+            }
+            // A hole may be what the disk lacks.
+            let job = queue.frees.pop_front().map(Job::Free).or_else(|| queue.next_write());
+            if let Some(job) = job {
+                queue.busy = true;
+                queue.writing = if let Job::Write(page, _) = job { Some(page) } else { None };
+                return Some(job);
+            }
+            queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn wrote(&self, page: u32, len: usize, result: io::Result<()>) {
+        self.finish(|queue| {
+            (queue.busy, queue.writing) = (false, None);
+            match result {
+                Ok(()) => (queue.staged, queue.failed) = (queue.staged - 1, None),
+                Err(error) => {
+                    queue.failed = Some((error.kind(), error.to_string()));
+                    // It may have been freed meanwhile.
+                    if !queue.frees.iter().any(|run| run.range().contains(&page)) {
+                        queue.writes.push_front((page, len));
+                    }
+                }
+            }
+        });
+    }
+
+    fn freed(&self, staged: u32) {
+        self.finish(|queue| {
+            (queue.busy, queue.retry) = (false, queue.failed.is_some());
+            queue.staged -= staged;
+        });
+    }
+
+    fn finish(&self, change: impl FnOnce(&mut Queue)) {
+        let wakers = {
+            let mut queue = self.lock();
+            change(&mut queue);
+            std::mem::take(&mut queue.wakers)
+        };
+        self.done.notify_all();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Nothing panics while it holds this lock.
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queue {
+    fn is_idle(&self) -> bool {
+        self.frees.is_empty() && self.writes.is_empty() && !self.busy
+    }
+
+    fn next_write(&mut self) -> Option<Job> {
+        let again = std::mem::take(&mut self.retry);
+        let (page, len) = if self.failed.is_none() || again { self.writes.pop_front() } else { None }?;
+        Some(Job::Write(page, len))
+    }
+}
+
+fn run<P: Pages>(spill: &Spill, pages: &Weak<P>) {
+    while let Some(job) = spill.next() {
+        let Some(pages) = pages.upgrade() else { return };
+        match job {
+            Job::Write(page, len) => spill.wrote(page, len, pages.write(page, len)),
+            Job::Free(run) => spill.freed(pages.free(run)),
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! The calls on files: one without a name for a pool to spill to, its pages in the page cache, and its way to a socket.
+#![allow(unsafe_code)] // raw calls that nix does not have
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::ptr;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, PosixFadviseAdvice, copy_file_range, posix_fadvise};
+use nix::libc;
+use nix::sys::sendfile::sendfile64;
+use nix::unistd::linkat;
+
+use super::io::{retry, within_offer};
+use super::iovec::MAX_BYTES;
+use super::memory::{file_size_limit, to_off};
+#[cfg(test)]
+use super::mock::{self, Call};
+
+/// A file without a name, or with one that nobody knows until it gets another.
+#[derive(Debug)]
+pub(crate) struct Unnamed {
+    pub(crate) file: File,
+    /// Its name, where the file system knows no `O_TMPFILE`.
+    path: Option<PathBuf>,
+}
+
+impl Unnamed {
+    /// open(2) with `O_TMPFILE`; where that is not supported a new file with a name of its own.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel reports of the directory.
+    pub(crate) fn create(directory: &Path, mode: u32) -> io::Result<Unnamed> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).mode(mode);
+        #[cfg(test)]
+        let refused = mock::refuse(Call::TmpFile);
+        #[cfg(not(test))]
+        let refused = Ok::<(), Errno>(());
+        let unnamed = match refused {
+            Ok(()) => options.clone().custom_flags(libc::O_TMPFILE).open(directory),
+            Err(error) => Err(error.into()),
+        };
+        match unnamed {
+            Ok(file) => Ok(Unnamed { file, path: None }),
+            Err(error) if is_without_tmpfile(&error) => {
+                options.create_new(true);
+                create_new(directory, |path| options.open(path))
+                    .map(|(file, path)| Unnamed { file, path: Some(path) })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// unlink(2): the file goes when the last descriptor and mapping of it does.
+    pub(crate) fn into_file(mut self) -> io::Result<File> {
+        self.unlink()?;
+        self.file.try_clone()
+    }
+
+    /// linkat(2): gives the file its name. Never replaces another.
+    pub(crate) fn link(&mut self, path: &Path) -> io::Result<()> {
+        match &self.path {
+            Some(hidden) => {
+                fs::hard_link(hidden, path)?;
+                self.unlink()
+            }
+            None => {
+                let fd = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
+                retry(|| linkat(AT_FDCWD, &fd, AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW))
+            }
+        }
+    }
+
+    fn unlink(&mut self) -> io::Result<()> {
+        self.path.take().map_or(Ok(()), fs::remove_file)
+    }
+}
+
+impl Drop for Unnamed {
+    fn drop(&mut self) {
+        // Nothing can be done about a name that stays.
+        let _ = self.unlink();
+    }
+}
+
+/// `EISDIR` and `ENOENT` come from a kernel that does not know the flag.
+fn is_without_tmpfile(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL | Errno::ENOENT))
+}
+
+/// A file of a name that no other has.
+fn create_new(directory: &Path, open: impl Fn(&Path) -> io::Result<File>) -> io::Result<(File, PathBuf)> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = directory.join(format!(".ropewalk-{}-{count}", std::process::id()));
+        match open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            opened => return opened.map(|file| (file, path)),
+        }
+    }
+}
+
+/// pwrite(2) of all `bytes`. The file may have been written in part when it fails.
+///
+/// # Errors
+///
+/// `EFBIG` beyond `RLIMIT_FSIZE`, where the kernel would raise SIGXFSZ; else what the kernel reports, such as `ENOSPC` and
+/// `EDQUOT`.
+pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    check_size(offset, bytes.len())?;
+    #[cfg(test)]
+    mock::refuse(Call::WriteFile)?;
+    file.write_all_at(bytes, offset)
+}
+
+/// Refuses what the kernel would raise SIGXFSZ for.
+fn check_size(offset: u64, len: usize) -> io::Result<()> {
+    if offset.saturating_add(len as u64) <= file_size_limit() {
+        return Ok(());
+    }
+    let message = format!(
+        "a file of {} bytes is more than RLIMIT_FSIZE allows, {}; raise it",
+        offset.saturating_add(len as u64),
+        file_size_limit()
+    );
+    Err(io::Error::new(io::ErrorKind::FileTooLarge, message))
+}
+
+/// sync_file_range(2) until the bytes are on the device, then posix_fadvise(2) with `POSIX_FADV_DONTNEED`: they are in the
+/// page cache no longer, where they would count for the control group. Says nothing of metadata.
+pub(crate) fn write_back(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    let (from, bytes) = (to_off(offset)?, to_off(len)?);
+    let all =
+        libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    let synced = retry(|| {
+        // SAFETY: changes no memory of this process.
+        Errno::result(unsafe { libc::sync_file_range(file.as_raw_fd(), from, bytes, all) })
+    });
+    match synced {
+        // Not a file system that has anything to write back.
+        Err(error) if error.raw_os_error().map(Errno::from_raw).is_some_and(super::is_unsupported) => {
+            file.sync_data()?;
+        }
+        synced => drop(synced?),
+    }
+    // Advice only.
+    let _ = posix_fadvise(file, from, bytes, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    Ok(())
+}
+
+/// pread(2): reads all of `into`, or says what is missing.
+pub(crate) fn read_exact_at(file: &File, into: &mut [u8], offset: u64) -> io::Result<()> {
+    file.read_exact_at(into, offset)
+}
+
+/// fstat(2): bytes of a regular file.
+///
+/// # Errors
+///
+/// `InvalidInput` for a pipe, a socket, a device or a directory.
+pub(crate) fn regular_len(file: &File) -> io::Result<u64> {
+    let found = file.metadata()?;
+    if found.is_file() {
+        return Ok(found.len());
+    }
+    let message = format!("not a regular file (mode {:o}): only files can be mapped and sent", found.mode());
+    Err(io::Error::new(io::ErrorKind::InvalidInput, message))
+}
+
+/// copy_file_range(2), or pread(2) and pwrite(2) where it is not supported: copies all `len` bytes to the end of `to`,
+/// which has `at` bytes. A file system that can shares the blocks.
+///
+/// # Errors
+///
+/// `UnexpectedEof` if `from` has become shorter.
+pub(crate) fn copy_all(from: &File, offset: u64, len: usize, to: &File, at: u64) -> io::Result<()> {
+    check_size(at, len)?;
+    let mut done = 0;
+    while done < len {
+        let (mut source, mut target) = (to_off(offset + done as u64)?, to_off(at + done as u64)?);
+        let want = (len - done).min(MAX_BYTES);
+        match retry(|| copy_file_range(from, Some(&mut source), to, Some(&mut target), want)) {
+            Ok(0) => return Err(shrunk(offset + done as u64)),
+            Ok(count) => done += count,
+            Err(error) if is_without_copy(&error) => return copy_through(from, offset, len, to, at, done),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Copies through memory what copy_file_range(2) does not.
+fn copy_through(from: &File, offset: u64, len: usize, to: &File, at: u64, done: usize) -> io::Result<()> {
+    let mut buffer = vec![0; (len - done).min(256 << 10)];
+    let mut done = done;
+    while done < len {
+        let part = (len - done).min(buffer.len());
+        read_exact_at(from, &mut buffer[..part], offset + done as u64)?;
+        write_all_at(to, &buffer[..part], at + done as u64)?;
+        done += part;
+    }
+    Ok(())
+}
+
+/// Between file systems before Linux 5.3, and of file systems that do not know it.
+fn is_without_copy(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    errno.is_some_and(|errno| errno == Errno::EXDEV || super::is_unsupported(errno))
+}
+
+/// sendfile(2): sends up to `len` bytes of the file; `None` if the kernel does not do so for this descriptor. Raises no
+/// SIGPIPE.
+///
+/// # Errors
+///
+/// `UnexpectedEof` if the file has become shorter, so that there is nothing to send.
+pub(crate) fn sendfile(
+    fd: BorrowedFd<'_>,
+    file: &File,
+    offset: u64,
+    len: usize,
+) -> io::Result<Option<usize>> {
+    let offer = len.min(MAX_BYTES);
+    let sent = without_sigpipe(|| {
+        retry(|| {
+            let mut at = to_off(offset)?;
+            sendfile64(fd, file, Some(&mut at), offer)
+        })
+    });
+    match sent {
+        Ok(0) => Err(shrunk(offset)),
+        Ok(count) => within_offer(count, offer, "sendfile").map(Some),
+        Err(error) if error.raw_os_error().map(Errno::from_raw).is_some_and(super::is_unsupported) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn shrunk(offset: u64) -> io::Error {
+    let message = format!("the file ends before byte {offset}, which the rope holds: it was made shorter");
+    io::Error::new(io::ErrorKind::UnexpectedEof, message)
+}
+
+/// pthread_sigmask(3) and sigtimedwait(2): runs `call`, and takes back the SIGPIPE that it raised in this thread.
+fn without_sigpipe<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let (mut pipe, mut before) = (MaybeUninit::<libc::sigset_t>::uninit(), MaybeUninit::uninit());
+    let mut pending = MaybeUninit::uninit();
+    // SAFETY: initialises the set.
+    unsafe { libc::sigemptyset(pipe.as_mut_ptr()) };
+    // SAFETY: a set, and a signal that exists.
+    unsafe { libc::sigaddset(pipe.as_mut_ptr(), libc::SIGPIPE) };
+    // SAFETY: initialised above.
+    let pipe = unsafe { pipe.assume_init() };
+    // SAFETY: memory for a set.
+    let was_pending = unsafe { libc::sigpending(pending.as_mut_ptr()) } == 0
+        // SAFETY: filled by the call before.
+        && unsafe { libc::sigismember(pending.as_ptr(), libc::SIGPIPE) } == 1;
+    // SAFETY: one set, and memory for another.
+    let blocked =
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const pipe, before.as_mut_ptr()) } == 0;
+    let result = call();
+    if blocked {
+        let broken = result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
+        if broken && !was_pending {
+            let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+            // SAFETY: takes the signal if it is pending; nothing is written to a null pointer.
+            while unsafe { libc::sigtimedwait(&raw const pipe, ptr::null_mut(), &raw const at_once) } < 0
+                && Errno::last() == Errno::EINTR
+            {}
+        }
+        // SAFETY: the mask that the first call has filled.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut()) };
+    }
+    result
+}

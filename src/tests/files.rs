@@ -1,0 +1,72 @@
+//! Files without a name, and what becomes of them when a call fails.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use nix::errno::Errno;
+
+use crate::sys::mock::{self, Call};
+use crate::{Pool, Rope, View};
+
+fn view(len: usize) -> View {
+    Rope::from(vec![7; len]).finalize().unwrap()
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+    fs::read_dir(directory).unwrap().map(name).collect()
+}
+
+#[test]
+fn without_o_tmpfile_a_view_becomes_a_file_of_its_name_or_none() {
+    for error in [Errno::EOPNOTSUPP, Errno::EISDIR, Errno::EINVAL] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("name");
+        let refusing = || mock::refusing(Call::TmpFile, [Some(error)], || view(10_000).persist(&path));
+        refusing().unwrap();
+        assert_eq!(names(directory.path()), ["name"]);
+        assert_eq!(fs::read(&path).unwrap(), [7; 10_000]);
+        assert_eq!(refusing().unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(names(directory.path()), ["name"]);
+    }
+}
+
+#[test]
+fn a_full_disk_leaves_no_file() {
+    let full = [(Errno::ENOSPC, ErrorKind::StorageFull), (Errno::EDQUOT, ErrorKind::QuotaExceeded)];
+    for (error, kind) in full {
+        for tmpfile in [None, Some(Errno::EOPNOTSUPP)] {
+            let directory = tempfile::tempdir().unwrap();
+            let refusals = [(Call::TmpFile, [tmpfile].into()), (Call::WriteFile, [Some(error)].into())];
+            let persisted =
+                mock::refusing_some(refusals, || view(10_000).persist(directory.path().join("name")));
+            assert_eq!(persisted.unwrap_err().kind(), kind);
+            assert!(names(directory.path()).is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_spill_file_has_no_name_without_o_tmpfile_either() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Pool::options().capacity(1 << 20).spill(directory.path(), 8 << 20);
+    let pool = mock::refusing(Call::TmpFile, [Some(Errno::EOPNOTSUPP)], || options.create().unwrap());
+    assert!(names(directory.path()).is_empty());
+    let mut rope = Rope::in_pool(&pool);
+    rope.extend_from_slice(&[7; 6 << 20]);
+    pool.trim().unwrap();
+    assert!(rope == [7; 6 << 20][..]);
+    assert_eq!(pool.stats().fallbacks, 0);
+    pool.assert_invariants();
+}
+
+#[test]
+fn a_file_system_without_holes_is_refused_when_the_pool_is_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Pool::options().spill(directory.path(), 8 << 20);
+    let refused = mock::refusing(Call::Punch, [Some(Errno::EOPNOTSUPP)], || options.create().unwrap_err());
+    assert_eq!(refused.kind(), ErrorKind::Unsupported);
+    assert!(refused.to_string().contains("makes no holes"), "{refused}");
+    assert!(names(directory.path()).is_empty());
+}

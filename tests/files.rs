@@ -1,0 +1,313 @@
+//! Bytes of files in ropes: pushed, sent, read; and views that become files.
+
+#[allow(dead_code)] // some of it is for other tests
+mod support;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread;
+
+use ropewalk::{Pool, Rope};
+use support::{in_child, pattern, received};
+
+const MIB: usize = 1 << 20;
+
+/// A file with these bytes.
+fn file(directory: &Path, bytes: &[u8]) -> File {
+    let path = directory.join("file");
+    fs::write(&path, bytes).unwrap();
+    OpenOptions::new().read(true).write(true).open(path).unwrap()
+}
+
+/// Everything that comes out of `from`.
+fn drain(mut from: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut all = Vec::new();
+        from.read_to_end(&mut all).unwrap();
+        all
+    })
+}
+
+fn threads_own(file: &File) -> File {
+    file.try_clone().unwrap()
+}
+
+#[test]
+fn a_range_of_a_file_is_a_segment() {
+    let directory = tempfile::tempdir().unwrap();
+    let bytes = pattern(1, 3 * MIB);
+    let file = file(directory.path(), &bytes);
+    for range in [0..10, 0..3 * MIB, 4095..4097, 4096..8192, 1_000_000..2_000_001, 3 * MIB - 1..3 * MIB] {
+        let mut rope = Rope::from("front ");
+        rope.push_file(threads_own(&file), range.start as u64..range.end as u64).unwrap();
+        rope.push(" back");
+        let expected = [b"front ", &bytes[range.clone()], b" back"].concat();
+        assert!(rope == expected, "{range:?}");
+        assert_eq!(rope.num_segments(), 3);
+        let (here, there) = UnixStream::pair().unwrap();
+        let all = drain(there);
+        rope.cursor().write_all_to(&here).unwrap();
+        rope.clone().write_all_to(&here).unwrap();
+        drop(here);
+        assert!(all.join().unwrap() == [&expected[..], &expected].concat(), "{range:?}");
+        let mut read = Vec::new();
+        rope.cursor().read_to_end(&mut read).unwrap();
+        assert!(read == expected);
+        let view = rope.finalize().unwrap();
+        assert!(view == expected);
+        let mut part = vec![0; expected.len() + 1];
+        assert_eq!(view.read_at(&mut part, 3).unwrap(), expected.len() - 3);
+        assert!(part[..expected.len() - 3] == expected[3..]);
+        assert_eq!(view.read_at(&mut part, u64::MAX).unwrap(), 0);
+    }
+}
+
+#[test]
+fn a_file_is_mapped_in_a_view_and_sent_from_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let bytes = pattern(2, 4 * MIB);
+    let file = file(directory.path(), &bytes);
+    for pool in [None, Some(Pool::new().unwrap())] {
+        let mut rope = pool.as_ref().map_or_else(Rope::new, Rope::in_pool);
+        rope.extend_from_slice(&bytes[..4096]);
+        rope.push_file(threads_own(&file), 4096..4 * MIB as u64 - 5).unwrap();
+        rope.extend_from_slice(&bytes[4 * MIB - 5..]);
+        let view = rope.finalize().unwrap();
+        assert!(view == bytes);
+        assert!(view.mapped_bytes() >= 3 * MIB, "{view:?}");
+        let (here, there) = UnixStream::pair().unwrap();
+        let all = drain(there);
+        view.cursor().write_all_to(&here).unwrap();
+        drop(here);
+        assert!(all.join().unwrap() == bytes);
+        let again = Rope::from(view.clone());
+        drop(view);
+        assert!(again.finalize().unwrap() == bytes);
+    }
+    // Two parts that belong together are one again.
+    let mut rope = Rope::new();
+    rope.push_file(file, 0..4 * MIB as u64).unwrap();
+    let rest = rope.split_off(MIB + 1);
+    rope.append(rest);
+    let view = rope.finalize().unwrap();
+    assert_eq!(view.copied_bytes(), 0);
+    assert!(view == bytes);
+}
+
+#[test]
+fn a_pipe_and_a_file_take_it_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let bytes = pattern(3, MIB);
+    let source = file(directory.path(), &bytes);
+    let mut rope = Rope::from("to a pipe: ");
+    rope.push_file(threads_own(&source), 0..MIB as u64).unwrap();
+    let expected = rope.to_vec();
+    let (reader, writer) = io::pipe().unwrap();
+    let all = drain(reader);
+    rope.cursor().write_all_to(&writer).unwrap();
+    drop(writer);
+    assert!(all.join().unwrap() == expected);
+    for append in [false, true] {
+        let path = directory.path().join("copy");
+        let _ = fs::remove_file(&path);
+        let copy = OpenOptions::new().write(!append).append(append).create(true).open(&path).unwrap();
+        rope.cursor().write_all_to(&copy).unwrap();
+        assert!(fs::read(&path).unwrap() == expected, "append: {append}");
+    }
+}
+
+#[test]
+fn a_message_is_not_cut_where_a_file_begins() {
+    use std::os::unix::net::UnixDatagram;
+    let directory = tempfile::tempdir().unwrap();
+    let file = file(directory.path(), b"body");
+    let (here, there) = UnixDatagram::pair().unwrap();
+    let mut rope = Rope::from("head ");
+    rope.push_file(file, 0..4).unwrap();
+    rope.push(" trailer");
+    assert_eq!(rope.writev_to(&here).unwrap(), 17);
+    let mut got = [0; 100];
+    let len = there.recv(&mut got).unwrap();
+    assert_eq!(&got[..len], b"head body trailer");
+}
+
+#[test]
+fn what_is_no_range_of_a_file_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = file(directory.path(), b"0123456789");
+    let mut rope = Rope::from("kept");
+    let mut kind = |file: &dyn AsFd, range| {
+        let file = File::from(file.as_fd().try_clone_to_owned().unwrap());
+        let error = rope.push_file(file, range).unwrap_err();
+        assert_eq!(rope, b"kept");
+        error.kind()
+    };
+    assert_eq!(kind(&file, 0..11), ErrorKind::InvalidInput);
+    assert_eq!(kind(&file, 11..11), ErrorKind::InvalidInput);
+    assert_eq!(kind(&file, 0..u64::MAX), ErrorKind::InvalidInput);
+    assert_eq!(kind(&file, u64::MAX..u64::MAX), ErrorKind::InvalidInput);
+    #[allow(clippy::reversed_empty_ranges)]
+    let reversed = 5..4;
+    assert_eq!(kind(&file, reversed), ErrorKind::InvalidInput);
+    let (pipe, _writer) = io::pipe().unwrap();
+    assert_eq!(kind(&pipe, 0..0), ErrorKind::InvalidInput);
+    assert_eq!(kind(&File::open("/dev/null").unwrap(), 0..0), ErrorKind::InvalidInput);
+    assert_eq!(kind(&File::open("/").unwrap(), 0..1), ErrorKind::InvalidInput);
+    assert_eq!(kind(&UnixStream::pair().unwrap().0, 0..1), ErrorKind::InvalidInput);
+    let write_only = OpenOptions::new().write(true).open(directory.path().join("file")).unwrap();
+    assert_eq!(kind(&write_only, 0..10), ErrorKind::PermissionDenied);
+    rope.push_file(file, 10..10).unwrap();
+    assert_eq!(rope.num_segments(), 1);
+}
+
+#[test]
+fn a_file_that_becomes_shorter_is_an_error_and_no_endless_loop() {
+    let directory = tempfile::tempdir().unwrap();
+    let bytes = pattern(4, 64 << 10);
+    let source = file(directory.path(), &bytes);
+    let mut rope = Rope::new();
+    rope.push_file(threads_own(&source), 0..bytes.len() as u64).unwrap();
+    source.set_len(10_000).unwrap();
+    let (here, mut there) = UnixStream::pair().unwrap();
+    let mut cursor = rope.cursor();
+    let error = cursor.write_all_to(&here).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::UnexpectedEof, "{error}");
+    assert_eq!(cursor.position(), 10_000);
+    let mut sent = vec![0; 10_000];
+    there.read_exact(&mut sent).unwrap();
+    assert!(sent == bytes[..10_000]);
+    let mut all = Vec::new();
+    assert_eq!(rope.cursor().read_to_end(&mut all).unwrap_err().kind(), ErrorKind::UnexpectedEof);
+    assert!(all.is_empty());
+    let mut part = [0; 10];
+    let view = rope.finalize().unwrap();
+    assert_eq!(view.read_at(&mut part, 5).unwrap(), 10);
+    assert_eq!(view.read_at(&mut part, 30_000).unwrap_err().kind(), ErrorKind::UnexpectedEof);
+    // Appending is no sendfile(2): the kernel reads the mapped pages then.
+    let path = directory.path().join("copy");
+    let copy = OpenOptions::new().append(true).create(true).open(&path).unwrap();
+    assert!(view.cursor().write_all_to(&copy).is_err());
+    assert!(view.persist(directory.path().join("other")).is_err());
+    assert!(!directory.path().join("other").exists());
+}
+
+#[test]
+fn a_socket_that_is_broken_is_an_error_and_no_signal() {
+    in_child("a_socket_that_is_broken_is_an_error_and_no_signal", || {
+        use nix::sys::signal::{SigHandler, Signal, signal};
+        // Rust ignores it, which other programs do not.
+        #[allow(unsafe_code)]
+        // SAFETY: the default handler.
+        unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let source = file(directory.path(), &pattern(5, MIB));
+        let mut rope = Rope::new();
+        rope.push_file(source, 0..MIB as u64).unwrap();
+        for _ in 0..2 {
+            let (here, there) = UnixStream::pair().unwrap();
+            drop(there);
+            assert_eq!(rope.writev_to(&here).unwrap_err().kind(), ErrorKind::BrokenPipe);
+        }
+        assert_eq!(rope.len(), MIB);
+    });
+}
+
+#[test]
+fn no_byte_of_a_file_is_read_into_this_process_to_be_sent() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("sparse");
+    let sparse = OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
+    sparse.set_len(64 << 20).unwrap();
+    let faults = || {
+        nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_THREAD)
+            .unwrap()
+            .minor_page_faults()
+    };
+    let mut rope = Rope::new();
+    rope.push_file(sparse, 0..64 << 20).unwrap();
+    let (here, there) = UnixStream::pair().unwrap();
+    let all = drain(there);
+    let before = faults();
+    rope.write_all_to(&here).unwrap();
+    assert!(faults() - before < 100, "{} page faults", faults() - before);
+    drop(here);
+    assert_eq!(all.join().unwrap().len(), 64 << 20);
+}
+
+#[test]
+fn a_view_becomes_a_file_of_its_name_or_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let names = || fs::read_dir(directory.path()).unwrap().count();
+    let spilled = Pool::options().capacity(1 << 20).spill(directory.path(), 64 << 20).create().unwrap();
+    let payload = pattern(6, 9 * MIB + 11);
+    for (case, pool) in [Pool::new().unwrap(), spilled].iter().enumerate() {
+        let rope = received(pool, &payload);
+        pool.trim().unwrap();
+        let view = rope.finalize().unwrap();
+        let path = directory.path().join("upload");
+        view.persist(&path).unwrap();
+        assert!(fs::read(&path).unwrap() == payload, "case {case}");
+        assert_eq!(names(), 1);
+        // What is there is never replaced.
+        let small = Rope::from("another").finalize().unwrap();
+        assert_eq!(small.persist(&path).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert!(fs::read(&path).unwrap() == payload);
+        assert_eq!(names(), 1);
+        fs::remove_file(&path).unwrap();
+        assert_eq!(
+            view.persist(directory.path().join("no/such/directory")).unwrap_err().kind(),
+            ErrorKind::NotFound
+        );
+        // The view and the file are apart.
+        view.persist(&path).unwrap();
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        file.write_all_at(b"changed", 5 << 20).unwrap();
+        assert!(view == payload);
+        fs::remove_file(&path).unwrap();
+    }
+    let empty = directory.path().join("empty");
+    Rope::new().finalize().unwrap().persist(&empty).unwrap();
+    assert_eq!(fs::metadata(&empty).unwrap().len(), 0);
+}
+
+#[test]
+fn a_file_beyond_the_limit_is_an_error_and_no_signal() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    in_child("a_file_beyond_the_limit_is_an_error_and_no_signal", || {
+        let directory = tempfile::tempdir().unwrap();
+        let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
+        let view = received(&Pool::new().unwrap(), &pattern(7, 3 * MIB)).finalize().unwrap();
+        setrlimit(Resource::RLIMIT_FSIZE, 2 << 20, hard).unwrap();
+        let error = view.persist(directory.path().join("large")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FileTooLarge);
+        assert!(fs::read_dir(directory.path()).unwrap().next().is_none());
+    });
+}
+
+#[test]
+fn a_cursor_reads_and_seeks_across_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let bytes = pattern(8, 100_000);
+    let source = file(directory.path(), &bytes);
+    let mut rope = Rope::from(bytes[..1000].to_vec());
+    rope.push_file(source, 1000..99_000).unwrap();
+    rope.push(bytes[99_000..].to_vec());
+    let mut cursor = rope.cursor();
+    for (at, len) in [(0, 100_000), (999, 2), (50_000, 49_500), (98_999, 2), (99_999, 1)] {
+        cursor.seek(SeekFrom::Start(at)).unwrap();
+        let mut part = vec![0; len];
+        cursor.read_exact(&mut part).unwrap();
+        assert!(part == bytes[at as usize..at as usize + len]);
+        assert_eq!(cursor.position(), at as usize + len);
+    }
+    assert_eq!(cursor.read(&mut [0; 10]).unwrap(), 0);
+    let mut sink = Vec::new();
+    sink.write_all(b"before").unwrap();
+    cursor.set_position(99_998);
+    assert_eq!(cursor.read_to_end(&mut sink).unwrap(), 2);
+    assert_eq!(sink.len(), 8);
+}
