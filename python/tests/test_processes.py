@@ -52,6 +52,10 @@ INHERITED = """
         assert bytes(kept[:4]) == bytes(range(4)), "what was exported before can be read"
         fresh = ropewalk.Rope()
         fresh.extend(b"made in the child")
+        try:
+            rope.append(fresh)
+        except OSError:
+            pass
         assert fresh.finalize() == b"made in the child"
 """
 
@@ -206,9 +210,9 @@ def test_threads_share_a_pool_and_a_rope(pool):
                 shared.cursor().remaining, shared[:10], bytes(shared[:100]), shared.find(b"\1\2"), shared.segments()
                 if len(shared) > 100_000:
                     shared.clear()
-        except (IndexError, AssertionError) as error:
-            if "meanwhile" not in str(error):
-                errors.append(error)
+                shared.read(10)
+        except Exception as error:
+            errors.append(error)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(1, 9)]
     for thread in threads:
