@@ -16,7 +16,7 @@ import ropewalk
 def python(code, *args, **environment):
     """Runs a program of its own, which has to end well and to say nothing on standard error."""
     program = [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(code), *args]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=60, env={**os.environ, **environment})
+    done = subprocess.run(program, capture_output=True, text=True, timeout=240, env={**os.environ, **environment})
     assert (done.returncode, done.stderr) == (0, ""), done
     return done.stdout
 
@@ -218,7 +218,7 @@ def test_threads_share_a_pool_and_a_rope(pool):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(240)
         assert not thread.is_alive()
     assert not errors
     shared.clear()
