@@ -18,7 +18,7 @@ use pyo3::types::{PyBytes, PyMemoryView, PySlice};
 
 use crate::attach;
 use crate::cursor::Cursor;
-use crate::error::Context;
+use crate::error::{Context, PoolFull};
 use crate::fd::Fd;
 use crate::fork::Born;
 use crate::lent::{Lending, Tail};
@@ -530,6 +530,13 @@ fn recv_encrypted(this: &Bound<'_, Rope>, sock: &Bound<'_, PyAny>, max: usize) -
         return Ok(0);
     }
     let room = Rope::get_buffer(this, -1)?;
+    if let Some(refused) = rope.refused(py)? {
+        // One byte beyond the limit has to be received to tell more from the end; it is kept, and no second one taken.
+        let beyond = rope.limit(py)?.is_some_and(|limit| limit < rope.__len__(py).unwrap_or(0));
+        if beyond || refused.is_instance_of::<PoolFull>(py) {
+            return Err(refused);
+        }
+    }
     let count = room.len()?.min(max);
     let args = (&room, count).into_pyobject(py)?;
     let received = attach::call(&sock.getattr(intern!(py, "recv_into"))?, &args);
