@@ -18,7 +18,7 @@ use pyo3::types::{PyBytes, PyMemoryView, PySlice};
 
 use crate::attach;
 use crate::cursor::Cursor;
-use crate::error::Context;
+use crate::error::{Context, PoolFull};
 use crate::fd::Fd;
 use crate::fork::Born;
 use crate::lent::{Lending, Tail};
@@ -88,6 +88,16 @@ impl State {
                 self.lending.spill()
             }
         }
+    }
+
+    /// Moves the first bytes to `copy`, unless there are fewer.
+    fn take(&mut self, copy: &mut [u8]) -> bool {
+        let enough = copy.len() <= self.len();
+        if enough {
+            self.changed().copy_to_slice(copy);
+            self.tidy();
+        }
+        enough
     }
 
     /// Gives the pages of a rope that was emptied back.
@@ -215,6 +225,7 @@ impl Rope {
         if std::ptr::eq(self, other.get()) {
             return Err(PyValueError::new_err("a rope cannot be appended to itself; append a slice of it"));
         }
+        self.born.check("rope")?;
         let moved = other.get().change(py, |other| {
             let all = other.len();
             other.split_to(all)
@@ -289,21 +300,23 @@ impl Rope {
     /// Takes the first ``n`` bytes off, or all, and returns them as ``bytes``: a copy. Fewer if there are fewer.
     #[pyo3(signature = (n=-1), text_signature = "($self, n=-1)")]
     fn read<'py>(&self, py: Python<'py>, n: isize) -> PyResult<Bound<'py, PyBytes>> {
-        let held = self.__len__(py)?;
-        let count = usize::try_from(n).map_or(held, |n| n.min(held));
-        PyBytes::new_with(py, count, |copy| {
-            let mut take = |state: &mut State| {
-                self.within("read", copy.len(), state.changed().len())?;
-                state.rope.copy_to_slice(copy);
-                state.tidy();
+        loop {
+            let count = usize::try_from(n).unwrap_or(usize::MAX).min(self.__len__(py)?);
+            let mut taken = false;
+            // The copy is made first: without memory for it, nothing is taken.
+            let copy = PyBytes::new_with(py, count, |copy| {
+                let mut take = |state: &mut State| state.take(copy);
+                taken = match count {
+                    ..MIN_DETACHED => take(&mut *self.lock(py)?),
+                    _ => attach::detached(py, &self.state, take),
+                };
                 Ok(())
-            };
-            if count < MIN_DETACHED {
-                return take(&mut *self.lock(py)?);
+            })?;
+            pushed::release(py);
+            if taken {
+                return Ok(copy);
             }
-            attach::detached(py, &self.state, take)
-        })
-        .inspect(|_| pushed::release(py))
+        }
     }
 
     /// The pieces as views that share the memory, in order, none of them empty.
@@ -452,13 +465,13 @@ impl Rope {
     fn __getitem__(&self, at: &Bound<'_, PyAny>) -> PyResult<Rope> {
         let py = at.py();
         let slice = at.cast::<PySlice>().map_err(|_| PyTypeError::new_err("a rope is sliced: rope[a:b]"))?;
-        let len = self.__len__(py)?;
-        let (from, to) = view::range(slice, len)?;
+        let (from, to) = view::range(slice, self.__len__(py)?)?;
         let part = self.look(py, |rope| {
             pushed::share(rope.chunks());
-            (to <= rope.len()).then(|| rope.slice(from..to))
+            let to = to.min(rope.len());
+            rope.slice(from.min(to)..to)
         })?;
-        Ok(Rope::of(part.ok_or_else(|| PyIndexError::new_err("the rope was changed meanwhile"))?))
+        Ok(Rope::of(part))
     }
 
     fn __bytes__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
@@ -517,6 +530,13 @@ fn recv_encrypted(this: &Bound<'_, Rope>, sock: &Bound<'_, PyAny>, max: usize) -
         return Ok(0);
     }
     let room = Rope::get_buffer(this, -1)?;
+    if let Some(refused) = rope.refused(py)? {
+        // One byte beyond the limit has to be received to tell more from the end; it is kept, and no second one taken.
+        let beyond = rope.limit(py)?.is_some_and(|limit| limit < rope.__len__(py).unwrap_or(0));
+        if beyond || refused.is_instance_of::<PoolFull>(py) {
+            return Err(refused);
+        }
+    }
     let count = room.len()?.min(max);
     let args = (&room, count).into_pyobject(py)?;
     let received = attach::call(&sock.getattr(intern!(py, "recv_into"))?, &args);

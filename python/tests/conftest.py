@@ -28,12 +28,12 @@ def pair():
 
 @pytest.fixture(params=["asyncio", "uvloop"])
 def run(request):
-    """Runs a coroutine on a loop of its own, for no longer than 20 seconds."""
+    """Runs a coroutine on a loop of its own, for no longer than two minutes."""
     # Neither uvloop nor trustme is to be had for every interpreter.
     runner = asyncio.run if request.param == "asyncio" else pytest.importorskip("uvloop").run
 
     def run(coroutine):
-        return runner(asyncio.wait_for(coroutine, 20))
+        return runner(asyncio.wait_for(coroutine, 120))
 
     run.loop = request.param
     return run
@@ -85,7 +85,7 @@ def peer():
 
     yield peer
     for thread in threads:
-        thread.join(60)
+        thread.join(240)
         assert not thread.is_alive()
     for failure in failures:
         raise failure

@@ -5,6 +5,7 @@ import gc
 import os
 import socket
 import struct
+import threading
 import warnings
 
 import pytest
@@ -230,6 +231,40 @@ def test_a_payload_that_no_waiting_makes_room_for_is_refused(run, tls):
         assert total == 3_000_000
 
     with_peer(run, tls, sends(b"z" * 3_000_000), use, pool=pool)
+
+
+def test_loops_of_several_threads_share_a_pool():
+    pool, payload, served, failed = ropewalk.Pool(capacity=4 << 20), os.urandom(1_000_000), [], []
+
+    async def receive(port):
+        reader, writer = await connect(port, ({}, {}), pool=pool)
+        try:
+            served.append(await reader.read_view() == payload)
+        except ropewalk.PoolFull:
+            pass  # those who wait hold all of it
+        finally:
+            writer.close()
+
+    async def main():
+        server, port = await serve(sends(payload), ({}, {}))
+        for _ in range(3):
+            await asyncio.gather(*(receive(port) for _ in range(5)))
+        server.close()
+
+    def loop():
+        try:
+            asyncio.run(asyncio.wait_for(main(), 120))
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=loop) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed and served and all(served)
+    gc.collect()
+    assert pool.stats().in_use == 0 and pool.stats().waiting == 0
 
 
 def test_another_threads_readers_may_begin_to_wait_while_waiters_are_counted(pool):

@@ -153,12 +153,37 @@ def test_a_limit_loses_nothing(connect, pool):
         with pytest.raises(ropewalk.LimitExceeded) as refused:
             ropewalk.recv_all(sock, pool, limit=50_000)
         rope = refused.value.rope
+        held = len(rope)
+        for _ in range(3):
+            with pytest.raises(ropewalk.LimitExceeded):
+                rope.recv_from(sock)
+        assert len(rope) == held
         rope.limit = None
         # Of what is encrypted, a byte may have to be received to know that there is one.
         assert len(rope) in (50_000, 50_001)
         assert len(ropewalk.recv_exactly(sock, 100_000 - len(rope), pool)) == 100_000 - len(rope)
         ropewalk.send_all(sock, b"!")
     del refused, rope
+
+
+def test_a_full_pool_loses_nothing(connect, pool):
+    def serve(sock):
+        sock.sendall(b"x" * 100_000)
+        sock.recv(1)
+
+    held = ropewalk.Rope(pool)
+    held.reserve(64 << 20)
+    with connect(serve) as sock:
+        rope = ropewalk.Rope(pool)
+        select.select([sock], [], [], 60)
+        for _ in range(3):
+            with pytest.raises(ropewalk.PoolFull):
+                rope.recv_from(sock)
+        assert not rope
+        held.clear()
+        assert ropewalk.recv_exactly(sock, 100_000, pool) == b"x" * 100_000
+        ropewalk.send_all(sock, b"!")
+    del held, rope
 
 
 def test_a_stream_of_exactly_the_limit_is_taken(connect, pool):

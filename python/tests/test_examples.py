@@ -25,12 +25,12 @@ class Receiver:
         self.address = re.search(r"listening on (\S+)", self.process.stderr.readline())[1]
 
     def end(self):
-        out, error = self.process.communicate(timeout=30)
+        out, error = self.process.communicate(timeout=240)
         return self.process.returncode, out, error
 
 
 def send(command, file, address):
-    return subprocess.run([*command, "send", str(file), "--to", address], capture_output=True, text=True, timeout=30)
+    return subprocess.run([*command, "send", str(file), "--to", address], capture_output=True, text=True, timeout=240)
 
 
 def summary(text):
@@ -87,7 +87,7 @@ def test_less_than_expected_is_refused_and_the_file_kept(how, tmp_path):
 
 def test_the_scene_of_2003():
     program = [sys.executable, str(HERE / "examples" / "asyncore_2003.py"), "1", "100000", "3000000"]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(program, capture_output=True, text=True, timeout=240, check=True)
     rows = [line.split() for line in done.stdout.splitlines()[1:]]
     assert len(rows) == 12 and {row[1] for row in rows} == {"slices", "buffer", "known", "ropewalk"}
 

@@ -75,5 +75,5 @@ def test_ten_thousand_connections(loop):
     def raise_limit():
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
-    done = subprocess.run(program, capture_output=True, text=True, timeout=120, preexec_fn=raise_limit)
+    done = subprocess.run(program, capture_output=True, text=True, timeout=480, preexec_fn=raise_limit)
     assert done.returncode == 0, done.stderr[-2000:]

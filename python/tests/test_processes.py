@@ -16,7 +16,7 @@ import ropewalk
 def python(code, *args, **environment):
     """Runs a program of its own, which has to end well and to say nothing on standard error."""
     program = [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(code), *args]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=60, env={**os.environ, **environment})
+    done = subprocess.run(program, capture_output=True, text=True, timeout=240, env={**os.environ, **environment})
     assert (done.returncode, done.stderr) == (0, ""), done
     return done.stdout
 
@@ -52,6 +52,10 @@ INHERITED = """
         assert bytes(kept[:4]) == bytes(range(4)), "what was exported before can be read"
         fresh = ropewalk.Rope()
         fresh.extend(b"made in the child")
+        try:
+            rope.append(fresh)
+        except OSError:
+            pass
         assert fresh.finalize() == b"made in the child"
 """
 
@@ -206,15 +210,15 @@ def test_threads_share_a_pool_and_a_rope(pool):
                 shared.cursor().remaining, shared[:10], bytes(shared[:100]), shared.find(b"\1\2"), shared.segments()
                 if len(shared) > 100_000:
                     shared.clear()
-        except (IndexError, AssertionError) as error:
-            if "meanwhile" not in str(error):
-                errors.append(error)
+                shared.read(10)
+        except Exception as error:
+            errors.append(error)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(1, 9)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(240)
         assert not thread.is_alive()
     assert not errors
     shared.clear()
