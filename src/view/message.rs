@@ -134,6 +134,29 @@ impl Sealed {
     ///   step then: close it.
     /// * [`UnexpectedEof`](io::ErrorKind::UnexpectedEof): the stream has ended.
     /// * As for [`from_fd`](Sealed::from_fd).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::Sealed;
+    /// use std::io::ErrorKind;
+    /// use std::os::unix::net::UnixStream;
+    ///
+    /// /// Returns the next payload; `None` if none has come.
+    /// fn next(socket: &UnixStream) -> std::io::Result<Option<Sealed>> {
+    ///     match Sealed::receive(socket) {
+    ///         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+    ///         received => received.map(Some),
+    ///     }
+    /// }
+    ///
+    /// let (one, other) = UnixStream::pair()?;
+    /// other.set_nonblocking(true)?;
+    /// assert!(next(&other)?.is_none());
+    /// Sealed::copy_of(b"a payload")?.send(&one)?;
+    /// assert_eq!(*next(&other)?.unwrap(), *b"a payload");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn receive(socket: impl AsFd) -> io::Result<Sealed> {
         let socket = socket.as_fd();
         let expected = peek(socket)?;
