@@ -77,8 +77,8 @@ impl Sealed {
     /// sendmsg(2): sends the payload through a Unix socket, of any type, as one message. The receiver calls
     /// [`receive`](Sealed::receive).
     ///
-    /// A payload of up to 8 KiB is copied into the message, since passing and mapping a memfd costs more; so does one
-    /// that the socket's send buffer (`SO_SNDBUF`) takes whole only. Otherwise the descriptor is passed (`SCM_RIGHTS`):
+    /// A payload of up to 4 KiB is copied into the message, since passing and mapping a memfd costs more, unless the
+    /// socket's send buffer (`SO_SNDBUF`) is so small that the kernel would divide the message. Otherwise the descriptor is passed (`SCM_RIGHTS`):
     /// no copy, and O(1) for any length. The payload can be sent again, to any number of processes.
     ///
     /// All of the message is sent or none, on blocking and non-blocking sockets, so that after an error the call can be
