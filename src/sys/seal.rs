@@ -139,8 +139,8 @@ fn check(file: &File) -> io::Result<usize> {
     usize::try_from(len).map_err(|_| refused(format!("{len} bytes are more than this process can map")))
 }
 
-/// cachestat(2), since Linux 6.5: whether all pages of the file are in memory. A third of the cost of lseek(2), but what
-/// is in swap is not, and some files are refused.
+/// cachestat(2), since Linux 6.5: whether all pages of the file are in memory. Cheaper than lseek(2), but what is in
+/// swap does not count, and some files are refused.
 fn is_cached(file: &File, len: u64) -> bool {
     const CACHESTAT: libc::c_long = 451; // on all targets of this crate; not in `libc` for each
     let (range, mut counts) = ([0, len], [0u64; 5]);

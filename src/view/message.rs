@@ -77,8 +77,8 @@ impl Sealed {
     /// sendmsg(2): sends the payload through a Unix socket, of any type, as one message. The receiver calls
     /// [`receive`](Sealed::receive).
     ///
-    /// A payload of up to 8 KiB is copied into the message, since passing and mapping a memfd costs more; so does one
-    /// that the socket's send buffer (`SO_SNDBUF`) takes whole only. Otherwise the descriptor is passed (`SCM_RIGHTS`):
+    /// A payload of up to 4 KiB is copied into the message, since passing and mapping a memfd costs more, unless the
+    /// socket's send buffer (`SO_SNDBUF`) is so small that the kernel would divide the message. Otherwise the descriptor is passed (`SCM_RIGHTS`):
     /// no copy, and O(1) for any length. The payload can be sent again, to any number of processes.
     ///
     /// All of the message is sent or none, on blocking and non-blocking sockets, so that after an error the call can be
@@ -134,6 +134,29 @@ impl Sealed {
     ///   step then: close it.
     /// * [`UnexpectedEof`](io::ErrorKind::UnexpectedEof): the stream has ended.
     /// * As for [`from_fd`](Sealed::from_fd).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::Sealed;
+    /// use std::io::ErrorKind;
+    /// use std::os::unix::net::UnixStream;
+    ///
+    /// /// Returns the next payload; `None` if none has come.
+    /// fn next(socket: &UnixStream) -> std::io::Result<Option<Sealed>> {
+    ///     match Sealed::receive(socket) {
+    ///         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+    ///         received => received.map(Some),
+    ///     }
+    /// }
+    ///
+    /// let (one, other) = UnixStream::pair()?;
+    /// other.set_nonblocking(true)?;
+    /// assert!(next(&other)?.is_none());
+    /// Sealed::copy_of(b"a payload")?.send(&one)?;
+    /// assert_eq!(*next(&other)?.unwrap(), *b"a payload");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn receive(socket: impl AsFd) -> io::Result<Sealed> {
         let socket = socket.as_fd();
         let expected = peek(socket)?;

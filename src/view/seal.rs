@@ -144,12 +144,34 @@ pub struct SealError {
 
 impl SealError {
     /// Returns the view.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let view = ropewalk::Rope::from("one").finalize()?;
+    /// let sealed = view.seal().map_err(|error| format!("{} bytes are left", error.into_view().len()))?;
+    /// # assert_eq!(*sealed, *b"one");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn into_view(self) -> View {
         self.view
     }
 
-    /// Returns what kind of error it is.
+    /// Returns the kind of the error; `ResourceBusy` is over when others have dropped what they have of the view.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::ErrorKind;
+    ///
+    /// let view = ropewalk::Rope::from("one").finalize()?;
+    /// match view.seal() {
+    ///     Err(error) if error.kind() == ErrorKind::ResourceBusy => drop(error.into_view()), // and again later
+    ///     sealed => drop(sealed?),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn kind(&self) -> io::ErrorKind {
         self.source.kind()

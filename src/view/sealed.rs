@@ -13,7 +13,7 @@ use crate::sys::seal;
 
 /// Longest payload that is copied into a message, and of which a `Sealed` keeps a copy on the heap instead of a map.
 /// `cargo bench --bench thresholds -- --only handover` has the measurement.
-pub(super) const COPY_MAX: usize = 8 << 10;
+pub(super) const COPY_MAX: usize = 4 << 10;
 
 /// Bytes in a memfd of their own that no process can change, to be handed to another one without a copy.
 ///
@@ -32,7 +32,7 @@ pub(super) const COPY_MAX: usize = 8 << 10;
 /// closed with the last of them. A child of fork(2) inherits all of it.
 ///
 /// The memory is freed when no process has the descriptor or a map any more. Until then it counts in the control group
-/// of the process that received or copied it, not of those that it was handed to. Payloads of up to 8 KiB are copied by
+/// of the process that received or copied it, not of those that it was handed to. Payloads of up to 4 KiB are copied by
 /// `send` and count in the receiver's.
 ///
 /// # Examples
