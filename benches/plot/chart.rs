@@ -15,6 +15,9 @@ const COLOURS: [&str; 12] = [
     "#7d88e0", "#9aa53a", "#c0705a",
 ];
 
+/// So that of lines that coincide each is seen.
+const DASHES: [&str; 4] = ["none", "10 5", "4 4", "14 4 4 4"];
+
 const STYLE: &str = "<style>text{font:13px sans-serif;fill:#777c84}.title{font-size:15px;font-weight:bold}\
 line{stroke:#8884}</style>";
 
@@ -54,7 +57,10 @@ impl Chart {
             self.title
         );
         self.axes(&mut svg, &across, &up);
-        for (at, series) in self.series.iter().enumerate() {
+        // The crate's own line last, so that no other hides it.
+        let (own, others): (Vec<_>, Vec<_>) =
+            self.series.iter().enumerate().partition(|(_, (name, _))| name.starts_with("ropewalk"));
+        for (at, series) in others.into_iter().chain(own) {
             line(&mut svg, at, series, &across, &up);
         }
         svg + "</svg>\n"
@@ -104,13 +110,15 @@ impl Chart {
 
 fn line(svg: &mut String, at: usize, (name, points): &Series, across: &Axis, up: &Axis) {
     let (colour, thick) = (COLOURS[at % COLOURS.len()], if name.starts_with("ropewalk") { 3 } else { 2 });
+    let dashes = if name.starts_with("ropewalk") { DASHES[0] } else { DASHES[at % DASHES.len()] };
     let mut places: Vec<(f64, f64)> = points.iter().map(|&(x, y)| (across.place(x), up.place(y))).collect();
     places.sort_by(|one, other| one.0.total_cmp(&other.0));
     let path = places.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect::<Vec<_>>().join(" ");
     put(
         svg,
         format_args!(
-            "<polyline points=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"{thick}\"/>"
+            "<polyline points=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"{thick}\" \
+             stroke-dasharray=\"{dashes}\"/>"
         ),
     );
     for (x, y) in places {

@@ -57,9 +57,10 @@ impl Gateway {
         Router::new().fallback_service(objects.with_state(self))
     }
 
-    /// Bytes of each part of a body.
+    /// Bytes of each part of a body: so much room is reserved for one. A body that is shorter needs no more than itself.
     fn part_for(&self, announced: Option<u64>) -> Result<usize, Failure> {
-        let part = self.part.max(announced.unwrap_or(0).div_ceil(PARTS_MAX));
+        let len = announced.unwrap_or(self.part);
+        let part = self.part.max(len.div_ceil(PARTS_MAX)).min(len.max(1));
         let capacity = self.pool.stats().capacity;
         usize::try_from(part).ok().filter(|_| part <= capacity).ok_or_else(|| {
             let why =

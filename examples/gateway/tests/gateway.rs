@@ -206,12 +206,18 @@ fn a_part_for_which_there_is_no_room_is_503() {
     let store = Store::start();
     let gateway = store.gateway("--part 5MiB --capacity 5MiB --patience 1 --stall 20");
     let mut other = gateway.connect();
-    other.write_all(b"PUT /other HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\nhalf").unwrap();
-    std::thread::sleep(Duration::from_millis(200));
-    let refused = gateway.put("object", b"x");
-    assert_eq!((refused.status, refused.field("retry-after")), (503, Some("1")));
+    other.write_all(b"PUT /other HTTP/1.1\r\nHost: here\r\nContent-Length: 5242880\r\n\r\nhalf").unwrap();
+    gateway.wait_until(|gateway| gateway.put("object", b"x").status == 503); // once `half` has arrived
+    assert_eq!(gateway.put("object", b"x").field("retry-after"), Some("1"));
     drop(other);
     gateway.wait_until(|gateway| gateway.put("object", b"x").status == 204);
+    // Short bodies take no more than themselves.
+    let mut short = gateway.connect();
+    let head = "PUT /short HTTP/1.1\r\nHost: here\r\nExpect: 100-continue\r\nContent-Length: 1000\r\n\r\n";
+    short.write_all(head.as_bytes()).unwrap();
+    short.read_exact(&mut [0; 25]).unwrap();
+    short.write_all(b"half").unwrap();
+    assert_eq!(gateway.put("object", b"x").status, 204);
     let large = format!("PUT /large HTTP/1.1\r\nContent-Length: {}\r\n", 60_000 * MIB);
     assert_eq!(gateway.ask(&large, b"").status, 413);
 }
@@ -221,10 +227,14 @@ fn requests_in_progress_are_answered_after_sigterm() {
     let directory = TempDir::new().unwrap();
     let mut gateway = Gateway::start(&format!("file://{}", directory.path().display()), PART, &[]);
     let mut client = gateway.connect();
-    client.write_all(b"PUT /object HTTP/1.1\r\nHost: here\r\nContent-Length: 10\r\n\r\n01234").unwrap();
-    std::thread::sleep(Duration::from_millis(200));
+    let head = "PUT /object HTTP/1.1\r\nHost: here\r\nExpect: 100-continue\r\nContent-Length: 10\r\n\r\n";
+    client.write_all(head.as_bytes()).unwrap();
+    let mut begun = [0; 25];
+    client.read_exact(&mut begun).unwrap();
+    assert_eq!(&begun, b"HTTP/1.1 100 Continue\r\n\r\n");
+    client.write_all(b"01234").unwrap();
     gateway.terminate();
-    std::thread::sleep(Duration::from_millis(200));
+    gateway.wait_until(|gateway| !gateway.accepts());
     client.write_all(b"56789").unwrap();
     let mut answer = String::new();
     client.read_to_string(&mut answer).unwrap();

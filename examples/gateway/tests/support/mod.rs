@@ -67,6 +67,10 @@ impl Gateway {
         peer
     }
 
+    pub(crate) fn accepts(&self) -> bool {
+        TcpStream::connect_timeout(&self.address, PATIENCE).is_ok()
+    }
+
     /// One request on a connection of its own. `head` is the request line and the fields but Host.
     #[track_caller]
     pub(crate) fn ask(&self, head: &str, body: &[u8]) -> Reply {
