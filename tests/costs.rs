@@ -239,3 +239,29 @@ fn a_drop_does_not_wait_for_what_is_due() {
     let warm = many.stats().warm;
     assert!(warm > 50 << 20, "{warm} bytes are left");
 }
+
+#[test]
+fn waiting_costs_the_same_behind_many_others() {
+    let of = |waiters: usize| {
+        let pool = Pool::options().capacity((64 * PAGE) as u64).create().unwrap();
+        let all = pool.try_room(64 * PAGE).unwrap();
+        let mut context = Context::from_waker(Waker::noop());
+        let queued: Vec<_> = (0..waiters)
+            .map(|_| {
+                let mut room = Box::pin(pool.wait_for_room(PAGE));
+                assert!(room.as_mut().poll(&mut context).is_pending());
+                room
+            })
+            .collect();
+        assert_eq!(pool.stats().waiting as usize, waiters);
+        let taken = cost(100, || {
+            let mut room = Box::pin(pool.wait_for_room(PAGE));
+            assert!(room.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            assert!(room.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        });
+        drop((queued, all));
+        taken
+    };
+    let (few, many) = (of(30), of(30_000));
+    assert!(many < few * GROWS, "{few:?} behind 30 others, {many:?} behind 30 000");
+}

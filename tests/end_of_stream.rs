@@ -16,7 +16,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use nix::fcntl::OFlag;
 use nix::libc;
+use nix::sys::stat::Mode;
 use ropewalk::{Pool, Rope};
 use socket2::{Domain, Socket, Type};
 use support::pattern;
@@ -67,9 +69,9 @@ fn named_pipe(path: &Path) {
     assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
 }
 
-/// A descriptor that only names a file.
+/// A descriptor that only names a file. With musl `O_PATH` is an access mode, which `custom_flags` cannot set.
 fn by_path(path: &Path) -> OwnedFd {
-    OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path).unwrap().into()
+    nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).unwrap()
 }
 
 /// A pipe with a name, which nobody has opened for writing.
