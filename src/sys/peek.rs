@@ -154,6 +154,7 @@ pub(crate) struct KnownFd {
     fd: i32,
     kind: FdKind,
     /// Whether the last receive brought bytes, but fewer than it was offered memory for.
+    #[cfg_attr(not(feature = "tokio"), allow(dead_code))] // only a readiness is cleared because of it
     pub(crate) was_short: bool,
 }
 

@@ -35,6 +35,9 @@ pub(crate) struct Options {
     /// Only these workloads: frames, uploads, downloads, proxy, broadcast, tls, idle.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
+    /// Only the cases whose names have this in them, such as "1 KiB, 1 connection, dropped".
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    case: String,
     /// Only these allocators: glibc, jemalloc, mimalloc.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     allocators: Vec<String>,
@@ -54,7 +57,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let mut report = Report::new(options.quick, options.threads)?;
     let mut failed = 0;
     for workload in chosen(&options.only)? {
-        for case in cases(workload, options.quick, &mut report)? {
+        for case in cases(workload, options, &mut report)? {
             eprintln!("{}: {case}", workload.name);
             match Contest::start(options, workload, &case).and_then(|contest| contest.run(options)) {
                 Ok(rows) => report.add(rows),
@@ -79,11 +82,13 @@ fn chosen(only: &[String]) -> anyhow::Result<Vec<&'static Workload>> {
     only.iter().map(|name| workloads::named(name)).collect()
 }
 
-/// The cases whose payloads fit the memory.
-fn cases(workload: &Workload, quick: bool, report: &mut Report) -> anyhow::Result<Vec<Case>> {
+/// The cases that are asked for and whose payloads fit the memory.
+fn cases(workload: &Workload, options: &Options, report: &mut Report) -> anyhow::Result<Vec<Case>> {
     let room = available_memory()? / PART_OF_MEMORY;
-    let (fit, too_large): (Vec<_>, Vec<_>) =
-        workload.cases(&Scale::new(quick)).into_iter().partition(|case| case.live() as u64 <= room);
+    let all = workload.cases(&Scale::new(options.quick)).into_iter();
+    let (fit, too_large): (Vec<_>, Vec<_>) = all
+        .filter(|case| case.to_string().contains(&options.case))
+        .partition(|case| case.live() as u64 <= room);
     for case in too_large {
         let (needs, room) = (case.live() >> 20, room >> 20);
         let line = format!("{}: {case}: left out: up to {needs} MiB in use, more than {room}", workload.name);

@@ -163,12 +163,20 @@ impl Report {
                 "CPU time of a message with ropewalk in microseconds, and how many times that the others take; \
                  under {allocators}:\n\n"
             );
-            text += &matrix(&rows, |row| match row.way == rows[0].way {
-                true => figure(row.cpu_us_per_message.median),
-                false => format!("{:.2}x", row.times_ropewalk.median),
-            });
-            text += &format!("\nPeak of resident memory in MiB, under {allocators}:\n\n");
-            text += &matrix(&rows, |row| mebibytes(row.peak));
+            text += &matrix(
+                &rows,
+                |row| row.case.clone(),
+                |row| match row.way == rows[0].way {
+                    true => figure(row.cpu_us_per_message.median),
+                    false => format!("{:.2}x", row.times_ropewalk.median),
+                },
+            );
+            text += &format!(
+                "\nPeak of resident memory in MiB, under {allocators}, and the most payload in use at a moment:\n\n"
+            );
+            text += &matrix(&rows, with_payload, |row| mebibytes(row.peak));
+            text += &format!("\nSystem calls of a message, under {allocators}:\n\n");
+            text += &matrix(&rows, |row| row.case.clone(), calls);
         }
         text
     }
@@ -218,20 +226,28 @@ fn detail(row: &Row) -> Vec<String> {
         spread(row.cpu_us_per_mib),
         spread(row.times_ropewalk),
         mebibytes(row.peak),
-        row.calls_per_message.map_or_else(|| "-".to_owned(), figure),
+        calls(row),
         figure(row.faults_per_message.median),
     ]
 }
 
-/// A line for each case, a column for each way, the allocators side by side in a cell.
-fn matrix(rows: &[&Row], cell: impl Fn(&Row) -> String) -> String {
+fn calls(row: &Row) -> String {
+    row.calls_per_message.map_or_else(|| "-".to_owned(), figure)
+}
+
+fn with_payload(row: &Row) -> String {
+    format!("{}: {}", row.case, mebibytes(row.live as u64))
+}
+
+/// A line for each case, which `name` names, a column for each way, the allocators side by side in a cell.
+fn matrix(rows: &[&Row], name: impl Fn(&Row) -> String, cell: impl Fn(&Row) -> String) -> String {
     let ways = distinct(rows, |row| row.way);
-    let lines = distinct(rows, |row| row.case.as_str()).into_iter().map(|case| {
+    let lines = distinct(rows, |row| name(row)).into_iter().map(|case| {
         let cells = ways.iter().map(|&way| {
-            let cells = rows.iter().filter(|row| row.case == case && row.way == way).map(|row| cell(row));
+            let cells = rows.iter().filter(|row| name(row) == case && row.way == way).map(|row| cell(row));
             cells.collect::<Vec<_>>().join(" / ")
         });
-        [case.to_owned()].into_iter().chain(cells).collect()
+        [case.clone()].into_iter().chain(cells).collect()
     });
     let headings: Vec<String> =
         ["".to_owned()].into_iter().chain(ways.iter().map(|&way| way.to_owned())).collect();
