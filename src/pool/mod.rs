@@ -230,7 +230,9 @@ impl Pool {
     /// }
     /// ```
     pub async fn wait_for_spill(&self) {
-        if let Some(spill) = self.overflow().and_then(|overflow| overflow.core().spill()) {
+        // In a child of fork(2) the thread does not exist, and its lock may be held for good.
+        let overflow = self.overflow().filter(|overflow| overflow.check_process().is_ok());
+        if let Some(spill) = overflow.and_then(|overflow| overflow.core().spill()) {
             std::future::poll_fn(|context| spill.poll_ready(false, context)).await;
         }
     }
