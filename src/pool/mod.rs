@@ -102,7 +102,9 @@ impl Pool {
     }
 
     /// fallocate(2) with `FALLOC_FL_PUNCH_HOLE`: gives all memory that no rope, view or `Bytes` uses back to the system;
-    /// returns how many bytes. Linear in the arena's pages and in the runs that go.
+    /// returns how many bytes of memory. Linear in the arena's pages and in the runs that go.
+    ///
+    /// With a [spill file](PoolOptions::spill) it also waits until the thread has written and freed all that it can.
     ///
     /// # Errors
     ///
