@@ -141,6 +141,31 @@ fn a_spilled_rope_is_sent_and_what_was_sent_can_be_freed_at_once() {
 }
 
 #[test]
+fn bytes_on_their_way_are_not_changed_by_those_that_follow_in_their_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let pool = pool(directory.path(), 4096, 2 * MIB);
+    let _held = pool.try_room(4096).unwrap();
+    for round in 0..4 {
+        let payloads = [pattern(20 + round, 100_000), pattern(40 + round, 100_000)];
+        let (here, mut there) = UnixStream::pair().unwrap();
+        for payload in &payloads {
+            let view = received(&pool, payload).finalize().unwrap();
+            settle(&pool);
+            if payload == &payloads[0] {
+                here.set_nonblocking(true).unwrap();
+                view.cursor().write_all_to(&here).unwrap();
+            }
+            drop(view);
+            // The pool has one page, so the second payload gets that of the first.
+            settle(&pool);
+        }
+        let mut got = vec![0; payloads[0].len()];
+        there.read_exact(&mut got).unwrap();
+        assert!(got == payloads[0], "round {round}: others' bytes came");
+    }
+}
+
+#[test]
 fn ropes_that_spill_at_the_same_time_keep_apart() {
     let directory = tempfile::tempdir().unwrap();
     let (one, other) = (pool(directory.path(), MIB, 256 * MIB), pool(directory.path(), MIB, 256 * MIB));

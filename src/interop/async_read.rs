@@ -211,6 +211,7 @@ impl Rope {
         reader: &mut R,
         max: usize,
     ) -> io::Result<usize> {
+        self.wait_for_spill().await;
         poll_fn(|context| self.poll_receive(context, Pin::new(reader), max)).await
     }
 

@@ -173,6 +173,7 @@ impl Rope {
         self.check_announced(&*body)?;
         let mut trailers = None;
         while let Some(frame) = poll_fn(|context| body.as_mut().poll_frame(context)).await {
+            self.wait_for_spill().await;
             match frame.map_err(BodyError::Body)?.into_data() {
                 Ok(data) => self.take_data(data).map_err(BodyError::Rope)?,
                 Err(frame) => trailers = frame.into_trailers().ok(),

@@ -1,7 +1,7 @@
 //! tokio's I/O traits, implemented by those of [`std::io`]; never pending, because a rope is in memory.
 
 use std::borrow::Borrow;
-use std::io::{self, BufRead, IoSlice, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, IoSlice, Read, Seek, SeekFrom, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -9,6 +9,7 @@ use bytes::Buf;
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncSeek, AsyncWrite, ReadBuf};
 
 use crate::rope::{Cursor, Rope};
+use crate::sys::shown;
 
 /// Reads from the front; bytes that were read leave the rope. O(bytes copied).
 ///
@@ -116,7 +117,14 @@ impl AsyncWrite for Rope {
 /// ```
 impl<R: Borrow<Rope> + Unpin> AsyncRead for Cursor<R> {
     fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        fill(into, self.get_mut());
+        let cursor = self.get_mut();
+        if shown::is_empty() {
+            fill(into, cursor);
+        } else {
+            let count = into.remaining().min(cursor.remaining());
+            cursor.read_exact(into.initialize_unfilled_to(count))?;
+            into.advance(count);
+        }
         Poll::Ready(Ok(()))
     }
 }

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use super::runs::PageRun;
 use crate::sys::memory::{self, Mapping, TABLE};
 use crate::sys::shown::{self, InFile};
+use crate::sys::space::MAP_COST;
 use crate::sys::{self, is_unsupported, pressure};
 
 /// What the pages of a pool are made of.
@@ -263,6 +264,8 @@ impl Arena {
     /// mmap(2): shows `file` from `in_file` on in place of pages, whose bytes are the same there and do not change.
     pub(crate) fn show(&self, run: PageRun, file: &Arc<File>, in_file: u64) -> io::Result<()> {
         let (offset, len) = self.bytes_of(run);
+        // Before Linux 6.12 a failure for want of memory would leave a hole in the arena.
+        let _admission = pressure::admit(MAP_COST)?;
         // SAFETY: as the caller says.
         unsafe { self.map.replace(self.in_file(offset), len, Some((file, in_file))) }?;
         let start = self.at(offset).addr().get();

@@ -110,7 +110,9 @@ impl Pool {
     }
 
     /// fallocate(2) with `FALLOC_FL_PUNCH_HOLE`: gives all memory that no rope, view or `Bytes` uses back to the system;
-    /// returns how many bytes. Linear in the arena's pages and in the runs that go.
+    /// returns how many bytes of memory. Linear in the arena's pages and in the runs that go.
+    ///
+    /// With a [spill file](PoolOptions::spill) it also waits until the thread has written and freed all that it can.
     ///
     /// # Errors
     ///
@@ -238,7 +240,9 @@ impl Pool {
     /// }
     /// ```
     pub async fn wait_for_spill(&self) {
-        if let Some(spill) = self.overflow().and_then(|overflow| overflow.core().spill()) {
+        // In a child of fork(2) the thread does not exist, and its lock may be held for good.
+        let overflow = self.overflow().filter(|overflow| overflow.check_process().is_ok());
+        if let Some(spill) = overflow.and_then(|overflow| overflow.core().spill()) {
             std::future::poll_fn(|context| spill.poll_ready(false, context)).await;
         }
     }

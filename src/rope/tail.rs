@@ -370,7 +370,7 @@ impl Rope {
     }
 
     /// Waits until a receive that spills need not wait for the disk.
-    #[cfg(feature = "tokio")]
+    #[cfg(any(feature = "tokio", feature = "http-body"))]
     pub(crate) async fn wait_for_spill(&self) {
         if let Some(pool) = self.memory.pool() {
             pool.wait_for_spill().await;

@@ -35,7 +35,7 @@ use super::process::Process;
 use super::shown::{self, InFile};
 
 /// Bytes that the kernel may need to describe a map and for its page tables.
-const MAP_COST: usize = 8 << 10;
+pub(crate) const MAP_COST: u64 = 8 << 10;
 
 /// A range of addresses that only this value maps. Dropping it is munmap(2).
 pub(crate) struct Space {
@@ -168,7 +168,7 @@ impl Space {
             return Ok(());
         }
         self.hide_files();
-        let admitted = pressure::admit((moved.len() * MAP_COST) as u64).is_ok();
+        let admitted = pressure::admit(moved.len() as u64 * MAP_COST).is_ok();
         let (mut lost, mut end) = (Ok(()), 0);
         for moved in moved.into_iter().filter(|_| admitted) {
             match self.go_home(&moved) {
