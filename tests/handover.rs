@@ -65,6 +65,11 @@ fn pair(kind: Type) -> (Socket, Socket) {
     pair
 }
 
+fn pipe() -> (File, File) {
+    let (from, to) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+    (from.into(), to.into())
+}
+
 fn file(fd: impl AsFd) -> File {
     File::from(fd.as_fd().try_clone_to_owned().unwrap())
 }
@@ -283,7 +288,7 @@ fn what_the_kernel_holds_prevents_it_until_it_is_done() {
         );
         drop(map);
         // A page in a pipe is held by the kernel.
-        let (mut from, to) = io::pipe().unwrap();
+        let (mut from, to) = pipe();
         let spliced =
             unsafe { libc::splice(other.as_raw_fd(), &mut 0, to.as_raw_fd(), ptr::null_mut(), 4096, 0) };
         assert_eq!(spliced, 4096);
@@ -367,7 +372,7 @@ fn files_that_are_not_sealed_memfds_are_refused() {
             refused(File::open(path).unwrap());
         }
         refused(File::from(OwnedFd::from(UnixStream::pair().unwrap().0)));
-        refused(File::from(OwnedFd::from(io::pipe().unwrap().0)));
+        refused(pipe().0);
         // Holes: in the middle, everywhere, and with as much memory behind the end as is missing.
         let sparse = |len, fill: &dyn Fn(&File)| {
             let file = memfd(libc::MFD_ALLOW_SEALING);
@@ -867,7 +872,7 @@ fn a_forked_child_reads_what_is_sealed_and_cannot_seal() {
         });
         assert!(*Sealed::receive(&there).unwrap() == payload && *sealed == payload);
         // A child that lives has no map of the memfd, so it does not prevent sealing.
-        let (ends, ended) = io::pipe().unwrap();
+        let (ends, ended) = pipe();
         // SAFETY: the child only waits for the end of the pipe.
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
