@@ -242,7 +242,7 @@ fn enable(socket: &impl AsRawFd, level: i32, name: i32) -> bool {
 }
 
 fn send_with_descriptors(socket: &impl AsRawFd, bytes: &[u8], count: usize) {
-    let null = fs::File::open("/dev/null").unwrap();
+    let null = File::open("/dev/null").unwrap();
     let fds = vec![null.as_raw_fd(); count];
     let rights = [ControlMessage::ScmRights(&fds)];
     let slices = [IoSlice::new(bytes)];
