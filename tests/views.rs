@@ -114,7 +114,7 @@ fn slices_of_all_shapes_are_those_of_the_bytes() {
 }
 
 #[test]
-#[should_panic(expected = "the range ends: 18446744073709551615 is beyond the view's 3 bytes")]
+#[should_panic(expected = "is beyond the view's 3 bytes")]
 fn beyond_the_view() {
     let _ = Rope::from("abc").finalize().unwrap().slice(..usize::MAX);
 }

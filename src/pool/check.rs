@@ -200,7 +200,7 @@ mod tests {
     use proptest::prelude::*;
 
     /// Miri is some hundred times slower.
-    const MAX: (u32, usize) = if cfg!(miri) { (200, 30) } else { (600, 120) };
+    const MAX: (u32, usize) = if cfg!(miri) { (100, 12) } else { (600, 120) };
 
     proptest! {
         #[test]
