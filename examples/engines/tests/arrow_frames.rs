@@ -1,4 +1,5 @@
 //! Arrow: record batches that came in frames are used where they landed.
+#![allow(clippy::unwrap_used)] // a test may panic
 
 use std::io::Write;
 use std::ops::Range;
@@ -7,11 +8,11 @@ use std::sync::Arc;
 use std::thread;
 
 use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
-use arrow_buffer::Buffer;
 use arrow_data::ArrayData;
 use arrow_ipc::MetadataVersion;
 use arrow_ipc::reader::StreamDecoder;
 use arrow_ipc::writer::{IpcWriteOptions, StreamWriter};
+use engines::arrow::to_buffer;
 use ropewalk::{Pool, Rope, RopeCodec};
 
 const ALIGNMENT: usize = 64;
@@ -67,7 +68,7 @@ fn record_batches_are_decoded_where_they_landed() {
         let view = received.readv_frame(&socket, &codec).unwrap().unwrap().finalize().unwrap();
         assert_eq!((view.num_maps(), view.copied_bytes()), (0, 0));
         let place = view.as_ptr().addr()..view.as_ptr().addr() + view.len();
-        let mut stream = Buffer::from(view);
+        let mut stream = to_buffer(view);
         let mut decoder = StreamDecoder::new().with_require_alignment(true);
         for _ in 0..2 {
             let decoded = decoder.decode(&mut stream).unwrap().unwrap();
