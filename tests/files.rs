@@ -4,7 +4,7 @@
 mod support;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
@@ -106,8 +106,8 @@ fn a_pipe_and_a_file_take_it_too() {
     let mut rope = Rope::from("to a pipe: ");
     rope.push_file(threads_own(&source), 0..MIB as u64).unwrap();
     let expected = rope.to_vec();
-    let (reader, writer) = io::pipe().unwrap();
-    let all = drain(reader);
+    let (reader, writer) = nix::unistd::pipe().unwrap();
+    let all = drain(File::from(reader));
     rope.cursor().write_all_to(&writer).unwrap();
     drop(writer);
     assert!(all.join().unwrap() == expected);
@@ -153,7 +153,7 @@ fn what_is_no_range_of_a_file_is_refused() {
     #[allow(clippy::reversed_empty_ranges)]
     let reversed = 5..4;
     assert_eq!(kind(&file, reversed), ErrorKind::InvalidInput);
-    let (pipe, _writer) = io::pipe().unwrap();
+    let (pipe, _writer) = nix::unistd::pipe().unwrap();
     assert_eq!(kind(&pipe, 0..0), ErrorKind::InvalidInput);
     assert_eq!(kind(&File::open("/dev/null").unwrap(), 0..0), ErrorKind::InvalidInput);
     assert_eq!(kind(&File::open("/").unwrap(), 0..1), ErrorKind::InvalidInput);

@@ -318,7 +318,8 @@ fn a_full_disk_at_any_point_is_an_error_and_loses_nothing() {
         // From a disk that is full to one that takes 24 MiB.
         let free = usize::try_from(seed % (24 << 20)).unwrap();
         let filler = disk.path().join("filler");
-        fs::write(&filler, vec![1; 48 * MIB - free]).unwrap_or_else(|_| drop(fs::read(&filler)));
+        // It may be full before, with what the pool of the last round has not given back yet.
+        let _ = fs::write(&filler, vec![1; 48 * MIB - free]);
         let mut rope = Rope::in_pool(&pool);
         let (got, error) = receive(&mut rope, &payload);
         let error = error.unwrap_or_else(|| panic!("round {round}: 64 MiB do not fit into {free} bytes"));
@@ -461,6 +462,7 @@ fn a_child_of_fork_leaves_the_file_alone() {
     });
 }
 
+#[cfg(feature = "tokio")]
 #[test]
 fn a_task_awaits_what_is_written_and_others_go_on() {
     use ropewalk::ReadRope;
@@ -496,6 +498,7 @@ fn a_task_awaits_what_is_written_and_others_go_on() {
     assert!(ticks > 100, "{ticks}");
 }
 
+#[cfg(feature = "tokio")]
 #[test]
 fn a_task_that_waits_for_room_goes_on_when_the_disk_has_some() {
     use ropewalk::ReadRope;

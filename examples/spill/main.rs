@@ -18,9 +18,10 @@
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -49,6 +50,9 @@ struct Options {
     /// Receive into memory only
     #[arg(long)]
     memory: bool,
+    /// Send to this address, in a process of its own
+    #[arg(long, hide = true)]
+    peer: Option<SocketAddr>,
 }
 
 /// Bytes of which the payload consists, again and again, but for its end.
@@ -71,12 +75,22 @@ fn main() -> ExitCode {
 async fn run(options: &Options) -> anyhow::Result<()> {
     let size = usize::try_from(options.size.0)?;
     ensure!(size >= END.len(), "at least {} bytes", END.len());
+    if let Some(address) = options.peer {
+        return peer(address, size);
+    }
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
-    let peer = std::thread::spawn(move || peer(address, size));
+    let mut peer = Command::new(std::env::current_exe()?)
+        .arg(&options.directory)
+        .args(["--size", &size.to_string(), "--peer", &address.to_string()])
+        .spawn()?;
     let (socket, _) = listener.accept().await?;
     if options.splice {
-        return splice_all(&socket, &options.directory, size).await;
+        splice_all(&socket, &options.directory, size).await?;
+        // Nothing goes back.
+        peer.kill()?;
+        peer.wait()?;
+        return Ok(());
     }
     let pool = if options.memory {
         Pool::options().capacity(2 * options.size.0)
@@ -88,7 +102,10 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     let ticks = ticks();
     let start = Instant::now();
     let mut rope = Rope::in_pool(&pool);
-    while rope.len() < size && socket.read_rope(&mut rope).await? > 0 {}
+    while rope.len() < size && socket.read_rope(&mut rope).await? > 0 {
+        // tokio lets others run after 128 reads, of up to 1 MiB each.
+        tokio::task::yield_now().await;
+    }
     report("received", size, start);
     print_ticks("receiving", ticks)?;
     ensure!(rope.len() == size, "{} bytes of {size} came", rope.len());
@@ -110,7 +127,7 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     let start = Instant::now();
     socket.write_all_rope(&mut view.cursor()).await?;
     drop(socket);
-    peer.join().map_err(|_| anyhow::anyhow!("the peer panicked"))??;
+    ensure!(peer.wait()?.success(), "the peer failed");
     report("sent back", size, start);
     Ok(())
 }
@@ -119,7 +136,7 @@ async fn run(options: &Options) -> anyhow::Result<()> {
 async fn splice_all(socket: &TcpStream, directory: &Path, size: usize) -> anyhow::Result<()> {
     let mut options = OpenOptions::new();
     let file = options.read(true).write(true).custom_flags(0o20_200_000).open(directory)?; // O_TMPFILE
-    let (reader, writer) = std::io::pipe()?;
+    let (reader, writer) = nix::unistd::pipe()?;
     nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETPIPE_SZ(1 << 20))?;
     let ticks = ticks();
     let (start, mut got) = (Instant::now(), 0);
@@ -138,15 +155,14 @@ async fn splice_all(socket: &TcpStream, directory: &Path, size: usize) -> anyhow
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) => return Err(error.into()),
         }
-        // A read of a rope gives others their turn too.
-        tokio::task::consume_budget().await;
+        tokio::task::yield_now().await;
     }
     report("spliced", got, start);
     print_ticks("receiving", ticks)
 }
 
 /// Sends the payload, then checks that the same comes back.
-fn peer(address: std::net::SocketAddr, size: usize) -> anyhow::Result<()> {
+fn peer(address: SocketAddr, size: usize) -> anyhow::Result<()> {
     let mut socket = std::net::TcpStream::connect(address)?;
     let block: Vec<u8> = (0..BLOCK).map(|at| (at * 31 % 251) as u8).collect();
     let expected = |at: usize| {

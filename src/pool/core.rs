@@ -814,7 +814,8 @@ impl Pages for Core {
             let resident = self.state().runs.resident_prefix(page) > 0;
             let in_file = self.arena.shows_file(page);
             had_memory += u32::from(resident && !in_file);
-            let hole = if in_file {
+            // A write that failed may have got as far as the disk in part.
+            let hole = if resident {
                 memory::punch_hole(&spill.file, self.bytes(page.start), self.bytes(1))
             } else {
                 Ok(())
