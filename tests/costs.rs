@@ -197,7 +197,7 @@ fn pages_cost_the_same_in_a_fragmented_pool() {
 }
 
 #[test]
-fn a_refusal_costs_the_same_after_somebody_has_waited() {
+fn a_refusal_costs_the_same_after_a_request_has_waited() {
     let (pool, _held) = fragmented();
     let left = pool.stats();
     let all = pool.try_room((left.capacity - left.in_use) as usize).unwrap();

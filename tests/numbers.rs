@@ -278,7 +278,7 @@ fn room_is_reserved_or_an_error() {
         check(pool.try_room(n));
         match pin!(pool.wait_for_room(n)).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(room) => check(room),
-            Poll::Pending => panic!("wait_for_room({n}) waits although nobody holds anything"),
+            Poll::Pending => panic!("wait_for_room({n}) waits although nothing is held"),
         }
         assert!(state(&pool, &rope) == before);
     }

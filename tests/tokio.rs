@@ -313,7 +313,7 @@ async fn room_comes_first_to_who_asked_first() {
     assert_eq!(*order.lock().unwrap(), (0..20).collect::<Vec<_>>());
 }
 
-/// A hundred connections through a pool with room for a few: everybody waits, nobody is forgotten.
+/// A hundred connections through a pool with room for a few: all wait, none is forgotten.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_connections_share_a_tiny_pool() {
     let pool = pool_of(4);
@@ -338,7 +338,7 @@ async fn many_connections_share_a_tiny_pool() {
             assert_eq!(seen, payload.len());
         });
     }
-    timeout(LATE, tasks.join_all()).await.expect("somebody was forgotten");
+    timeout(LATE, tasks.join_all()).await.expect("a waiter was forgotten");
     let stats = pool.stats();
     assert_eq!((stats.in_use, stats.waiting, stats.fallbacks), (0, 0, 0));
     assert!(stats.peak <= stats.capacity);

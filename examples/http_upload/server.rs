@@ -1,4 +1,4 @@
-//! Accepts connections, serves each in a task, and ends those whose peer makes no progress.
+//! Accepts connections, serves each in a task, and ends connections whose peer makes no progress.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,7 +1,7 @@
 """Measures ropewalk beside CPython's own ways, and prints the table of docs/benchmarks.md in Markdown.
 
 Each variant has a process of its own that lives through all rounds; the variants of a group take turns. CPU time is
-user and system time by getrusage(2), from the connection until all bytes are side by side. The peak is what the
+user and system time by getrusage(2), from the connection until all bytes are contiguous. The peak is what the
 process takes above its start: the high-water mark of its resident set, and the pages of its memfds that are not
 mapped. Figures are medians of the rounds; a ratio is the median of the rounds' ratios, with its quartiles. The first
 round, in which the pool is cold, is shown by itself.

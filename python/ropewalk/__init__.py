@@ -4,7 +4,7 @@ Bytes arrive in pieces, are laid into memory once, leave by gather writes from a
 contiguous view, without a join.
 
 * :class:`Pool` recycles pages; :class:`Rope` holds what arrived; :class:`Cursor` is a position in it;
-  :class:`View` is all of it, side by side, for whatever takes the buffer protocol.
+  :class:`View` is all of it, contiguous, for anything that takes the buffer protocol.
 * :func:`recv_all`, :func:`recv_exactly` and :func:`send_all` are for plain sockets.
 * :mod:`ropewalk.asyncio` has ``open_connection`` and ``start_server``.
 """

@@ -24,7 +24,7 @@ def recv_all(sock, pool=None, limit=None):
 def recv_exactly(sock, n, pool=None):
     """Receives ``n`` bytes, and leaves what follows them in the socket; returns them as one :class:`View`.
 
-    Their room is set aside first, so that they lie side by side and nothing is copied. Raises as
+    Their room is set aside first, so that they are contiguous and nothing is copied. Raises as
     :func:`recv_all` does, and :exc:`EOFError` when the stream ends before; ``rope`` has what arrived.
     """
     rope = Rope(pool)

@@ -11,7 +11,7 @@ class PoolStats(NamedTuple):
     in_use: int
     """Held by ropes, views and cursors, in whole pages."""
     warm: int
-    """Resident, held by nobody, and handed out first."""
+    """Resident and free; handed out first."""
     peak: int
     """The most that was ever in use."""
     page_size: int

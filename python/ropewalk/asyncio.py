@@ -6,7 +6,7 @@ times its size.
 
 Every read is cancel safe: bytes leave the rope only when they are returned.
 
-Reading pauses while nobody reads and 256 KiB wait; while the pool is full, until there is room; and beyond
+Reading pauses while 256 KiB wait and no task reads; while the pool is full, until there is room; and beyond
 ``limit``, which is a hard one here: :exc:`ropewalk.LimitExceeded`. asyncio's own ``limit`` is not.
 """
 
@@ -27,7 +27,7 @@ __all__ = [
     "start_unix_server",
 ]
 
-# Bytes that are read ahead while nobody waits for them.
+# Bytes that are read ahead while no task waits for them.
 _AHEAD = 256 << 10
 
 # Bytes of ropes that a transport is given at a time: beyond its high-water mark it copies, in CPython 3.11, or
@@ -233,7 +233,7 @@ class StreamReader(asyncio.StreamReader):
                 self._waiter = None
 
     async def _wait_for_room(self):
-        """Until the pool has some. Raises PoolFull if those who wait hold all of it, so that none ever will."""
+        """Until the pool has some. Raises PoolFull if the waiters hold all of it, so that none ever will."""
         waiting = _WAITING.setdefault(self._pool, set())
         waiting.add(self)
         room = self._pool.wait_for_room()
@@ -282,7 +282,7 @@ _WAITING = weakref.WeakKeyDictionary()
 
 
 def _holds_all(waiting, pool):
-    """Whether the pool is full and those who wait hold all of it, but for what may be pages partly filled.
+    """Whether the pool is full and the waiters hold all of it, but for what may be pages partly filled.
     Another thread's loop may add to them meanwhile."""
     stats = pool.stats()
     others = stats.in_use - sum(len(reader._rope) for reader in tuple(waiting))

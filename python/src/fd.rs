@@ -26,7 +26,7 @@ impl<'py> Fd<'py> {
 
     /// What a call may use while it is detached.
     pub(crate) fn borrow(&self) -> BorrowedFd<'static> {
-        // SAFETY: as with every descriptor in Python, whoever closes it during the call gets EBADF.
+        // SAFETY: as with every descriptor in Python, closing it during the call gives EBADF.
         unsafe { BorrowedFd::borrow_raw(self.raw) }
     }
 

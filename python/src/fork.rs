@@ -74,7 +74,7 @@ pub(crate) fn unexport(bytes: &[u8]) {
     }
 }
 
-/// pthread_atfork(3): counts the forks from here on, whoever makes them, and lends exported memory to them.
+/// pthread_atfork(3): counts the forks from here on, from any library, and lends exported memory to them.
 pub(crate) fn watch() -> PyResult<()> {
     static WATCHED: Once = Once::new();
     let mut refused = 0;
@@ -85,7 +85,7 @@ pub(crate) fn watch() -> PyResult<()> {
     if refused == 0 { Ok(()) } else { Err(PyRuntimeError::new_err("no memory to watch forks with")) }
 }
 
-/// What a fork holds while it is under way: locks that a child would else find locked for ever, by a thread that it
+/// What a fork holds while it is under way: locks that a child would otherwise find locked for ever, by a thread that it
 /// has not, and the memory that was lent.
 struct Forking {
     _exported: MutexGuard<'static, BTreeMap<usize, (usize, usize)>>,

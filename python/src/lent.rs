@@ -15,7 +15,7 @@ const FIRST: usize = 16 << 10;
 const MIN: usize = 4 << 10;
 const MAX: usize = 1 << 20;
 
-/// With less room than this, and nobody writing there, more is lent.
+/// With less room than this, and no writer there, more is lent.
 const FEW: usize = 4 << 10;
 
 /// Room that a rope has lent, shared with whatever exports it.

@@ -20,7 +20,7 @@ use crate::fork::Born;
 /// Recycled memory that ropes receive into: one sparse memfd, whose pages stay resident for the next payload.
 ///
 /// ``capacity`` is the most bytes that all ropes together may hold, whole pages; by default the machine's memory, or
-/// the control group's. Only address space is set aside. ``retain`` is the most bytes kept resident though nobody uses
+/// the control group's. Only address space is set aside. ``retain`` is the most bytes kept resident while nothing uses
 /// them, without a limit by default; ``decay`` is how long, in seconds, 10 by default.
 ///
 /// Raises ValueError for a capacity of 0 or of more than 2**32 pages, OSError for what the kernel refuses. Made before a
@@ -92,7 +92,7 @@ impl Pool {
         attach::call(named.bind(py), &fields.as_sequence().concat(flags.as_sequence())?.to_tuple()?)
     }
 
-    /// Gives all memory that nobody uses back to the system; returns how many bytes that were.
+    /// Gives all idle memory back to the system; returns how many bytes that were.
     fn trim(&self, py: Python<'_>) -> PyResult<u64> {
         let pool = self.check()?;
         py.detach(|| pool.trim()).map_err(|error| plain(&error))
@@ -158,7 +158,7 @@ impl Bell {
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: just opened, and owned by nobody else.
+        // SAFETY: just opened, without another owner.
         Ok(Bell(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 

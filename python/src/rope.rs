@@ -281,7 +281,7 @@ impl Rope {
         self.change(py, ropewalk::Rope::clear)
     }
 
-    /// Makes room for ``nbytes`` more, side by side: of a payload of known length nothing is copied or mapped in the
+    /// Makes room for ``nbytes`` more, contiguous: of a payload of known length nothing is copied or mapped in the
     /// end. The pages count as in use at once. Raises PoolFull if the pool has no such run.
     fn reserve(&self, py: Python<'_>, nbytes: usize) -> PyResult<()> {
         self.attempt(py, |rope| rope.reserve(nbytes))
@@ -393,7 +393,7 @@ impl Rope {
 
     /// All bytes as one contiguous, read-only :class:`View`; the rope is empty then.
     ///
-    /// What lies side by side, as a rope that is alone in its pool or was reserved does, is borrowed; what does not is given a
+    /// What is contiguous, as a rope that is alone in its pool or was reserved does, is borrowed; what does not is given a
     /// second address, a system call a run; only short pieces, and buffers that were pushed, are copied. Raises PoolFull or
     /// MemoryError when there is no memory for the copies; the rope is as it was then.
     fn finalize(&self, py: Python<'_>) -> PyResult<View> {

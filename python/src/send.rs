@@ -23,7 +23,7 @@ pub(crate) trait Source {
         fds: &[BorrowedFd<'_>],
     ) -> PyResult<usize>;
 
-    /// The next bytes, as many as lie side by side.
+    /// The next bytes, as many as are contiguous.
     fn next(&self, py: Python<'_>) -> PyResult<Option<Bytes>>;
 
     /// Moves on by `sent` bytes, at most to the end.

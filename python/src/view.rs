@@ -14,7 +14,7 @@ use pyo3::types::{PyBytes, PySlice};
 use crate::fork::{self, Born};
 use crate::pushed::{self, Sweep};
 
-/// All bytes of a rope, side by side, read-only: an object of the buffer protocol.
+/// All bytes of a rope, contiguous, read-only: an object of the buffer protocol.
 ///
 /// ``memoryview(view)``, ``numpy.frombuffer(view)``, ``pyarrow.py_buffer(view)``, ``hashlib``, ``file.write(view)`` and
 /// pickle's protocol 5 use it where it lies, without a copy, and keep its pages as long as they need them.
@@ -53,7 +53,7 @@ impl View {
         Ok(View::part(buffer.map(pushed::segment).transpose()?.unwrap_or_default()))
     }
 
-    /// Bytes that had to be copied to lie side by side.
+    /// Bytes that had to be copied to be contiguous.
     #[getter]
     fn copied_bytes(&self) -> usize {
         self.copied

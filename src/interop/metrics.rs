@@ -7,7 +7,7 @@ use crate::pool::{Pool, PoolStats};
 /// Name, unit, description, and where the value is.
 type Metric = (&'static str, Unit, &'static str, fn(&PoolStats) -> u64);
 
-const GAUGES: [Metric; 10] = [
+const GAUGES: [Metric; 12] = [
     ("ropewalk.pool.memory.capacity", Unit::Bytes, "Most bytes that ropes may hold", |stats| stats.capacity),
     ("ropewalk.pool.memory.in_use", Unit::Bytes, "Held by ropes, views and Bytes", |stats| stats.in_use),
     ("ropewalk.pool.memory.in_use_peak", Unit::Bytes, "Highest value of in_use", |stats| stats.peak),
@@ -18,6 +18,12 @@ const GAUGES: [Metric; 10] = [
     ("ropewalk.pool.memory.resident", Unit::Bytes, "Resident: in use or idle", |stats| stats.resident),
     ("ropewalk.pool.memory.resident_peak", Unit::Bytes, "Highest value of resident", |stats| {
         stats.peak_resident
+    }),
+    ("ropewalk.pool.spill.in_use", Unit::Bytes, "In the spill file, or on the way there", |stats| {
+        stats.spilled
+    }),
+    ("ropewalk.pool.spill.capacity", Unit::Bytes, "Most bytes that the spill file may hold", |stats| {
+        stats.spill_capacity
     }),
     ("ropewalk.pool.waiters", Unit::Count, "Requests that wait for room", |stats| stats.waiting),
     (

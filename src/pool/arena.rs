@@ -240,7 +240,7 @@ impl Arena {
         Ok(done?)
     }
 
-    /// Overwrites pages that nobody owns any more.
+    /// Overwrites pages that have no owner any more.
     pub(crate) fn zero(&self, run: PageRun) {
         let (offset, len) = self.bytes_of(run);
         // SAFETY: within the mapping, see `bytes_of`; the caller is the last owner of the pages, which have memory.
@@ -257,7 +257,7 @@ impl Arena {
     pub(crate) fn filled(&self, page: u32, len: usize) -> &[u8] {
         let (offset, _) = self.bytes_of(PageRun::new(page, 1));
         assert!(len <= self.len - offset);
-        // SAFETY: within the mapping; as the caller says, the bytes are initialised and nobody writes to them.
+        // SAFETY: within the mapping; as the caller says, the bytes are initialised and not written.
         unsafe { slice::from_raw_parts(self.at(offset).as_ptr(), len) }
     }
 

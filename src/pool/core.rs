@@ -86,7 +86,7 @@ pub(super) struct Counters {
     pub(super) maps: AtomicU64,
 }
 
-/// In cache lines of its own: whoever has the lock writes to it, and what is beside it is only read.
+/// In cache lines of its own: the holder of the lock writes to it, and the fields beside it are only read.
 #[repr(align(128))]
 struct State {
     runs: Runs,
@@ -535,7 +535,7 @@ impl Core {
     }
 
     /// Lets the thread of the spill file free pages. A read that brought nothing frees one with its memory, for the next
-    /// read: it never was in the file, so nobody refers to its old bytes.
+    /// read: it never was in the file, so nothing refers to its old bytes.
     fn free_spilled(&self, spill: &Spill, run: PageRun) {
         let unused = run.len == 1 && !spill.has(run.start) && !self.arena.shows_file(run);
         let mut state = self.state();
@@ -627,7 +627,7 @@ impl Core {
         let run = {
             let mut state = self.state();
             let Some(run) = state.runs.take_highest_resident(max) else { return Ok(None) };
-            // Allocated while the kernel works, so that nobody fills them; not counted as such.
+            // Allocated while the kernel works, so that no rope fills them; not counted as such.
             state.decommitting += run.len;
             run
         };
@@ -762,7 +762,7 @@ impl Core {
         self.background.as_ref().is_some_and(|background| !background.runs())
     }
 
-    /// Panics if the layers do not fit each other. Call while nobody else uses the pool.
+    /// Panics if the layers do not fit each other. Call while no other thread uses the pool.
     #[cfg(any(test, fuzzing))]
     pub(super) fn assert_invariants(&self) {
         let state = self.state();
@@ -829,7 +829,7 @@ impl Pages for Core {
                     }
                     state.runs.free(page);
                 }
-                // Its old bytes may be on their way to a socket, so nobody may get it.
+                // Its old bytes may be on their way to a socket, so it must not be reused.
                 Err(_lost) => {
                     event!(warn, error = %_lost, "a spilled page could not be punched and is leaked");
                 }

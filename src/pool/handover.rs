@@ -28,7 +28,7 @@ impl Pool {
     }
 
     /// Returns how many handles and [`PageRef`](super::PageRef)s refer to this pool, this handle included. If all of
-    /// them are the caller's, nobody else can make another one.
+    /// them are the caller's, no other one can be made.
     pub(crate) fn holders(&self) -> usize {
         Arc::strong_count(self.shard())
     }

@@ -247,7 +247,7 @@ impl Pool {
         }
     }
 
-    /// Panics if the pool's layers do not fit each other; for tests and fuzzers, while nobody else uses the pool.
+    /// Panics if the pool's layers do not fit each other; for tests and fuzzers, while no other thread uses the pool.
     #[cfg(any(test, fuzzing))]
     pub fn assert_invariants(&self) {
         self.core().assert_invariants();

@@ -49,7 +49,7 @@ pub(super) struct Spill {
 
 #[derive(Default)]
 struct Queue {
-    /// Pages that nobody refers to any more.
+    /// Pages without a reference.
     frees: VecDeque<PageRun>,
     /// Pages that are full, and how many bytes of each.
     writes: VecDeque<(u32, usize)>,
@@ -184,7 +184,7 @@ impl Spill {
         queue.writing == Some(page) || queue.writes.iter().any(|(queued, _)| *queued == page)
     }
 
-    /// Queues pages that nobody refers to.
+    /// Queues pages without a reference.
     pub(super) fn free(&self, run: PageRun) {
         let mut queue = self.lock();
         queue.writes.retain(|(page, _)| !run.range().contains(page));

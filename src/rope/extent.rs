@@ -395,7 +395,7 @@ impl Extent {
         }
         let filled = self.filled;
         let Owner::Heap(block) = self.into_owner() else { return Ok(Vec::new()) };
-        // The only owner, since nobody has a reference to this one from which to make another.
+        // The only owner, since there is no other reference from which to make one.
         let Some(block) = Arc::into_inner(block) else { return Ok(Vec::new()) };
         let block = ManuallyDrop::new(block);
         // SAFETY: exactly the parts of the vector that `Block::new` took apart; `filled` bytes from its start on were

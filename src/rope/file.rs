@@ -80,7 +80,7 @@ impl Mapped {
         let offset = start - lead as u64;
         // A page more, so that no other map is adjacent. It is never touched.
         let map_len = (lead + page).checked_add(len).ok_or(io::ErrorKind::OutOfMemory)?;
-        // SAFETY: the map is read only. `push_file` says what happens if somebody changes the file.
+        // SAFETY: the map is read only. `push_file` says what happens if the file is changed.
         let map = unsafe { MmapOptions::new().offset(offset).len(map_len).map(&file) }?;
         let first = map.as_ptr().expose_provenance();
         let at = InFile { file: Arc::new(file), offset, home: true };

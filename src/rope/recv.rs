@@ -282,7 +282,7 @@ impl Rope {
         self.fill(want, call, count)
     }
 
-    /// Makes the call with memory that nobody has to keep, and keeps what came in a segment of its own size: a small
+    /// Makes the call with memory on the stack, and keeps what came in a segment of its own size: a small
     /// message needs no page, and an idle connection nothing at all. If `all` are likely to come, the memory is made
     /// that segment, else it is on the stack.
     #[inline(always)]

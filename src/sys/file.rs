@@ -22,7 +22,7 @@ use super::memory::{file_size_limit, to_off};
 #[cfg(test)]
 use super::mock::{self, Call};
 
-/// A file without a name, or with one that nobody knows until it gets another.
+/// A file without a name, or with a random one until it gets another.
 #[derive(Debug)]
 pub(crate) struct Unnamed {
     pub(crate) file: File,

@@ -51,7 +51,7 @@ pub(crate) fn memfd() -> io::Result<File> {
     Ok(memory::unsealed_memfd(0)?.0)
 }
 
-/// ftruncate(2), then fcntl(2) with `F_ADD_SEALS`: from now on nobody can change the file. Linear in its pages, all of
+/// ftruncate(2), then fcntl(2) with `F_ADD_SEALS`: from now on no process can change the file. Linear in its pages, all of
 /// which the kernel looks at.
 ///
 /// # Errors
@@ -77,14 +77,14 @@ fn not_sealed(error: Errno) -> io::Error {
     io::Error::new(io::ErrorKind::ResourceBusy, message)
 }
 
-/// mmap(2): all bytes of a memfd that nobody can change.
+/// mmap(2): all bytes of a memfd that no process can change.
 ///
 /// # Errors
 ///
 /// `InvalidData` if it is not one: see [`check`]. What mmap(2) reports.
 pub(crate) fn map_sealed(file: &File) -> io::Result<Bytes> {
     let len = check(file)?;
-    // SAFETY: all four seals are set, so nobody writes to the file or cuts it; all of its pages have memory.
+    // SAFETY: all four seals are set, so no process writes to the file or cuts it; all of its pages have memory.
     unsafe { map(file, len) }
 }
 
@@ -92,7 +92,7 @@ pub(crate) fn map_sealed(file: &File) -> io::Result<Bytes> {
 ///
 /// # Safety
 ///
-/// Nobody changes the first `len` bytes of the file, which are there, as long as the map lives.
+/// The file has `len` bytes, and the first `len` stay unchanged as long as the map lives.
 pub(crate) unsafe fn map(file: &File, len: usize) -> io::Result<Bytes> {
     if len == 0 {
         return Ok(Bytes::new());

@@ -177,7 +177,7 @@ fn small_messages_take_no_page_once_they_are_expected() {
     let mut rope = Rope::in_pool(&pool);
     let bytes = pattern(100_000);
     mock::run([], &bytes, || while rope.readv_from(any_fd()).unwrap() > 0 {});
-    assert_eq!(rope.finalize().unwrap().copied_bytes(), 0, "a large one is side by side all the same");
+    assert_eq!(rope.finalize().unwrap().copied_bytes(), 0, "a large one is contiguous all the same");
 }
 
 fn answer() -> impl Strategy<Value = Step> {

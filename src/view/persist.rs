@@ -38,7 +38,7 @@ impl View {
     /// linkat(2): makes the view a file at `path`, of exactly its bytes. Never replaces a file.
     ///
     /// The bytes go to a file without a name in the same directory (`O_TMPFILE`), are synced to the disk, and the file
-    /// gets its name last: nobody ever sees a part of it under that name, not after a crash either. Where the file system
+    /// gets its name last: no part of it is ever seen under that name, not after a crash either. Where the file system
     /// knows no such files, it has another name until then, `.ropewalk-` and a number, which a crash leaves behind.
     ///
     /// What was [spilled](crate::PoolOptions::spill) to the same file system is copied by copy_file_range(2): where that

@@ -111,7 +111,7 @@ impl View {
 }
 
 fn map(memfd: &File, len: usize) -> io::Result<Bytes> {
-    // SAFETY: these are bytes of a view, which nobody changes while somebody refers to its pages; afterwards nobody has
+    // SAFETY: these are bytes of a view, which stay unchanged while anything refers to its pages; afterwards nothing has
     // the pool, and the memfd is private to this process until it is sealed. It is never cut below `len`.
     unsafe { seal::map(memfd, len) }
 }
