@@ -8,8 +8,6 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::error::Error;
-use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,6 +21,7 @@ use super::capacity::{Capacity, Request, Wakers};
 use super::decay::Decay;
 use super::options::{PoolOptions, PoolStats};
 use super::refs::Refs;
+use super::refused::{AtCapacity, Full, Size, inherited};
 use super::runs::{PageRun, Placement, Runs};
 use super::spill::{self, Pages, Refusal, Spill};
 use crate::event::event;
@@ -59,7 +58,7 @@ const TABLE_BYTES: u64 = 5;
 pub(super) struct Core {
     pub(super) name: Cow<'static, str>,
     arena: Arena,
-    refs: Refs<Table<AtomicU32>>,
+    pub(super) refs: Refs<Table<AtomicU32>>,
     /// Of each shard.
     caches: [PageCache; SHARDS],
     state: Mutex<State>,
@@ -103,7 +102,7 @@ struct State {
 #[repr(align(128))]
 pub(super) struct Shard {
     pub(super) core: Arc<Core>,
-    index: usize,
+    pub(super) index: usize,
 }
 
 /// Recycled memory that ropes receive into.
@@ -178,16 +177,6 @@ impl Pool {
     }
 }
 
-/// A counted reference to a run of pages. Each page is freed when its last reference is dropped.
-pub(crate) struct PageRef {
-    shard: Arc<Shard>,
-    run: PageRun,
-    /// Pages, from the first on, that are known to be resident.
-    resident: u32,
-    /// Pages, the first ones, that were reserved for the rope when it allocated them: of its tail only.
-    drawn: u32,
-}
-
 /// How many pages to allocate.
 #[derive(Clone, Copy)]
 pub(super) enum Want {
@@ -201,7 +190,7 @@ pub(super) enum Want {
 
 impl Want {
     #[inline]
-    fn pages(self) -> u32 {
+    pub(super) fn pages(self) -> u32 {
         let (Want::UpTo(pages, _) | Want::Exactly(pages) | Want::Resident(pages)) = self;
         pages
     }
@@ -321,6 +310,7 @@ impl Core {
         })
     }
 
+    #[inline]
     pub(super) fn arena(&self) -> &Arena {
         &self.arena
     }
@@ -329,6 +319,7 @@ impl Core {
         self.overflow.as_ref()
     }
 
+    #[inline]
     pub(super) fn spill(&self) -> Option<&Spill> {
         self.spill.as_deref()
     }
@@ -396,7 +387,12 @@ impl Core {
     /// Allocates pages: `reserved` ones first, which it lowers. Returns them and how many, from the first on, are
     /// resident.
     #[inline(never)]
-    fn allocate(&self, shard: usize, want: Want, reserved: &mut u32) -> io::Result<(PageRun, u32)> {
+    pub(super) fn allocate(
+        &self,
+        shard: usize,
+        want: Want,
+        reserved: &mut u32,
+    ) -> io::Result<(PageRun, u32)> {
         self.check_process()?;
         let mut state = self.state();
         self.flush(&mut state, shard);
@@ -422,7 +418,7 @@ impl Core {
     /// Allocates up to `want` pages, or exactly so many, from page `at` on. Returns how many, and how many of them from
     /// the first on are resident.
     #[inline(never)]
-    fn grow(&self, shard: usize, at: u32, want: Want, reserved: &mut u32) -> (u32, u32) {
+    pub(super) fn grow(&self, shard: usize, at: u32, want: Want, reserved: &mut u32) -> (u32, u32) {
         if self.arena.is_inherited() {
             return (0, 0);
         }
@@ -450,12 +446,12 @@ impl Core {
 
     /// The cache of a shard, unless the pages have to come out of a reservation, or this is a child process.
     #[inline]
-    fn cache(&self, shard: usize, reserved: u32) -> Option<&PageCache> {
+    pub(super) fn cache(&self, shard: usize, reserved: u32) -> Option<&PageCache> {
         (reserved == 0 && !self.arena.is_inherited()).then_some(&self.caches[shard])
     }
 
     /// Gives the pages of `run`, which is the caller's, memory.
-    fn commit(&self, run: PageRun) -> io::Result<()> {
+    pub(super) fn commit(&self, run: PageRun) -> io::Result<()> {
         self.check_process()?;
         let resident = self.state().runs.resident_prefix(run);
         if resident < run.len {
@@ -478,20 +474,18 @@ impl Core {
         let Some(spill) = &self.spill else { return Ok(()) };
         spill.admit(run.len).map_err(|refusal| match refusal {
             Refusal::Failed(error) => error,
-            Refusal::Staged(bytes) => {
-                let full = AtCapacity {
-                    in_use: bytes,
-                    capacity: bytes,
-                    requested: self.bytes(run.len),
-                    what: Full::Staging,
-                };
-                io::Error::new(io::ErrorKind::OutOfMemory, full)
+            Refusal::Staged(bytes) => AtCapacity {
+                in_use: bytes,
+                capacity: bytes,
+                requested: self.bytes(run.len),
+                what: Full::Staging,
             }
+            .into(),
         })
     }
 
     /// Lets a spill file have pages, of which the first `len` bytes are full and never change again.
-    fn write_out(&self, run: PageRun, len: usize) {
+    pub(super) fn write_out(&self, run: PageRun, len: usize) {
         if let Some(spill) = self.spill.as_ref().filter(|_| !self.arena.is_inherited()) {
             spill.write(run, len);
         }
@@ -499,7 +493,7 @@ impl Core {
 
     /// Frees pages that have no owner; those of them that were reserved are reserved `again`.
     #[inline]
-    fn free(self: &Arc<Self>, shard: usize, run: PageRun, resident: u32, again: u32) {
+    pub(super) fn free(self: &Arc<Self>, shard: usize, run: PageRun, resident: u32, again: u32) {
         debug_assert!(run.len > 0);
         if resident < run.len || again > 0 || self.wants_background() || !self.caches[shard].free(run) {
             self.free_shared(shard, run, again);
@@ -747,13 +741,13 @@ impl Core {
             _ if self.spill.is_some() => Full::Spill,
             _ => Full::Pool,
         };
-        let full = AtCapacity {
+        AtCapacity {
             in_use: self.bytes(state.used() + state.capacity.reserved()),
             capacity: self.bytes(state.capacity.limit()),
             requested: self.bytes(want.pages()),
             what,
-        };
-        io::Error::new(io::ErrorKind::OutOfMemory, full)
+        }
+        .into()
     }
 
     /// Returns whether the thread that gives idle pages back was asked for and does not run.
@@ -899,250 +893,10 @@ impl State {
     }
 }
 
-impl PageRef {
-    /// Allocates pages: `reserved` ones first, which it lowers.
-    ///
-    /// # Errors
-    ///
-    /// `OutOfMemory` when the pool is at capacity.
-    #[inline]
-    pub(super) fn allocate(shard: &Arc<Shard>, want: Want, reserved: &mut u32) -> io::Result<PageRef> {
-        let (core, before) = (&shard.core, *reserved);
-        let cached = core.cache(shard.index, *reserved).and_then(|cache| cache.allocate(want.pages()));
-        let (run, resident) = match cached {
-            Some(run) => (run, run.len),
-            None => core.allocate(shard.index, want, reserved)?,
-        };
-        Ok(PageRef { shard: Arc::clone(shard), run, resident, drawn: before - *reserved })
-    }
-
-    /// Allocates pages that follow; returns how many.
-    pub(super) fn grow(&mut self, want: Want, reserved: &mut u32) -> u32 {
-        let (core, end, before) = (&self.shard.core, self.run.end(), *reserved);
-        let cached = core.cache(self.shard.index, *reserved).and_then(|cache| cache.grow(end, want.pages()));
-        let (grown, resident) = match cached {
-            Some(run) => (run.len, run.len),
-            None => core.grow(self.shard.index, end, want, reserved),
-        };
-        if self.resident == self.run.len {
-            self.resident += resident;
-        }
-        self.run.len += grown;
-        self.drawn += before - *reserved;
-        grown
-    }
-
-    /// Frees all but the first `len` pages, of which this must be the only reference; returns how many of those freed
-    /// are reserved again, because they were before.
-    pub(crate) fn truncate(&mut self, len: u32) -> u32 {
-        let (rest, resident) = self.part(len..self.run.len);
-        // Reserved pages were allocated first.
-        let again = self.drawn.saturating_sub(len);
-        self.drawn -= again;
-        self.resident = self.resident.min(len);
-        self.run.len = len;
-        if rest.len > 0 {
-            self.shard.core.free(self.shard.index, rest, resident, again);
-        }
-        again
-    }
-
-    /// Cuts at `offset` bytes into the run: returns the pages before, keeps those behind. The page through which the
-    /// cut goes belongs to both.
-    pub(crate) fn split_to(&mut self, offset: usize) -> PageRef {
-        let page = self.page_size();
-        let (front_end, rest_start) = (to_page(offset.div_ceil(page)), to_page(offset / page));
-        if rest_start < front_end {
-            self.shard.core.refs.add(PageRun::new(self.run.start + rest_start, 1));
-        }
-        let (front, rest) = (self.part(0..front_end), self.part(rest_start..self.run.len));
-        self.complete(rest_start as usize * page);
-        self.drawn = self.drawn.saturating_sub(rest_start);
-        (self.run, self.resident) = rest;
-        PageRef { shard: Arc::clone(&self.shard), run: front.0, resident: front.1, drawn: 0 }
-    }
-
-    /// Notes that no byte of the first `len` ever changes again, nor any behind them in the same page.
-    #[inline]
-    pub(crate) fn complete(&self, len: usize) {
-        let core = &self.shard.core;
-        if core.spill.is_some() && len > 0 {
-            core.write_out(PageRun::new(self.run.start, core.pages(len)), len);
-        }
-    }
-
-    /// A further reference to the pages that hold these bytes of the run. O(pages).
-    pub(crate) fn share(&self, bytes: std::ops::Range<usize>) -> PageRef {
-        let page = self.page_size();
-        let (run, resident) = self.part(to_page(bytes.start / page)..to_page(bytes.end.div_ceil(page)));
-        self.shard.core.refs.add(run);
-        PageRef { shard: Arc::clone(&self.shard), run, resident, drawn: 0 }
-    }
-
-    /// A further reference to the pages from byte `bytes.start` of the arena to `bytes.end`, all of which the caller has a
-    /// reference to and has filled. O(pages).
-    pub(super) fn pin(shard: &Arc<Shard>, bytes: std::ops::Range<usize>) -> PageRef {
-        let page = shard.core.arena.page_size();
-        let (start, end) = (to_page(bytes.start / page), to_page(bytes.end.div_ceil(page)));
-        let run = PageRun::new(start, end - start);
-        shard.core.refs.add(run);
-        PageRef { shard: Arc::clone(shard), run, resident: run.len, drawn: 0 }
-    }
-
-    /// Gives pages `first..end` of the run memory.
-    pub(crate) fn commit(&mut self, first: u32, end: u32) -> io::Result<()> {
-        let resident = self.resident.max(first);
-        if resident < end {
-            self.shard.core.commit(PageRun::new(self.run.start + resident, end - resident))?;
-            if self.resident >= first {
-                self.resident = end;
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns whether these are pages of the shard's pool.
-    pub(super) fn is_of(&self, shard: &Shard) -> bool {
-        Arc::ptr_eq(&self.shard.core, &shard.core)
-    }
-
-    /// Returns whether a child of the process that made the pool runs: the pages are not mapped there.
-    #[inline]
-    pub(crate) fn is_inherited(&self) -> bool {
-        self.shard.core.arena.is_inherited()
-    }
-
-    #[inline]
-    pub(crate) fn page_size(&self) -> usize {
-        self.shard.core.arena.page_size()
-    }
-
-    /// The address of the first byte, with provenance for the arena.
-    #[inline]
-    pub(crate) fn start(&self) -> std::ptr::NonNull<u8> {
-        self.shard.core.arena.page(self.run.start)
-    }
-
-    /// Pages.
-    #[inline]
-    pub(crate) fn len(&self) -> u32 {
-        self.run.len
-    }
-
-    /// Pages, from the first on, that are known to be resident.
-    #[inline]
-    pub(crate) fn resident(&self) -> u32 {
-        self.resident
-    }
-
-    fn part(&self, pages: std::ops::Range<u32>) -> (PageRun, u32) {
-        let run = PageRun::new(self.run.start + pages.start, pages.end - pages.start);
-        (run, self.resident.saturating_sub(pages.start).min(run.len))
-    }
-}
-
-impl Drop for PageRef {
-    #[inline]
-    fn drop(&mut self) {
-        let (core, first) = (&self.shard.core, self.run.start);
-        core.refs.release(self.run, |run| {
-            let resident = self.resident.saturating_sub(run.start - first).min(run.len);
-            core.free(self.shard.index, run, resident, 0);
-        });
-    }
-}
-
-impl fmt::Debug for PageRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PageRef").field("run", &self.run).finish_non_exhaustive()
-    }
-}
-
 /// Pages for so many bytes; as many as there can be for more.
 #[inline]
 fn pages_of(bytes: u64, page: u64) -> u32 {
     u32::try_from(bytes.div_ceil(page)).unwrap_or(u32::MAX)
-}
-
-fn to_page(page: usize) -> u32 {
-    u32::try_from(page).expect("an arena has less than 2^32 pages")
-}
-
-fn inherited() -> io::Error {
-    let message =
-        "this pool was made before fork(); the child cannot use it, make another one with Pool::new";
-    io::Error::new(io::ErrorKind::Unsupported, message)
-}
-
-/// The pool has no room for a request. Unlike a lack of memory this is over once ropes are dropped.
-#[derive(Debug)]
-struct AtCapacity {
-    in_use: u64,
-    capacity: u64,
-    requested: u64,
-    what: Full,
-}
-
-/// What has no room.
-#[derive(Debug)]
-enum Full {
-    Pool,
-    /// There is capacity for it, but no run of adjacent pages.
-    Fragmented,
-    Spill,
-    /// Pages that ropes are filling before they go to the file.
-    Staging,
-}
-
-impl fmt::Display for AtCapacity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (in_use, capacity) = (Size(self.in_use), Size(self.capacity));
-        let requested = Size(self.requested);
-        match self.what {
-            Full::Pool => write!(
-                f,
-                "pool is at capacity: {in_use} of {capacity} in use, {requested} requested; drop ropes or raise \
-                 PoolOptions::capacity"
-            ),
-            Full::Fragmented => write!(
-                f,
-                "pool is fragmented: {in_use} of {capacity} in use, no {requested} of adjacent pages; receive without \
-                 reserving, or drop ropes"
-            ),
-            Full::Spill => write!(
-                f,
-                "pool and its spill file are at capacity: {in_use} of {capacity} spilled, {requested} requested; drop \
-                 ropes or raise PoolOptions::spill"
-            ),
-            Full::Staging => write!(
-                f,
-                "too many ropes spill at once: they are filling {in_use} of the {capacity} that may wait for the disk, \
-                 {requested} requested; drop ropes or raise PoolOptions::capacity"
-            ),
-        }
-    }
-}
-
-impl Error for AtCapacity {}
-
-/// Returns whether the pool was at capacity when this happened, so that waiting helps.
-pub(crate) fn is_at_capacity(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<AtCapacity>())
-}
-
-/// Bytes, for people.
-struct Size(u64);
-
-impl fmt::Display for Size {
-    #[allow(clippy::cast_precision_loss)] // one decimal is shown
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [(&str, u64); 4] =
-            [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-        match UNITS.iter().find(|(_, unit)| self.0 >= *unit) {
-            Some((name, unit)) => write!(f, "{:.1} {name}", self.0 as f64 / *unit as f64),
-            None => write!(f, "{} B", self.0),
-        }
-    }
 }
 
 /// This thread's shard.

@@ -8,7 +8,9 @@
 //! decay.rs       when idle pages are given back             (pure)
 //! background.rs  by whom, if the program makes no calls
 //! capacity.rs    limits, reservations, waiters              (pure)
-//! core.rs        the layers put together: allocate, grow, share, free
+//! core.rs        the layers put together: allocate, grow, commit, free
+//! page_ref.rs    a counted reference to a run of pages
+//! refused.rs     the errors with which a pool refuses
 //! handover.rs    the private pool of a rope for another process
 //! options.rs     what a pool is asked for, and what it tells
 //! spill.rs       pages beyond the capacity, and the thread that writes them to a file
@@ -27,7 +29,9 @@ mod core;
 mod decay;
 mod handover;
 mod options;
+mod page_ref;
 mod refs;
+mod refused;
 mod room;
 mod runs;
 mod spill;
@@ -41,11 +45,12 @@ use std::time::Duration;
 
 use self::core::Core;
 pub use self::core::Pool;
-pub(crate) use self::core::{PageRef, is_at_capacity};
 use crate::event::event;
 use crate::limits::Limits;
 pub use arena::{Backing, Commit};
 pub use options::{PoolOptions, PoolStats};
+pub(crate) use page_ref::PageRef;
+pub(crate) use refused::is_at_capacity;
 pub use room::{Room, RoomFuture};
 
 impl Pool {

@@ -7,7 +7,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use super::capacity::Request;
-use super::core::{Core, PageRef, Pool, Want, is_at_capacity};
+use super::core::{Core, Pool, Want};
+use super::page_ref::PageRef;
+use super::refused::is_at_capacity;
 
 /// Room that a pool has reserved: capacity that only a rope [made with it](crate::Rope::in_room) can use.
 ///
