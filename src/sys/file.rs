@@ -138,7 +138,7 @@ fn check_size(offset: u64, len: usize) -> io::Result<()> {
 /// sync_file_range(2) until the bytes are on the device, then posix_fadvise(2) with `POSIX_FADV_DONTNEED`: they are in the
 /// page cache no longer, where they would count for the control group. Says nothing of metadata.
 pub(crate) fn write_back(file: &File, offset: u64, len: u64) -> io::Result<()> {
-    let (from, bytes) = (to_off(offset)?, to_off(len)?);
+    let (from, bytes) = (to_off64(offset)?, to_off64(len)?);
     let all =
         libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
     let synced = retry(|| {
@@ -152,8 +152,10 @@ pub(crate) fn write_back(file: &File, offset: u64, len: u64) -> io::Result<()> {
         }
         synced => drop(synced?),
     }
-    // Advice only.
-    let _ = posix_fadvise(file, from, bytes, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    // Advice only, with offsets of 32 bits where `off_t` has them.
+    if let (Ok(from), Ok(bytes)) = (to_off(offset), to_off(len)) {
+        let _ = posix_fadvise(file, from, bytes, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    }
     Ok(())
 }
 
@@ -186,7 +188,7 @@ pub(crate) fn copy_all(from: &File, offset: u64, len: usize, to: &File, at: u64)
     check_size(at, len)?;
     let mut done = 0;
     while done < len {
-        let (mut source, mut target) = (to_off(offset + done as u64)?, to_off(at + done as u64)?);
+        let (mut source, mut target) = (to_off64(offset + done as u64)?, to_off64(at + done as u64)?);
         let want = (len - done).min(MAX_BYTES);
         match retry(|| copy_file_range(from, Some(&mut source), to, Some(&mut target), want)) {
             Ok(0) => return Err(shrunk(offset + done as u64)),
@@ -232,7 +234,7 @@ pub(crate) fn sendfile(
     let offer = len.min(MAX_BYTES);
     let sent = without_sigpipe(|| {
         retry(|| {
-            let mut at = to_off(offset)?;
+            let mut at = to_off64(offset)?;
             sendfile64(fd, file, Some(&mut at), offer)
         })
     });
@@ -244,6 +246,11 @@ pub(crate) fn sendfile(
         }
         Err(error) => Err(error),
     }
+}
+
+/// An offset of the calls that take 64 bits on any target.
+fn to_off64(offset: u64) -> nix::Result<i64> {
+    i64::try_from(offset).map_err(|_| Errno::EFBIG)
 }
 
 fn shrunk(offset: u64) -> io::Error {
