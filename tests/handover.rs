@@ -9,6 +9,7 @@ mod seccomp;
 mod support;
 
 use std::env;
+use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -410,11 +411,11 @@ fn files_that_are_not_sealed_memfds_are_refused() {
         let path = format!("/proc/self/fd/{}", good.as_raw_fd());
         let write_only = OpenOptions::new().write(true).open(&path).unwrap();
         assert_eq!(Sealed::from_fd(write_only.into()).unwrap_err().kind(), ErrorKind::PermissionDenied);
-        let open = OpenOptions::new();
-        let as_path = {
-            use std::os::unix::fs::OpenOptionsExt;
-            open.clone().read(true).custom_flags(libc::O_PATH).open(&path).unwrap()
-        };
+        // Not by `OpenOptions`: under musl `O_PATH` is a part of `O_ACCMODE`, which it removes.
+        let name = CString::new(path.clone()).unwrap();
+        let fd = unsafe { libc::open(name.as_ptr(), libc::O_PATH | libc::O_CLOEXEC) };
+        assert!(fd >= 0, "{}", Errno::last());
+        let as_path = unsafe { File::from_raw_fd(fd) };
         assert_eq!(Sealed::from_fd(as_path.into()).unwrap_err().raw_os_error(), Some(libc::EBADF));
         assert_eq!(descriptors(), before + 1);
         // The rest is for comparison: what is accepted.
