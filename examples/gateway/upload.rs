@@ -91,7 +91,7 @@ impl Drop for Upload {
         let (mut running, patience) = (std::mem::take(&mut self.running), self.limits.patience);
         tokio::spawn(async move {
             running.shutdown().await;
-            // A store that is gone keeps the parts; it has rules for uploads that nobody completes.
+            // A store that is gone keeps the parts; its own rules remove uploads that are never completed.
             let _ = timeout(patience, inner.abort()).await;
         });
     }

@@ -40,7 +40,7 @@ fn the_comparison_is_verified_and_says_what_it_cost() {
         for figure in ["ms", "cpu_ms", "page_faults", "syscalls", "copied_bytes", "peak_ratio"] {
             assert!(round[figure].is_number(), "{figure} in {round}");
         }
-        // Whatever holds the payload is seen, also pages of a memory file that nobody has mapped yet.
+        // Counts all memory that holds the payload, also pages of a memfd that are not mapped yet.
         let copies = if round["variant"] == "list+join" { 2.0 } else { 1.0 };
         assert!(round["peak_ratio"].as_f64().unwrap() >= copies, "{round}");
     }

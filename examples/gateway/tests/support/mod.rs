@@ -143,7 +143,7 @@ impl Reply {
     #[track_caller]
     fn read(peer: &mut TcpStream) -> Reply {
         let mut bytes = Vec::new();
-        // Whoever refuses a body may reset the connection behind the response.
+        // A server that refuses a body may reset the connection behind the response.
         let _ = peer.read_to_end(&mut bytes);
         let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
         let end = end.unwrap_or_else(|| panic!("no head in {:?}", String::from_utf8_lossy(&bytes)));
