@@ -105,8 +105,7 @@ impl Server {
         process::memory(self.child.id())
     }
 
-    /// Memory at the peak while peers `attack`. Meanwhile those who were there before and those who come
-    /// then are served.
+    /// Returns the peak of memory while peers `attack`. Fails unless connections made before and meanwhile are served.
     #[track_caller]
     fn peak_under(&self, attack: impl FnOnce() + Send) -> u64 {
         let mut honest = self.connect();
