@@ -1,8 +1,10 @@
-"""The examples, run as a person would, and beside the Rust `transfer` where that is built."""
+"""The examples, run as a person would, and beside the Rust `transfer` where there is a cargo to build it."""
 
+import json
 import os
 import pathlib
 import re
+import shutil
 import socket
 import struct
 import subprocess
@@ -14,8 +16,18 @@ import ropewalk
 
 HERE = pathlib.Path(__file__).parent.parent
 PYTHON = [sys.executable, str(HERE / "examples" / "transfer.py")]
-RUST = [str(HERE.parent / "target" / "release" / "examples" / "transfer")]
-WAYS = {"python": PYTHON} | ({"rust": RUST} if os.access(RUST[0], os.X_OK) else {})
+
+
+def rust_transfer():
+    """The Rust `transfer` of this checkout. Cargo builds it and says where it is, for one left by an older build speaks another
+    protocol."""
+    build = ["cargo", "build", "--quiet", "--release", "--example", "transfer", "--message-format", "json"]
+    built = subprocess.run(build, cwd=HERE.parent, stdout=subprocess.PIPE, text=True, check=True).stdout
+    artifacts = (json.loads(line) for line in built.splitlines())
+    return [next(found for artifact in artifacts if (found := artifact.get("executable")))]
+
+
+WAYS = {"python": PYTHON} | ({"rust": rust_transfer()} if shutil.which("cargo") else {})
 
 
 class Receiver:
