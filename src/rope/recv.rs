@@ -38,10 +38,13 @@ impl Rope {
     /// a segment of its own size rather than a page. Works with any descriptor that readv(2) reads from.
     ///
     /// From a socket that keeps message boundaries (datagram, seqpacket) one call brings one whole message: its length
-    /// is asked for first. So it is with the packets of a pipe (`O_DIRECT`) where there is less room than a page. Messages without bytes are skipped, since `Ok(0)` is the end;
-    /// [`recvmsg_from`](Rope::recvmsg_from) brings them too. At the limit and in a full pool `Ok(0)` is the end of the
-    /// stream as well, for each kind of descriptor; where the kernel cannot tell, as of a device that has no end, it is
-    /// the error.
+    /// is asked for first. So it is with the packets of a pipe (`O_DIRECT`) where there is less room than a page.
+    /// Messages without bytes are skipped, since `Ok(0)` is the end; [`recvmsg_from`](Rope::recvmsg_from) brings them
+    /// too. That a [`TcpStream`](std::net::TcpStream) or [`UnixStream`](std::os::unix::net::UnixStream) is a stream is
+    /// known by its type; of other types a rope asks the kernel once, by getsockopt(2).
+    ///
+    /// At the limit and in a full pool `Ok(0)` is the end of the stream as well, for each kind of descriptor; where the
+    /// kernel cannot tell, as of a device that has no end, it is the error.
     ///
     /// # Errors
     ///
@@ -74,7 +77,7 @@ impl Rope {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     #[inline(always)]
-    pub fn readv_from(&mut self, fd: impl AsFd) -> io::Result<usize> {
+    pub fn readv_from<F: AsFd>(&mut self, fd: F) -> io::Result<usize> {
         self.readv_up_to(fd, usize::MAX)
     }
 
@@ -100,9 +103,12 @@ impl Rope {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     #[inline(always)]
-    pub fn readv_up_to(&mut self, fd: impl AsFd, max: usize) -> io::Result<usize> {
+    pub fn readv_up_to<F: AsFd>(&mut self, fd: F, max: usize) -> io::Result<usize> {
         if self.held_back.is_some() && max > 0 {
             return self.deliver();
+        }
+        if sys::is_stream_type::<F>() {
+            self.source().is_stream(fd.as_fd());
         }
         let fd = fd.as_fd();
         let mut kind = self.source().kind(fd);

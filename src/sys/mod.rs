@@ -21,7 +21,7 @@ pub use io::Received;
 pub(crate) use io::{
     at_end_of_stream, check_recv_flags, check_send_flags, readv, recvmsg, recvmsg_into, sendmsg, writev,
 };
-pub(crate) use peek::{FdKind, KnownFd, is_no_socket, next_message_len, next_with_bytes};
+pub(crate) use peek::{FdKind, KnownFd, is_no_socket, is_stream_type, next_message_len, next_with_bytes};
 
 /// What a call behind an arena returns.
 pub(crate) type Result = nix::Result<()>;

@@ -26,7 +26,9 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::TcpStream;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::ptr;
 
 use nix::errno::Errno;
@@ -171,8 +173,7 @@ impl KnownFd {
         self.kind
     }
 
-    /// Notes that the type of `fd` says what it is.
-    #[cfg(feature = "tokio")]
+    /// Notes that `fd` is a stream, as its type says.
     #[inline]
     pub(crate) fn is_stream(&mut self, fd: BorrowedFd<'_>) {
         if self.fd != fd.as_raw_fd() {
@@ -190,6 +191,19 @@ impl KnownFd {
     pub(crate) fn forget(&mut self) {
         *self = KnownFd::NONE;
     }
+}
+
+/// Whether a descriptor of type `F` is a stream socket. Of others, `BorrowedFd` among them, the kernel is asked.
+#[inline]
+pub(crate) fn is_stream_type<F>() -> bool {
+    fn is<F, S>() -> bool {
+        let id = typeid::of::<F>();
+        id == typeid::of::<S>()
+            || id == typeid::of::<&S>()
+            || id == typeid::of::<&mut S>()
+            || id == typeid::of::<&&S>()
+    }
+    is::<F, TcpStream>() || is::<F, UnixStream>()
 }
 
 /// Tells the end of a stream from anything else; see the table above. Takes nothing out of the descriptor.
@@ -383,4 +397,18 @@ fn stat(fd: BorrowedFd<'_>) -> io::Result<libc::stat64> {
     Errno::result(unsafe { libc::fstat64(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
     // SAFETY: the call has succeeded, so it has filled the struct.
     Ok(unsafe { stat.assume_init() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+
+    #[test]
+    fn streams_are_known_by_their_type() {
+        assert!(is_stream_type::<TcpStream>() && is_stream_type::<&TcpStream>());
+        assert!(is_stream_type::<UnixStream>() && is_stream_type::<&&UnixStream>());
+        assert!(!is_stream_type::<&UdpSocket>() && !is_stream_type::<BorrowedFd<'_>>());
+    }
 }
