@@ -297,13 +297,19 @@ impl Extent {
     /// Copies as much of `bytes` as is ready; returns how much that was.
     #[inline]
     pub(crate) fn copy_from(&mut self, bytes: &[u8]) -> usize {
-        let spare = self.spare_mut();
-        let count = spare.len().min(bytes.len());
-        // SAFETY: both are valid for `count` bytes; `spare` is borrowed mutably, so they do not overlap.
-        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), spare.as_mut_ptr().cast(), count) };
+        let count = self.ready().min(bytes.len());
+        if self.copy_all_from(&bytes[..count]) { count } else { 0 }
+    }
+
+    /// Copies `bytes` if memory for all of them is ready; returns whether it did.
+    #[inline]
+    pub(crate) fn copy_all_from(&mut self, bytes: &[u8]) -> bool {
+        let Some(spare) = self.spare_mut().get_mut(..bytes.len()) else { return false };
+        // SAFETY: both are valid for as many bytes; `spare` is borrowed mutably, so they do not overlap.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), spare.as_mut_ptr().cast(), bytes.len()) };
         // SAFETY: just written.
-        unsafe { self.fill(count) };
-        count
+        unsafe { self.fill(bytes.len()) };
+        true
     }
 
     /// Returns whether the memory goes on where `bytes` end.

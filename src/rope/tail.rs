@@ -150,8 +150,8 @@ impl Rope {
         let max_segment = self.limits.max_segment;
         let Some(tail) = &mut self.tail else { return false };
         // An empty tail may have to begin with a short segment, and a full one has to be cut.
-        let simple = tail.len() > 0 && bytes.len() <= tail.ready() && tail.len() + bytes.len() <= max_segment;
-        simple && tail.copy_from(bytes) == bytes.len()
+        let simple = tail.len() > 0 && tail.len() + bytes.len() <= max_segment;
+        simple && tail.copy_all_from(bytes)
     }
 
     fn copy_in_or_to_heap(&mut self, bytes: &[u8]) {
