@@ -13,12 +13,11 @@ def recv_all(sock, pool=None, limit=None):
     ``sock`` is anything with ``fileno()``: a socket, blocking or not, a TLS socket, a pipe. A timeout of the
     socket is one for the whole. The peak of memory is the payload and a few pages.
 
-    Raises :exc:`LimitExceeded` when more than ``limit`` bytes come, :exc:`PoolFull` when the pool has no room,
-    :exc:`TimeoutError`, or what the socket reports. The exception's attribute ``rope`` then has what arrived.
+    Raises :exc:`LimitExceeded` when more than ``limit`` bytes come, :exc:`PoolFull` when the pool has no room, or the
+    system no memory for the view, :exc:`TimeoutError`, what the socket reports, or what a signal's handler raises. The
+    exception's attribute ``rope`` then has what arrived.
     """
-    rope = Rope(pool, limit)
-    _receive(sock, rope, None)
-    return rope.finalize()
+    return _receive(sock, Rope(pool, limit), None)
 
 
 def recv_exactly(sock, n, pool=None):
@@ -32,10 +31,7 @@ def recv_exactly(sock, n, pool=None):
         rope.reserve(n)
     except MemoryError:
         pass  # as much may be there in shorter runs
-    _receive(sock, rope, n)
-    if len(rope) < n:
-        raise _with_rope(EOFError(f"the stream ended after {len(rope)} of {n} bytes"), rope)
-    return rope.finalize()
+    return _receive(sock, rope, n)
 
 
 def send_all(sock, rope):
@@ -54,18 +50,18 @@ def send_all(sock, rope):
 
 
 def _receive(sock, rope, n):
-    wait = _Wait(sock, select.POLLIN)
+    """Receives ``n`` bytes, or all; whatever is raised has the rope."""
     try:
+        wait = _Wait(sock, select.POLLIN)
         while n is None or len(rope) < n:
             if not wait.call(rope.recv_from, sock, None if n is None else n - len(rope)):
                 break
-    except (OSError, MemoryError) as error:
-        raise _with_rope(error, rope)
-
-
-def _with_rope(error, rope):
-    error.rope = rope
-    return error
+        if n is not None and len(rope) < n:
+            raise EOFError(f"the stream ended after {len(rope)} of {n} bytes")
+        return rope.finalize()
+    except BaseException as error:
+        error.rope = rope
+        raise
 
 
 class _Wait:

@@ -106,13 +106,13 @@ class StreamReader(asyncio.StreamReader):
 
     async def read_view(self, n=-1):
         """The next ``n`` bytes, or all up to the end of the stream, as one :class:`ropewalk.View`: fewer than
-        ``n`` only if the stream ends before. Nothing is copied, but what ``View.copied_bytes`` says."""
+        ``n`` only if the stream ends before. Nothing is copied, but what ``View.copied_bytes`` says. Raises
+        :exc:`PoolFull` if the system has no memory for the view; then all of it stays, to be read otherwise."""
         rope = self._rope
         count = _EVERYTHING if n < 0 else n
         if len(rope) < count:
             await self._wait(count)
-        count = min(count, len(rope))
-        view = rope.split_to(count).finalize()
+        view = _take_view(rope, min(count, len(rope)))
         self._go_on()
         return view
 
@@ -300,6 +300,17 @@ async def _readable(loop, fd):
 
 def _overrun(rope):
     return LimitOverrunError(f"no separator in {len(rope)} bytes, beyond the limit; they are kept", len(rope))
+
+
+def _take_view(rope, count):
+    """The first bytes as a view. Without memory for it, the rope is as it was."""
+    first = rope.split_to(count)
+    try:
+        return first.finalize()
+    except BaseException:
+        first.append(rope)
+        rope.append(first)
+        raise
 
 
 def _first_end(rope, separators, start):

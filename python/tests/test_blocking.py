@@ -1,6 +1,7 @@
 """Whole payloads through plain sockets."""
 
 import os
+import select
 import signal
 import socket
 import struct
@@ -10,6 +11,7 @@ import time
 import pytest
 
 import ropewalk
+from test_processes import python
 
 
 def reset(sock):
@@ -166,7 +168,7 @@ def test_a_limit_loses_nothing(connect, pool):
     del refused, rope
 
 
-def test_a_full_pool_loses_nothing(connect, pool):
+def test_a_pool_that_others_fill_loses_nothing(connect, pool):
     def serve(sock):
         sock.sendall(b"x" * 100_000)
         sock.recv(1)
@@ -290,3 +292,99 @@ def test_other_threads_run_meanwhile(pair):
     while len(rope) < 40:
         received.append(rope.recv_from(other))
     assert sum(received) == len(rope) == 40
+
+
+@pytest.mark.parametrize("receive", [ropewalk.recv_all, lambda sock, pool: ropewalk.recv_exactly(sock, 100, pool)])
+def test_whatever_ends_a_receive_what_had_arrived_is_told(pair, pool, receive):
+    """A handler that raises, and a socket that another thread closes: neither is an error of the socket's."""
+    class Interrupted(Exception):
+        pass
+
+    def handler(signum, frame):
+        raise Interrupted
+
+    class Closed:
+        def __init__(self):
+            self.closed = False
+
+        def fileno(self):
+            return -1 if self.closed else pair[0].fileno()
+
+    sock = Closed()
+    pair[0].setblocking(False)
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        for how in (Interrupted, ValueError):
+            pair[1].sendall(b"arrived")
+
+            def end():
+                while select.select([pair[0]], [], [], 0)[0]:
+                    time.sleep(0.01)
+                if how is Interrupted:
+                    signal.setitimer(signal.ITIMER_REAL, 0.01)
+                else:
+                    sock.closed = True
+                    pair[1].sendall(b"wakes the other thread")
+
+            thread = threading.Thread(target=end)
+            thread.start()
+            with pytest.raises(how) as ended:
+                receive(sock, pool)
+            thread.join()
+            assert ended.value.rope == b"arrived"
+            del ended
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+WITHOUT_MEMORY = """
+import asyncio, os, resource, ropewalk, ropewalk.asyncio
+
+pool, size = ropewalk.Pool(capacity=48 << 20), 16 << 20
+# Every second mebibyte is taken: what is received is not contiguous, and has to be mapped or copied.
+ropes = [ropewalk.Rope(pool) for _ in range(48)]
+for rope in ropes:
+    rope.extend(bytes(1 << 20))
+del ropes[::2], rope
+
+payload, stream = b"x" * size, os.memfd_create("stream")
+os.pwrite(stream, payload, 0)
+
+def without_memory(call):
+    "What it raises where neither a map nor a copy can be had."
+    with open("/proc/self/statm") as file:
+        mapped = int(file.read().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + (6 << 20), before[1]))
+    try:
+        call()
+    except MemoryError as error:
+        return error
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    raise AssertionError("there was memory")
+"""
+
+
+def test_without_memory_for_a_view_nothing_is_lost():
+    python(WITHOUT_MEMORY + """
+error = without_memory(lambda: ropewalk.recv_all(stream, pool))
+assert error.rope.finalize() == payload
+""")
+
+
+@pytest.mark.parametrize("count", ["-1", "size - 1"])
+def test_without_memory_for_a_view_nothing_is_lost_of_a_stream(count):
+    python(WITHOUT_MEMORY + f"""
+async def main():
+    reader = ropewalk.asyncio.StreamReader(pool)
+    for _ in range(size >> 20):
+        reader.feed_data(b"x" * (1 << 20))
+    reader.feed_eof()
+    read = reader.read_view({count})
+    assert isinstance(without_memory(lambda: read.send(None)), MemoryError)
+    assert await reader.read_view() == payload and reader.at_eof()
+
+asyncio.run(main())
+""")
