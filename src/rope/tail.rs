@@ -341,7 +341,7 @@ impl Rope {
         let usual = self.memory.pool().map_or(0, |pool| Pace::reads(pool.first_read()).bytes());
         let ahead = self.len().max(usual).max(MIN_COMMIT);
         // What is spilled has memory until it is written.
-        if self.memory.pool().is_some_and(|pool| pool.overflow().is_some()) {
+        if self.memory.pool().is_some_and(|pool| pool.spilling().is_some()) {
             ahead.min(MAX_COMMIT)
         } else {
             ahead
