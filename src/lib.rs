@@ -7,6 +7,7 @@
 //! |---|---|
 //! | accumulate them, length unknown | [`Rope::in_pool`], [`readv_from`](Rope::readv_from) until `Ok(0)` |
 //! | accumulate them, length known | [`reserve`](Rope::reserve) first, then [`readv_up_to`](Rope::readv_up_to) |
+//! | accumulate a part of a file, its position kept | [`readv_at`](Rope::readv_at) |
 //! | accumulate them from TLS, or any `AsyncRead` | `Rope::receive_from`, with the feature `tokio` |
 //! | bound what a peer can make the program hold | [`set_limit`](Rope::set_limit), [`PoolOptions::capacity`] |
 //! | wait for memory instead of failing | [`Pool::wait_for_room`], [`Room`] |

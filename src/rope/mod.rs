@@ -5,6 +5,7 @@
 //! extent.rs    memory that is filled from its start, and the segments cut off it
 //! tail.rs      the extent behind the segments
 //! recv.rs      one system call into the tail
+//! positioned.rs  the same at an offset of a file, and of one with O_DIRECT
 //! body.rs      the same for a body of known length
 //! file.rs      a file's range as a segment
 //! gather.rs    the iovecs of one send
@@ -20,6 +21,7 @@ mod extent;
 mod file;
 mod gather;
 mod pace;
+mod positioned;
 mod recv;
 mod search;
 mod segments;

@@ -18,6 +18,7 @@ use super::segments::Segments;
 use super::{Pace, Rope};
 use crate::pool::Pool;
 use crate::sys::iovec::UninitIovec;
+use crate::sys::memory::page_size;
 
 /// A rope keeps spare pages for this part of what it holds, so that ropes growing beside each other in one pool do not
 /// interleave page by page. A rope that holds little keeps none.
@@ -222,6 +223,34 @@ impl Rope {
             Err(error) => return Err(error),
         }
         if offer.len() > 0 { Ok(offer) } else { Err(no_room()) }
+    }
+
+    /// Makes up to `want` further bytes ready in the tail, if that goes on at the start of a page; returns whether there is
+    /// one page at least.
+    pub(super) fn grow_aligned(&mut self, want: usize) -> bool {
+        let (held, page) = (self.len(), page_size());
+        let Some(tail) = self.tail.as_mut().filter(|tail| tail.end_address() % page == 0) else {
+            return false;
+        };
+        if tail.spare() < want {
+            tail.grow(&mut self.memory, want - tail.spare(), held, false);
+        }
+        // What is ready already is enough if there is no memory for more.
+        let _ = tail.commit(want);
+        tail.ready() >= page
+    }
+
+    /// Replaces the tail by one of up to `want` bytes that begins at the start of a page.
+    pub(super) fn begin_aligned(&mut self, want: usize) -> io::Result<()> {
+        self.finish();
+        let (held, page) = (self.len(), page_size());
+        let room = if self.memory.pool().is_some() { want } else { want + page };
+        let mut fresh = self.memory.allocate(room, held)?;
+        let lead = fresh.end_address().wrapping_neg() % page;
+        fresh.skip(lead)?;
+        self.tail = Some(Box::new(self.memory.commit(fresh, want)?));
+        self.tail_begins = true;
+        Ok(())
     }
 
     /// A fresh extent with up to `want` bytes ready.
