@@ -7,10 +7,12 @@
 //! |---|---|
 //! | accumulate them, length unknown | [`Rope::in_pool`], [`readv_from`](Rope::readv_from) until `Ok(0)` |
 //! | accumulate them, length known | [`reserve`](Rope::reserve) first, then [`readv_up_to`](Rope::readv_up_to) |
+//! | accumulate a part of a file, its position kept | [`readv_at`](Rope::readv_at) |
 //! | accumulate them from TLS, or any `AsyncRead` | `Rope::receive_from`, with the feature `tokio` |
 //! | bound what a peer can make the program hold | [`set_limit`](Rope::set_limit), [`PoolOptions::capacity`] |
 //! | wait for memory instead of failing | [`Pool::wait_for_room`], [`Room`] |
-//! | hold more than there is memory for | [`PoolOptions::spill`], [`View::persist`], [`View::read_at`] |
+//! | hold more than there is memory for | [`PoolOptions::spill`], [`View::read_at`] |
+//! | make them a file | [`Rope::for_file`], [`View::persist`] |
 //! | send a file between other bytes | [`push_file`](Rope::push_file) |
 //! | read them as one `&[u8]` | [`finalize`](Rope::finalize), a [`View`] |
 //! | send them once | [`write_all_to`](Rope::write_all_to), [`writev_to`](Rope::writev_to) |

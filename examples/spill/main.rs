@@ -13,15 +13,19 @@
 //! sh -c 'echo $$ > /sys/fs/cgroup/spill/cgroup.procs; exec target/release/examples/spill /var/tmp'
 //! ```
 //!
-//! `--splice` receives by splice(2) from the socket to a file instead, for comparison; `--memory` into a pool that holds
-//! it all, whose ticks show what the machine adds.
+//! `--file` receives into a file of its own (`Rope::for_file`), which gets its name without a copy. For comparison,
+//! `--splice` receives by splice(2) from the socket to a file, and `--memory` into a pool that holds it all, whose ticks
+//! show what the machine adds.
+//!
+//! `--turns 5` receives five times in each of these ways, in turns, and prints the throughput of each as a part of that
+//! of splice: until the last byte is received, and until the disk has all of them.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Child, Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -34,7 +38,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 /// Receives more than there is memory for, while a task ticks
-#[derive(Parser)]
+#[derive(Clone, Parser)]
 struct Options {
     /// Where to spill to
     directory: PathBuf,
@@ -44,12 +48,18 @@ struct Options {
     /// Bytes of memory of the pool
     #[arg(long, default_value = "64MiB")]
     capacity: ByteSize,
+    /// Receive into a file of its own
+    #[arg(long, conflicts_with_all = ["splice", "memory"])]
+    file: bool,
     /// Receive by splice(2) into a file
-    #[arg(long)]
+    #[arg(long, conflicts_with = "memory")]
     splice: bool,
     /// Receive into memory only
     #[arg(long)]
     memory: bool,
+    /// Compare the ways, so many times each
+    #[arg(long, value_name = "COUNT", default_value = "0")]
+    turns: usize,
     /// Send to this address, in a process of its own
     #[arg(long, hide = true)]
     peer: Option<SocketAddr>,
@@ -78,13 +88,10 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     if let Some(address) = options.peer {
         return peer(address, size);
     }
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
-    let mut peer = Command::new(std::env::current_exe()?)
-        .arg(&options.directory)
-        .args(["--size", &size.to_string(), "--peer", &address.to_string()])
-        .spawn()?;
-    let (socket, _) = listener.accept().await?;
+    if options.turns > 0 {
+        return compare(options, size).await;
+    }
+    let (socket, mut peer) = peer_of(options).await?;
     if options.splice {
         splice_all(&socket, &options.directory, size).await?;
         // Nothing goes back.
@@ -92,24 +99,8 @@ async fn run(options: &Options) -> anyhow::Result<()> {
         peer.wait()?;
         return Ok(());
     }
-    let pool = if options.memory {
-        Pool::options().capacity(2 * options.size.0)
-    } else {
-        Pool::options().capacity(options.capacity.0).spill(&options.directory, 2 * options.size.0)
-    };
-    let pool = pool.create()?;
-
-    let ticks = ticks();
-    let start = Instant::now();
-    let mut rope = Rope::in_pool(&pool);
-    while rope.len() < size && socket.read_rope(&mut rope).await? > 0 {
-        // tokio lets others run after 128 reads, of up to 1 MiB each.
-        tokio::task::yield_now().await;
-    }
-    report("received", size, start);
-    print_ticks("receiving", ticks)?;
-    ensure!(rope.len() == size, "{} bytes of {size} came", rope.len());
-    let stats = pool.stats();
+    let rope = receive(&socket, rope(options)?, size).await?;
+    let stats = rope.pool().context("a rope in a pool")?.stats();
     println!("in memory {}, spilled {}", ByteSize(stats.in_use), ByteSize(stats.spilled));
 
     let start = Instant::now();
@@ -132,8 +123,88 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A socket to a process that sends the payload.
+async fn peer_of(options: &Options) -> anyhow::Result<(TcpStream, Child)> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let peer = Command::new(std::env::current_exe()?)
+        .arg(&options.directory)
+        .args(["--size", &options.size.0.to_string(), "--peer", &listener.local_addr()?.to_string()])
+        .spawn()?;
+    Ok((listener.accept().await?.0, peer))
+}
+
+/// An empty rope that receives in the way that is asked for.
+fn rope(options: &Options) -> anyhow::Result<Rope> {
+    if options.file {
+        return Ok(Rope::for_file(&options.directory, options.size.0)?);
+    }
+    let pool = if options.memory {
+        Pool::options().capacity(2 * options.size.0)
+    } else {
+        Pool::options().capacity(options.capacity.0).spill(&options.directory, 2 * options.size.0)
+    };
+    Ok(Rope::in_pool(&pool.create()?))
+}
+
+/// Receives the payload, and prints how late the ticks were meanwhile.
+async fn receive(socket: &TcpStream, mut rope: Rope, size: usize) -> anyhow::Result<Rope> {
+    let ticks = ticks();
+    let start = Instant::now();
+    while rope.len() < size && socket.read_rope(&mut rope).await? > 0 {
+        // tokio lets others run after 128 reads, of up to 1 MiB each.
+        tokio::task::yield_now().await;
+    }
+    report("received", size, start);
+    print_ticks("receiving", ticks)?;
+    ensure!(rope.len() == size, "{} bytes of {size} came", rope.len());
+    Ok(rope)
+}
+
+/// Receives in each way in turns; prints the medians of their throughput.
+#[allow(clippy::cast_precision_loss)] // two decimals are shown
+async fn compare(options: &Options, size: usize) -> anyhow::Result<()> {
+    let ways = ["splice", "spill", "file"];
+    let mut times: [[Vec<Duration>; 2]; 3] = Default::default();
+    for _ in 0..options.turns {
+        for (way, [received, stored]) in ways.into_iter().zip(&mut times) {
+            let (socket, mut peer) = peer_of(options).await?;
+            let start = Instant::now();
+            if way == "splice" {
+                let file = splice_all(&socket, &options.directory, size).await?;
+                received.push(start.elapsed());
+                file.sync_data()?;
+            } else {
+                let rope = rope(&Options { file: way == "file", ..options.clone() })?;
+                let rope = receive(&socket, rope, size).await?;
+                received.push(start.elapsed());
+                rope.pool().context("a rope in a pool")?.trim()?;
+            }
+            stored.push(start.elapsed());
+            peer.kill()?;
+            peer.wait()?;
+        }
+    }
+    let median = |times: &mut Vec<Duration>| {
+        times.sort();
+        times[times.len() / 2].as_secs_f64()
+    };
+    let medians = times.map(|mut both| both.each_mut().map(median));
+    for (way, took) in ways.into_iter().zip(medians) {
+        let rate = |at: usize| size as f64 / f64::from(1 << 20) / took[at];
+        let part = |at: usize| medians[0][at] / took[at];
+        println!(
+            "{way}: received {:.0} MiB/s, {:.2} of splice; on the disk {:.0} MiB/s, {:.2} of splice",
+            rate(0),
+            part(0),
+            rate(1),
+            part(1)
+        );
+    }
+    Ok(())
+}
+
 /// Receives by splice(2) through a pipe.
-async fn splice_all(socket: &TcpStream, directory: &Path, size: usize) -> anyhow::Result<()> {
+async fn splice_all(socket: &TcpStream, directory: &Path, size: usize) -> anyhow::Result<File> {
     let mut options = OpenOptions::new();
     let file = options.read(true).write(true).custom_flags(0o20_200_000).open(directory)?; // O_TMPFILE
     let (reader, writer) = nix::unistd::pipe()?;
@@ -158,7 +229,8 @@ async fn splice_all(socket: &TcpStream, directory: &Path, size: usize) -> anyhow
         tokio::task::yield_now().await;
     }
     report("spliced", got, start);
-    print_ticks("receiving", ticks)
+    print_ticks("receiving", ticks)?;
+    Ok(file)
 }
 
 /// Sends the payload, then checks that the same comes back.

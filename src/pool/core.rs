@@ -206,20 +206,20 @@ impl Core {
             false => Arena::new(len, page, options.huge_pages),
         };
         let mut core = Self::with_arena(options, "capacity", options.capacity, page, arena)?;
-        core.overflow =
-            options.spill.as_ref().map(|_| Self::on_disk(options).and_then(Pool::over)).transpose()?;
+        let overflow = options.spill.as_ref().map(|_| Self::on_disk(options, 0o600).and_then(Pool::over));
+        core.overflow = overflow.transpose()?;
         Ok(core)
     }
 
-    /// Makes the pool of the pages that go to a file.
-    fn on_disk(options: &PoolOptions) -> io::Result<Core> {
+    /// Makes the pool of the pages that go to a file of this `mode`.
+    pub(super) fn on_disk(options: &PoolOptions, mode: u32) -> io::Result<Core> {
         if options.zero_on_release {
             let message = "bytes on a disk cannot be overwritten for good: PoolOptions::spill and zero_on_release \
                            exclude each other";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         let Some((directory, bytes)) = &options.spill else { return Err(io::ErrorKind::InvalidInput.into()) };
-        let file = Spill::create(directory, options.capacity)?;
+        let file = Spill::create(directory, options.capacity, mode)?;
         // No page is kept for later use, so that there is nothing to cache, to decay or to trim.
         let options = PoolOptions { retain: 0, background: false, ..options.clone() };
         let mut core = Self::with_arena(&options, "spill", *bytes, spill::PAGE, Arena::aligned)?;
@@ -809,7 +809,7 @@ impl Pages for Core {
             let in_file = self.arena.shows_file(page);
             had_memory += u32::from(resident && !in_file);
             // A write that failed may have got as far as the disk in part.
-            let hole = if resident {
+            let hole = if resident && !spill.is_named() {
                 memory::punch_hole(&spill.file, self.bytes(page.start), self.bytes(1))
             } else {
                 Ok(())

@@ -12,6 +12,7 @@
 //! page_ref.rs    a counted reference to a run of pages
 //! refused.rs     the errors with which a pool refuses
 //! handover.rs    the private pool of a rope for another process
+//! own_file.rs    the private pool of a rope that becomes a file
 //! options.rs     what a pool is asked for, and what it tells
 //! spill.rs       pages beyond the capacity, and the thread that writes them to a file
 //! room.rs        reserved room, and the future that yields it
@@ -29,6 +30,7 @@ mod core;
 mod decay;
 mod handover;
 mod options;
+mod own_file;
 mod page_ref;
 mod refs;
 mod refused;
@@ -246,8 +248,8 @@ impl Pool {
     /// ```
     pub async fn wait_for_spill(&self) {
         // In a child of fork(2) the thread does not exist, and its lock may be held for good.
-        let overflow = self.overflow().filter(|overflow| overflow.check_process().is_ok());
-        if let Some(spill) = overflow.and_then(|overflow| overflow.core().spill()) {
+        let spilling = self.spilling().filter(|pool| pool.check_process().is_ok());
+        if let Some(spill) = spilling.and_then(|pool| pool.core().spill()) {
             std::future::poll_fn(|context| spill.poll_ready(false, context)).await;
         }
     }
@@ -282,6 +284,11 @@ impl Pool {
     #[inline]
     pub(crate) fn overflow(&self) -> Option<&Pool> {
         self.core().overflow()
+    }
+
+    /// The pool whose pages go to a file: that of the pages beyond the capacity, or this one.
+    pub(crate) fn spilling(&self) -> Option<&Pool> {
+        if self.core().spill().is_some() { Some(self) } else { self.overflow() }
     }
 
     /// Waits until room for `bytes` is reserved, or the spill file has some: `None`.

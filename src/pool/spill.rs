@@ -22,7 +22,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 
 use super::runs::PageRun;
-use crate::sys::file::Unnamed;
+use crate::sys::file::{Unnamed, link};
 use crate::sys::memory::{self, TABLE};
 use crate::sys::without_signals;
 
@@ -63,6 +63,8 @@ struct Queue {
     /// It is to be written again.
     retry: bool,
     closed: bool,
+    /// The file has a name: nothing is written to it any more, and it gets no hole.
+    named: bool,
     wakers: Vec<Waker>,
 }
 
@@ -94,12 +96,12 @@ impl Spill {
     /// # Errors
     ///
     /// What the kernel reports of the directory; `Unsupported` for a file system without holes.
-    pub(super) fn create(directory: &Path, capacity: u64) -> io::Result<Spill> {
+    pub(super) fn create(directory: &Path, capacity: u64, mode: u32) -> io::Result<Spill> {
         let explain = |error: io::Error| {
             let message = format!("cannot spill to {}: {error}", directory.display());
             io::Error::new(error.kind(), message)
         };
-        let file = Unnamed::create(directory, 0o600).and_then(Unnamed::into_file).map_err(explain)?;
+        let file = Unnamed::create(directory, mode).and_then(Unnamed::into_file).map_err(explain)?;
         memory::punch_hole(&file, 0, PAGE as u64).map_err(|error| {
             let message = format!(
                 "cannot spill to {}: its file system makes no holes, fallocate(2): {error}; name another directory",
@@ -131,6 +133,9 @@ impl Spill {
     pub(super) fn admit(&self, pages: u32) -> Result<(), Refusal> {
         let mut queue = self.lock();
         loop {
+            if queue.named {
+                return Err(Refusal::Failed(is_named()));
+            }
             if let Some((kind, failed)) = &queue.failed {
                 let message = format!(
                     "cannot spill to {}: {failed}; what has arrived is kept in memory",
@@ -174,8 +179,12 @@ impl Spill {
     /// Queues pages whose first `len` bytes are full and never change again.
     pub(super) fn write(&self, run: PageRun, len: usize) {
         let pages = run.range().zip((0..len).step_by(PAGE));
-        self.lock().writes.extend(pages.map(|(page, start)| (page, PAGE.min(len - start))));
-        self.work.notify_one();
+        let mut queue = self.lock();
+        // What goes on behind a file that has a name stays in memory.
+        if !queue.named {
+            queue.writes.extend(pages.map(|(page, start)| (page, PAGE.min(len - start))));
+            self.work.notify_one();
+        }
     }
 
     /// Returns whether the thread has something to do with a page.
@@ -209,6 +218,33 @@ impl Spill {
         while !(queue.is_idle() || queue.failed.is_some() && queue.frees.is_empty() && !queue.busy) {
             queue = self.done.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// fsync(2) and linkat(2): names the file if it has `len` bytes, nothing else to be written, and no name; returns
+    /// whether it did.
+    ///
+    /// # Errors
+    ///
+    /// `AlreadyExists`: there is a file of that name; what fsync(2) reports. Where linkat(2) fails otherwise, it did not.
+    pub(super) fn name(&self, len: usize, path: &Path) -> io::Result<bool> {
+        // Not under the lock, where nearly all of it would wait for the disk.
+        self.file.sync_all()?;
+        let mut queue = self.lock();
+        if queue.named || !queue.is_idle() || self.file.metadata()?.len() != len as u64 {
+            return Ok(false);
+        }
+        match link(&self.file, path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
+            linked => {
+                queue.named = linked.is_ok();
+                Ok(queue.named)
+            }
+        }
+    }
+
+    /// Returns whether the file has a name, and is no longer only the pool's.
+    pub(super) fn is_named(&self) -> bool {
+        self.lock().named
     }
 
     /// Ends the thread.
@@ -284,6 +320,11 @@ impl Queue {
         let (page, len) = if self.failed.is_none() || again { self.writes.pop_front() } else { None }?;
         Some(Job::Write(page, len))
     }
+}
+
+fn is_named() -> io::Error {
+    let message = "the payload is a file since View::persist; receive another one into a rope of its own, Rope::for_file";
+    io::Error::new(io::ErrorKind::InvalidInput, message)
 }
 
 fn run<P: Pages>(spill: &Spill, pages: &Weak<P>) {

@@ -5,6 +5,7 @@
 //! extent.rs    memory that is filled from its start, and the segments cut off it
 //! tail.rs      the extent behind the segments
 //! recv.rs      one system call into the tail
+//! positioned.rs  the same at an offset of a file, and of one with O_DIRECT
 //! body.rs      the same for a body of known length
 //! file.rs      a file's range as a segment
 //! gather.rs    the iovecs of one send
@@ -20,6 +21,7 @@ mod extent;
 mod file;
 mod gather;
 mod pace;
+mod positioned;
 mod recv;
 mod search;
 mod segments;
@@ -31,6 +33,7 @@ use std::fmt;
 use std::io;
 use std::iter;
 use std::ops::{Bound, Range, RangeBounds};
+use std::path::Path;
 
 use bytes::Bytes;
 
@@ -163,6 +166,40 @@ impl Rope {
     /// ```
     pub fn for_handover() -> io::Result<Rope> {
         Ok(Rope::in_pool(&Pool::for_handover()?))
+    }
+
+    /// open(2) with `O_TMPFILE`: creates an empty rope for a payload of at most `bytes` that becomes a file: its
+    /// [view](Rope::finalize) gets a name without a copy, by [`View::persist`](crate::View::persist).
+    ///
+    /// The payload goes to a file of its own in `directory` as it is received, as what is
+    /// [spilled](crate::PoolOptions::spill) does: received into memory, at most 16 MiB of which are not written yet, and
+    /// written by a thread in units of 2 MiB. What is said there of full disks, of sending, and of devices that fail holds
+    /// here too. If no name is given to it, the file is gone with the rope, its views and its segments, also after a
+    /// crash.
+    ///
+    /// The rope has a [pool](Rope::pool) of its own: a thread, a descriptor, address space of twice `bytes`, and about
+    /// twenty system calls. It holds units of 2 MiB, so small payloads cost less in an ordinary pool. A header that does
+    /// not belong to the file is received into another rope, or split off before the first byte of the file comes.
+    ///
+    /// # Errors
+    ///
+    /// As for [`PoolOptions::create`](crate::PoolOptions::create) of a pool that spills.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ropewalk::Rope;
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let directory = directory.path();
+    /// let mut rope = Rope::for_file(directory, 1 << 30)?;
+    /// rope.extend_from_slice(&[7; 3 << 20]); // or received
+    /// rope.finalize()?.persist(directory.join("upload"))?;
+    /// assert_eq!(std::fs::read(directory.join("upload"))?, [7; 3 << 20]);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn for_file(directory: impl AsRef<Path>, bytes: u64) -> io::Result<Rope> {
+        Ok(Rope::in_pool(&Pool::for_file(directory.as_ref(), bytes)?))
     }
 
     /// Creates an empty rope that receives into the pool of `room`, from that room first. O(1).

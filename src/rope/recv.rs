@@ -35,7 +35,9 @@ impl Rope {
     /// that are not resident are committed before, by one madvise(2). The read size is adaptive: at first about what
     /// the first read of the pool's last payload brought, or twice that if it brought all it asked for, 4 KiB to 256
     /// KiB; doubled while that much comes, halved when it does not, 4 KiB to 1 MiB. A first read of up to 4 KiB becomes
-    /// a segment of its own size rather than a page. Works with any descriptor that readv(2) reads from.
+    /// a segment of its own size rather than a page. Works with any descriptor that readv(2) reads from. Of a file that is
+    /// open with `O_DIRECT` whole blocks go to pages directly; what begins or ends inside a page of the file is copied
+    /// once, at three more system calls.
     ///
     /// From a socket that keeps message boundaries (datagram, seqpacket) one call brings one whole message: its length
     /// is asked for first. So it is with the packets of a pipe (`O_DIRECT`) where there is less room than a page.
@@ -121,7 +123,10 @@ impl Rope {
         if kind == FdKind::Packets {
             return self.read_message(fd, max, kind);
         }
-        self.received(received)
+        match received {
+            Err(error) if sys::needs_alignment(fd, &error) => self.read_direct(fd, None, max),
+            received => self.received(received),
+        }
     }
 
     /// The result of a receive. After the end and after errors the kind of the descriptor is asked for again.
@@ -205,7 +210,7 @@ impl Rope {
 
     /// Appends the byte that was held back; returns how many bytes that was.
     #[cold]
-    fn deliver(&mut self) -> io::Result<usize> {
+    pub(super) fn deliver(&mut self) -> io::Result<usize> {
         let Some(byte) = self.held_back else { return Ok(0) };
         if self.allowed() == 0 {
             return Err(self.limit_reached());
@@ -319,7 +324,7 @@ impl Rope {
     /// Makes the call with memory in the tail, and beyond it if need be.
     #[allow(unsafe_code)] // that the bytes are there is known only here
     #[inline(never)]
-    fn fill<T>(
+    pub(super) fn fill<T>(
         &mut self,
         want: usize,
         call: impl FnOnce(&mut [UninitIovec<'_>]) -> io::Result<T>,

@@ -18,6 +18,7 @@ use super::segments::Segments;
 use super::{Pace, Rope};
 use crate::pool::Pool;
 use crate::sys::iovec::UninitIovec;
+use crate::sys::memory::page_size;
 
 /// A rope keeps spare pages for this part of what it holds, so that ropes growing beside each other in one pool do not
 /// interleave page by page. A rope that holds little keeps none.
@@ -224,6 +225,34 @@ impl Rope {
         if offer.len() > 0 { Ok(offer) } else { Err(no_room()) }
     }
 
+    /// Makes up to `want` further bytes ready in the tail, if that goes on at the start of a page; returns whether there is
+    /// one page at least.
+    pub(super) fn grow_aligned(&mut self, want: usize) -> bool {
+        let (held, page) = (self.len(), page_size());
+        let Some(tail) = self.tail.as_mut().filter(|tail| tail.end_address() % page == 0) else {
+            return false;
+        };
+        if tail.spare() < want {
+            tail.grow(&mut self.memory, want - tail.spare(), held, false);
+        }
+        // What is ready already is enough if there is no memory for more.
+        let _ = tail.commit(want);
+        tail.ready() >= page
+    }
+
+    /// Replaces the tail by one of up to `want` bytes that begins at the start of a page.
+    pub(super) fn begin_aligned(&mut self, want: usize) -> io::Result<()> {
+        self.finish();
+        let (held, page) = (self.len(), page_size());
+        let room = if self.memory.pool().is_some() { want } else { want + page };
+        let mut fresh = self.memory.allocate(room, held)?;
+        let lead = fresh.end_address().wrapping_neg() % page;
+        fresh.skip(lead)?;
+        self.tail = Some(Box::new(self.memory.commit(fresh, want)?));
+        self.tail_begins = true;
+        Ok(())
+    }
+
     /// A fresh extent with up to `want` bytes ready.
     #[inline]
     fn fresh(&mut self, want: usize) -> io::Result<Extent> {
@@ -341,7 +370,7 @@ impl Rope {
         let usual = self.memory.pool().map_or(0, |pool| Pace::reads(pool.first_read()).bytes());
         let ahead = self.len().max(usual).max(MIN_COMMIT);
         // What is spilled has memory until it is written.
-        if self.memory.pool().is_some_and(|pool| pool.overflow().is_some()) {
+        if self.memory.pool().is_some_and(|pool| pool.spilling().is_some()) {
             ahead.min(MAX_COMMIT)
         } else {
             ahead

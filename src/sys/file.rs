@@ -71,10 +71,7 @@ impl Unnamed {
                 fs::hard_link(hidden, path)?;
                 self.unlink()
             }
-            None => {
-                let fd = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
-                retry(|| linkat(AT_FDCWD, &fd, AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW))
-            }
+            None => link(&self.file, path),
         }
     }
 
@@ -88,6 +85,20 @@ impl Drop for Unnamed {
         // Nothing can be done about a name that stays.
         let _ = self.unlink();
     }
+}
+
+/// linkat(2): gives a file without a name one. Never replaces another.
+///
+/// # Errors
+///
+/// `ENOENT` if it has had a name before; `EXDEV` for a name on another file system.
+pub(crate) fn link(file: &File, path: &Path) -> io::Result<()> {
+    let fd = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    retry(|| {
+        #[cfg(test)]
+        mock::refuse(Call::Link)?;
+        linkat(AT_FDCWD, &fd, AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW)
+    })
 }
 
 /// `EISDIR` and `ENOENT` come from a kernel that does not know the flag.

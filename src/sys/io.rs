@@ -100,6 +100,27 @@ pub(crate) fn readv(
     within_offer(count, offer, "readv")
 }
 
+/// preadv(2): reads from an offset of a file, whose position stays.
+///
+/// # Errors
+///
+/// `ESPIPE` for a pipe or a socket; `EINVAL` for an offset beyond 2^63.
+pub(crate) fn preadv(fd: BorrowedFd<'_>, iovecs: &mut [UninitIovec<'_>], offset: u64) -> io::Result<usize> {
+    let offer = offered(iovecs);
+    let at = i64::try_from(offset).map_err(|_| Errno::EINVAL)?;
+    let count = retry(|| {
+        #[cfg(test)]
+        if let Some(answer) = mock::read(iovecs) {
+            return answer;
+        }
+        let (base, len) = (iovecs.as_mut_ptr().cast::<libc::iovec>(), count_of(iovecs.len()));
+        // SAFETY: a `UninitIovec` is a transparent iovec over memory that it borrows mutably, so the kernel
+        // may write all of it; uninitialised bytes are only written, never read.
+        Errno::result(unsafe { libc::preadv64(fd.as_raw_fd(), base, len, at) }).map(isize::unsigned_abs)
+    })?;
+    within_offer(count, offer, "preadv")
+}
+
 #[cold]
 fn check_packets(fd: BorrowedFd<'_>, offer: usize, kind: &mut FdKind) -> io::Result<()> {
     #[cfg(test)]
@@ -160,10 +181,19 @@ pub(crate) fn recvmsg(
 
 /// recvmsg(2), as [`recvmsg`], into memory that is initialised.
 pub(crate) fn recvmsg_into(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
+    recvmsg(fd, &mut [as_uninit(buffer)], 0)
+}
+
+/// For a call that writes nothing but initialised bytes.
+fn as_uninit(buffer: &mut [u8]) -> UninitIovec<'_> {
     let (start, len) = (buffer.as_mut_ptr().cast::<MaybeUninit<u8>>(), buffer.len());
     // SAFETY: the same memory, borrowed mutably; the kernel writes nothing but initialised bytes there.
-    let memory = unsafe { slice::from_raw_parts_mut(start, len) };
-    recvmsg(fd, &mut [UninitIovec::new(memory, len)], 0)
+    UninitIovec::new(unsafe { slice::from_raw_parts_mut(start, len) }, len)
+}
+
+/// preadv(2), as [`preadv`], into memory that is initialised.
+pub(crate) fn pread_into(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    preadv(fd, &mut [as_uninit(buffer)], offset)
 }
 
 /// The header points to what it was made of; only its flags and control data may be looked at.

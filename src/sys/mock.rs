@@ -55,6 +55,8 @@ pub(crate) enum Call {
     TmpFile,
     /// pwrite(2) to a file
     WriteFile,
+    /// linkat(2) of a file without a name
+    Link,
     /// mmap(2) of the iovec for a view, and of what is between its pages
     Zeros,
 }

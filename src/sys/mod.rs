@@ -19,9 +19,13 @@ pub(crate) mod space;
 
 pub use io::Received;
 pub(crate) use io::{
-    at_end_of_stream, check_recv_flags, check_send_flags, readv, recvmsg, recvmsg_into, sendmsg, writev,
+    at_end_of_stream, check_recv_flags, check_send_flags, pread_into, preadv, readv, recvmsg, recvmsg_into,
+    sendmsg, writev,
 };
-pub(crate) use peek::{FdKind, KnownFd, is_no_socket, is_stream_type, next_message_len, next_with_bytes};
+pub(crate) use peek::{
+    FdKind, KnownFd, at_end_of_file, is_no_socket, is_stream_type, needs_alignment, next_message_len,
+    next_with_bytes, position, set_position,
+};
 
 /// What a call behind an arena returns.
 pub(crate) type Result = nix::Result<()>;

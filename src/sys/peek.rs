@@ -312,10 +312,51 @@ fn has_position(stat: &libc::stat64) -> bool {
     }
 }
 
-/// lseek(2), then pread(2) of one byte.
-fn peek_at_position(fd: BorrowedFd<'_>, stat: &libc::stat64) -> io::Result<Next> {
+/// Whether a read failed because the file is open with `O_DIRECT`, and the address, the length or the position is no
+/// multiple of its blocks: fcntl(2), fstat(2).
+#[cold]
+pub(crate) fn needs_alignment(fd: BorrowedFd<'_>, error: &io::Error) -> bool {
+    let is_direct = |status| OFlag::from_bits_retain(status).contains(OFlag::O_DIRECT);
+    let is_file =
+        |stat: libc::stat64| [libc::S_IFREG, libc::S_IFBLK].contains(&(stat.st_mode & libc::S_IFMT));
+    error.raw_os_error() == Some(libc::EINVAL)
+        && fcntl(fd, FcntlArg::F_GETFL).is_ok_and(is_direct)
+        && stat(fd).is_ok_and(is_file)
+}
+
+/// lseek(2): the position of a file.
+pub(crate) fn position(fd: BorrowedFd<'_>) -> io::Result<u64> {
     // SAFETY: moves the position by nothing.
     let position = Errno::result(unsafe { libc::lseek64(fd.as_raw_fd(), 0, libc::SEEK_CUR) })?;
+    Ok(position.unsigned_abs())
+}
+
+/// lseek(2): moves the position of a file.
+pub(crate) fn set_position(fd: BorrowedFd<'_>, position: u64) -> io::Result<()> {
+    let position = i64::try_from(position).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: names no memory.
+    Errno::result(unsafe { libc::lseek64(fd.as_raw_fd(), position, libc::SEEK_SET) })?;
+    Ok(())
+}
+
+/// pread(2) of one byte: whether a file ends at or before an offset.
+///
+/// # Errors
+///
+/// `ESPIPE` for a pipe or a socket.
+pub(crate) fn at_end_of_file(fd: BorrowedFd<'_>, offset: u64) -> io::Result<bool> {
+    let offset = i64::try_from(offset).map_err(|_| Errno::EINVAL)?;
+    Ok(peek_at(fd, offset, &stat(fd)?)? == Next::End)
+}
+
+/// lseek(2), then pread(2) of one byte.
+fn peek_at_position(fd: BorrowedFd<'_>, stat: &libc::stat64) -> io::Result<Next> {
+    let position = i64::try_from(position(fd)?).map_err(|_| Errno::EINVAL)?;
+    peek_at(fd, position, stat)
+}
+
+/// pread(2) of one byte.
+fn peek_at(fd: BorrowedFd<'_>, position: i64, stat: &libc::stat64) -> io::Result<Next> {
     let mut byte = 0u8;
     let read = retry(|| {
         // SAFETY: one byte may be written to `byte`, which outlives the call.

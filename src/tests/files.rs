@@ -70,3 +70,31 @@ fn a_file_system_without_holes_is_refused_when_the_pool_is_made() {
     assert!(refused.to_string().contains("makes no holes"), "{refused}");
     assert!(names(directory.path()).is_empty());
 }
+
+#[test]
+fn where_a_file_cannot_get_a_name_it_is_copied() {
+    let payload = vec![7; 3 << 20];
+    let received = |directory: &Path| {
+        let mut rope = Rope::for_file(directory, 8 << 20).unwrap();
+        rope.extend_from_slice(&payload);
+        rope.finalize().unwrap()
+    };
+    for error in [Errno::EXDEV, Errno::ENOENT, Errno::EPERM, Errno::EMLINK] {
+        let directory = tempfile::tempdir().unwrap();
+        let (view, path) = (received(directory.path()), directory.path().join("name"));
+        mock::refusing(Call::Link, [Some(error)], || view.persist(&path).unwrap());
+        assert!(fs::read(&path).unwrap() == payload);
+        // The copy cannot get one either.
+        let beside = directory.path().join("beside");
+        let refused = mock::refusing(Call::Link, [Some(error); 2], || view.persist(&beside));
+        assert_eq!(refused.unwrap_err().raw_os_error(), Some(error as i32));
+        assert_eq!(names(directory.path()), ["name"]);
+    }
+    // A file that had a name first.
+    let directory = tempfile::tempdir().unwrap();
+    let view = mock::refusing(Call::TmpFile, [Some(Errno::EOPNOTSUPP)], || received(directory.path()));
+    assert!(names(directory.path()).is_empty());
+    view.persist(directory.path().join("name")).unwrap();
+    assert_eq!(names(directory.path()), ["name"]);
+    assert!(fs::read(directory.path().join("name")).unwrap() == payload);
+}

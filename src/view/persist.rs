@@ -37,17 +37,24 @@ impl View {
 
     /// linkat(2): makes the view a file at `path`, of exactly its bytes. Never replaces a file.
     ///
-    /// The bytes go to a file without a name in the same directory (`O_TMPFILE`), are synced to the disk, and the file
-    /// gets its name last: no part of it is ever seen under that name, not after a crash either. Where the file system
-    /// knows no such files, it has another name until then, `.ropewalk-` and a number, which a crash leaves behind.
+    /// The bytes are in a file without a name (`O_TMPFILE`), are synced to the disk, and the file gets its name last: no
+    /// part of it is ever seen under that name, not after a crash either. A process that is killed leaves nothing. Its
+    /// permissions are those of [`File::create`](std::fs::File::create).
     ///
-    /// What was [spilled](crate::PoolOptions::spill) to the same file system is copied by copy_file_range(2): where that
-    /// shares blocks (btrfs, XFS) no byte is copied. The rest is written. Its permissions are those of
-    /// [`File::create`](std::fs::File::create).
+    /// | view | how | cost |
+    /// |---|---|---|
+    /// | of a [`Rope::for_file`](crate::Rope::for_file), all of what it received and nothing else, on the file system of `path`, the first time | a link: the view's own file gets the name | what is not written yet, at most 16 MiB, and fsync(2); no byte is copied |
+    /// | any other | a copy in a file without a name beside `path` | O(bytes): copy_file_range(2) of what lies in files, which shares blocks on btrfs and XFS and copies on ext4; pwrite(2) of the rest |
     ///
-    /// Takes as long as the disk: in an event loop, call it through the runtime's blocking pool. To replace a file, persist
-    /// under another name and [rename](std::fs::rename). The directory's entry is safe from a power loss once the
-    /// directory is synced.
+    /// After a link the view goes on to show the file: bytes that are written to the file appear in the view, and touching
+    /// bytes of a file that has become shorter is SIGBUS, as for [`push_file`](crate::Rope::push_file). A copy is apart.
+    ///
+    /// Where the file system knows no files without a name, the copy has another one until it is whole, `.ropewalk-` and a
+    /// number, which a crash leaves behind.
+    ///
+    /// Waits for the disk: in an event loop, call it through the runtime's blocking pool. To replace a file, persist under
+    /// another name in the same directory and [rename](std::fs::rename). The directory's entry is safe from a power loss
+    /// once the directory is synced.
     ///
     /// # Errors
     ///
@@ -68,6 +75,9 @@ impl View {
     /// ```
     pub fn persist(&self, path: impl AsRef<Path>) -> io::Result<()> {
         let path = path.as_ref();
+        if self.pool.as_ref().map_or(Ok(false), |pool| pool.name_file(self, path))? {
+            return Ok(());
+        }
         let directory = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
