@@ -344,9 +344,21 @@ mod http_body {
         assert_eq!((error.kind(), rope.len()), (ErrorKind::QuotaExceeded, 8)); // before anything is read
     }
 
+    static LONG: [u8; 100_000] = [7; 100_000];
+
+    #[test]
+    fn a_short_body_takes_no_page_and_is_contiguous_with_what_follows() {
+        let pool = Pool::new().unwrap();
+        let mut rope = Rope::in_pool(&pool);
+        now(rope.receive_body(Frames::of(&[b"short"]))).unwrap();
+        assert_eq!((pool.stats().in_use, rope.num_segments()), (0, 1));
+        now(rope.receive_body(Frames::of(&[b"er", &LONG]))).unwrap();
+        let view = rope.finalize().unwrap();
+        assert_eq!((view[..7] == *b"shorter", view[7..] == LONG[..], view.copied_bytes()), (true, true, 0));
+    }
+
     #[test]
     fn long_pieces_are_kept_as_they_are_unless_there_is_a_pool() {
-        static LONG: [u8; 100_000] = [7; 100_000];
         let mut rope = Rope::new();
         now(rope.receive_body(Frames::of(&[&LONG, b"short", b"short"]))).unwrap();
         assert_eq!(rope.segments().next().unwrap().as_ptr(), LONG.as_ptr());

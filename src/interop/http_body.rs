@@ -127,8 +127,8 @@ impl Rope {
 
     /// Appends all data of `body`, up to the rope's [limit](Rope::set_limit); returns the trailers.
     ///
-    /// A rope in a pool copies the data into its pages. The pool's capacity then bounds all bodies together, and the
-    /// [view](Rope::finalize) is borrowed or mapped. A rope on the heap keeps the data without a copy, except for
+    /// A rope in a pool copies the data into its pages, or a body of up to 4 KiB into a block of its own size. The pool's
+    /// capacity then bounds all bodies together, and the [view](Rope::finalize) is borrowed or mapped. A rope on the heap keeps the data without a copy, except for
     /// pieces so short that a segment costs more.
     ///
     /// # Errors
@@ -254,6 +254,10 @@ impl Rope {
             }
             if self.pool().is_none() {
                 keep_or_copy(self, data.copy_to_bytes(len));
+            } else if self.is_empty() && !self.has_tail() && len <= self.inline_max() {
+                // As a short first read does: a segment of its own size needs no page.
+                let piece = data.copy_to_bytes(len);
+                self.push(self.own(piece[..].into()));
             } else {
                 let copied = self.write(data.chunk())?;
                 data.advance(copied);

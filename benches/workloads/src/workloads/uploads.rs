@@ -68,9 +68,6 @@ where
 {
     let mut rope = Rope::in_pool(&POOL);
     rope.set_limit(MAX);
-    if let Some(len) = body.size_hint().exact() {
-        rope.reserve(usize::try_from(len)?.min(MAX))?;
-    }
     rope.receive_body(body).await?;
     Ok(rope.finalize()?)
 }
