@@ -175,7 +175,7 @@ impl Rope {
         while let Some(frame) = poll_fn(|context| body.as_mut().poll_frame(context)).await {
             self.wait_for_spill().await;
             match frame.map_err(BodyError::Body)?.into_data() {
-                Ok(data) => self.take_data(data).map_err(BodyError::Rope)?,
+                Ok(data) => self.take_data(data, body.is_end_stream()).map_err(BodyError::Rope)?,
                 Err(frame) => trailers = frame.into_trailers().ok(),
             }
         }
@@ -231,7 +231,7 @@ impl Rope {
                 break;
             };
             if let Ok(data) = frame.map_err(BodyError::Body)?.into_data() {
-                self.take_data(data).map_err(BodyError::Rope)?;
+                self.take_data(data, body.is_end_stream()).map_err(BodyError::Rope)?;
             }
         }
         Ok(self.len() - before)
@@ -246,7 +246,7 @@ impl Rope {
         Ok(())
     }
 
-    fn take_data(&mut self, mut data: impl Buf) -> io::Result<()> {
+    fn take_data(&mut self, mut data: impl Buf, all: bool) -> io::Result<()> {
         while data.has_remaining() {
             let len = data.remaining().min(self.allowed());
             if len == 0 {
@@ -254,8 +254,8 @@ impl Rope {
             }
             if self.pool().is_none() {
                 keep_or_copy(self, data.copy_to_bytes(len));
-            } else if self.is_empty() && !self.has_tail() && len <= self.inline_max() {
-                // As a short first read does: a segment of its own size needs no page.
+            } else if all && self.is_empty() && !self.has_tail() && len <= self.inline_max() {
+                // As a short first read: a segment of its own size needs no page.
                 let piece = data.copy_to_bytes(len);
                 self.push(self.own(piece[..].into()));
             } else {
