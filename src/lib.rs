@@ -5,13 +5,13 @@
 //!
 //! | job | use |
 //! |---|---|
-//! | accumulate them, length unknown | [`Rope::in_pool`], [`readv_from`](Rope::readv_from) until `Ok(0)` |
-//! | accumulate them, length known | [`reserve`](Rope::reserve) first, then [`readv_up_to`](Rope::readv_up_to) |
-//! | accumulate a part of a file, its position kept | [`readv_at`](Rope::readv_at) |
-//! | accumulate them from TLS, or any `AsyncRead` | `Rope::receive_from`, with the feature `tokio` |
+//! | receive bytes, length unknown | [`Rope::in_pool`], [`readv_from`](Rope::readv_from) until `Ok(0)` |
+//! | receive bytes, length known | [`reserve`](Rope::reserve) first, then [`readv_up_to`](Rope::readv_up_to) |
+//! | receive a part of a file, its position kept | [`readv_at`](Rope::readv_at) |
+//! | receive bytes from TLS, or any `AsyncRead` | `Rope::receive_from`, with the feature `tokio` |
 //! | bound what a peer can make the program hold | [`set_limit`](Rope::set_limit), [`PoolOptions::capacity`] |
 //! | wait for memory instead of failing | [`Pool::wait_for_room`], [`Room`] |
-//! | hold more than there is memory for | [`PoolOptions::spill`], [`View::read_at`] |
+//! | receive more than there is memory for | [`PoolOptions::spill`], [`View::read_at`] |
 //! | make them a file | [`Rope::for_file`], [`View::persist`] |
 //! | send a file between other bytes | [`push_file`](Rope::push_file) |
 //! | read them as one `&[u8]` | [`finalize`](Rope::finalize), a [`View`] |
@@ -104,6 +104,7 @@ struct Readme;
 /// [design]: https://docs.rs/crate/ropewalk/latest/source/docs/design.md
 /// [huge]: https://docs.rs/crate/ropewalk/latest/source/docs/benchmarks.md
 /// [comparison]: https://docs.rs/crate/ropewalk/latest/source/docs/comparison.md
+/// [leak]: crate::operating#a-leak-by-small-slices
 /// [`Pool::new`]: crate::Pool::new
 ///
 #[cfg(doc)]
@@ -111,6 +112,7 @@ struct Readme;
 pub mod guide {}
 
 /// [guide]: crate::guide
+/// [uring]: https://docs.rs/crate/ropewalk/latest/source/docs/engines.md
 ///
 #[cfg(all(doc, any(not(doctest), all(feature = "tokio", feature = "http-body"))))]
 #[doc = include_str!("../docs/guide-async.md")]

@@ -62,7 +62,7 @@ fn pipe() -> (OwnedFd, OwnedFd) {
     (read, write)
 }
 
-/// A pipe with a name, which nobody has opened.
+/// A pipe with a name, which is not open.
 fn named_pipe(path: &Path) {
     let name = CString::new(path.to_str().unwrap()).unwrap();
     // SAFETY: a path that ends with 0.
@@ -74,7 +74,7 @@ fn by_path(path: &Path) -> OwnedFd {
     nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).unwrap()
 }
 
-/// A pipe with a name, which nobody has opened for writing.
+/// A pipe with a name, which is not open for writing.
 fn fifo() -> OwnedFd {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("fifo");

@@ -510,7 +510,7 @@ fn many_ropes_wait_for_a_pool_at_its_capacity() {
             assert!(*rope == payload[..rope.len()], "what had arrived is not readable");
         }
         if refused == waiting.len() && refused > 0 {
-            // All that has room has come; whoever waits for memory has to be given some.
+            // All that has room has come; waiters for memory have to be given some.
             waiting.pop();
             given_up += 1;
         }

@@ -258,7 +258,7 @@ fn dropping_unmaps_nothing_of_the_childs() {
             got.cast::<u8>()
         });
         drop(held);
-        // SAFETY: mapped above, and nobody else's.
+        // SAFETY: mapped above, by this test alone.
         assert!(mapped.iter().all(|at| unsafe { at.read() } == 7));
     });
 }

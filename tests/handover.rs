@@ -336,7 +336,7 @@ fn old_bytes_behind_the_end_are_gone() {
     rope.truncate(50_001);
     let sealed = rope.finalize().unwrap().seal().unwrap();
     assert_eq!(sealed.len(), 50_001);
-    // The kernel shows the whole last page to whoever maps it.
+    // The kernel shows the whole last page to a process that maps it.
     let map = unsafe { memmap2::MmapOptions::new().len(53_248).map(&file(&sealed)) }.unwrap();
     assert!(map[..50_001].iter().all(|&byte| byte == 0xee) && map[50_001..].iter().all(|&byte| byte == 0));
 }
@@ -560,7 +560,7 @@ fn hostile_handovers() {
             let payload = pattern(round as u64, [0, 1, 100, 4095, 4096, 4097, 20_000][random.below(7)]);
             let _map = attack(&mut random, &here, &payload);
             match Sealed::receive(&there) {
-                // What is accepted can be read, and changed by nobody.
+                // What is accepted can be read, and cannot be changed.
                 Ok(sealed) => {
                     accepted += 1;
                     let copy = sealed.to_vec();

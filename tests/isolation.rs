@@ -343,7 +343,7 @@ fn things_move_between_threads_while_the_pool_trims() {
                 let seed = (me as u64) << 20 | step;
                 let mut flat = pattern(seed, 1 + (seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 47) as usize);
                 let thing = Thing::make(&pool, step, &mut flat);
-                // Whoever has ended already drops it.
+                // A thread that has ended already drops it.
                 let _ = others[(me + step as usize) % THREADS].send((thing, flat));
                 for (thing, flat) in inbox.try_iter().take(2) {
                     assert!(thing.shows(&flat), "thread {me}, step {step}");

@@ -432,7 +432,7 @@ fn a_message_is_whole_behind_the_number_of_a_closed_stream() {
         // SAFETY: duplicates a descriptor that is open. It gets `number`, unless another test has taken that meanwhile.
         let fd = unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_DUPFD_CLOEXEC, number) };
         assert!(fd >= number);
-        // SAFETY: `fcntl` has just made it, for nobody else.
+        // SAFETY: `fcntl` has just made it, and nothing else owns it.
         let socket = unsafe { UnixDatagram::from_raw_fd(fd) };
         let message = pattern(7, len.max(1));
         if len == 0 {
@@ -561,7 +561,7 @@ fn a_stream_is_read_as_one_behind_the_number_of_a_closed_message_socket() {
         // SAFETY: duplicates a descriptor that is open. It gets `number`, unless another test has taken that meanwhile.
         let fd = unsafe { libc::fcntl(stream.as_raw_fd(), libc::F_DUPFD_CLOEXEC, number) };
         assert!(fd >= number);
-        // SAFETY: `fcntl` has just made it, for nobody else.
+        // SAFETY: `fcntl` has just made it, and nothing else owns it.
         let stream = unsafe { TcpStream::from_raw_fd(fd) };
         let payload = pattern(3, 50_000);
         peer.write_all(&payload).unwrap();

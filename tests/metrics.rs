@@ -61,7 +61,7 @@ fn names_kinds_and_units_are_those_of_the_table() {
         })
         .collect();
     assert_eq!(reported, documented);
-    assert_eq!(reported.len(), 17);
+    assert_eq!(reported.len(), 19);
 }
 
 #[test]

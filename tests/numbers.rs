@@ -59,6 +59,7 @@ fn state(pool: &Pool, rope: &Rope) -> (PoolStats, Vec<u8>, usize) {
     let mut stats = pool.stats();
     (stats.extents, stats.peak, stats.peak_resident, stats.bytes_copied) = (0, 0, 0, 0);
     (stats.warm, stats.resident) = (0, 0); // a refusal may empty a page cache
+    stats.low = 0; // time passes
     (stats, rope.to_vec(), rope.limit())
 }
 

@@ -61,7 +61,7 @@ const BEFORE: usize = 2;
 pub fn in_turn(contenders: &mut [Contender<'_>], rounds: usize) -> Vec<Timing> {
     let mut times = vec![Vec::new(); contenders.len()];
     for round in 0..BEFORE + rounds {
-        // There and back, so that nobody always comes after the same one.
+        // There and back, so that no contender always comes after the same one.
         let forwards = 0..contenders.len();
         let order: Vec<usize> = if round % 2 == 0 { forwards.collect() } else { forwards.rev().collect() };
         for at in order {

@@ -203,7 +203,7 @@ fn fill(pool: &Pool, times: usize) -> f64 {
     timed(|| (0..times).for_each(one))
 }
 
-/// Payloads through a socket of this thread's own, so that nobody waits for anybody. To have sent them, some at a
+/// Payloads through a socket of this thread's own, so that no thread waits for another. To have sent them, some at a
 /// time, is not part of it.
 fn receive<const PAYLOAD: usize>(pool: &Pool, times: usize) -> f64 {
     const WAITING: usize = 128 << 10;

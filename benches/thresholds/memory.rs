@@ -57,7 +57,7 @@ impl Memfd {
     /// The runs of `len` bytes at `places`, a second time, adjacent, as in a view: where nothing is.
     pub(super) fn side_by_side(&self, places: &[usize], len: usize) -> io::Result<Stitched> {
         let view = Stitched(reservation(places.len() * len)?);
-        // SAFETY: nobody has a reference to it. What is mapped there next is unmapped when `view` goes.
+        // SAFETY: there is no reference to it. What is mapped there next is unmapped when `view` goes.
         unsafe { munmap(view.0.as_mut_ptr().cast(), view.0.len())? };
         self.fill(view, places, len, MapFlags::FIXED_NOREPLACE)
     }
@@ -72,7 +72,7 @@ impl Memfd {
             // SAFETY: within the view's range.
             let address = unsafe { view.0.as_mut_ptr().add(index * len) };
             let (flags, read) = (MapFlags::SHARED | fixed, ProtFlags::READ);
-            // SAFETY: whole pages of the view's range, to which nobody has a reference.
+            // SAFETY: whole pages of the view's range, to which there is no reference.
             unsafe { mmap(address.cast(), len, read, flags, &self.file, (self.skip + place) as u64)? };
         }
         Ok(view)
@@ -109,7 +109,7 @@ impl Memfd {
             let from = &self.as_ref()[place..place + len];
             // SAFETY: within the reservation.
             let to = unsafe { view.0.as_mut_ptr().add(index * len) };
-            // SAFETY: `len` bytes of the reservation, which nobody has a reference to.
+            // SAFETY: `len` bytes of the reservation, to which there is no reference.
             unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to, len) };
         }
         Ok(view)
@@ -146,7 +146,7 @@ impl Drop for Moved {
     fn drop(&mut self) {
         while let Some(home) = self.homes.pop() {
             let (here, flags) = (self.end().cast(), MremapFlags::MAYMOVE);
-            // SAFETY: the same pages are at both places, and nobody refers to them here any more.
+            // SAFETY: the same pages are at both places, and there is no reference to them here any more.
             unsafe { mremap_fixed(here, self.len, self.len, flags, home.cast()) }
                 .expect("to where they were");
         }

@@ -64,14 +64,14 @@ impl Pages {
     }
 
     /// Reads pages as an owner may, and drops its reference.
-    #[allow(unsafe_code)] // loom watches that nobody writes meanwhile
+    #[allow(unsafe_code)] // loom watches that no thread writes meanwhile
     fn read_and_release(&self, run: PageRun) {
         for page in run.range() {
             // SAFETY: this thread has a reference.
             self.bytes[page as usize].with(|byte| assert_eq!(unsafe { *byte }, page));
         }
         self.refs.release(run, |run| {
-            let mut free = self.free.lock().expect("nobody panics");
+            let mut free = self.free.lock().expect("no thread panics");
             for page in run.range() {
                 assert!(!std::mem::replace(&mut free[page as usize], true), "freed twice");
             }
@@ -79,9 +79,9 @@ impl Pages {
     }
 
     /// Allocates what is free and writes to it, as the next owner may.
-    #[allow(unsafe_code)] // loom watches that nobody reads meanwhile
+    #[allow(unsafe_code)] // loom watches that no thread reads meanwhile
     fn recycle(&self) -> usize {
-        let free = std::mem::take(&mut *self.free.lock().expect("nobody panics"));
+        let free = std::mem::take(&mut *self.free.lock().expect("no thread panics"));
         for (page, bytes) in self.bytes.iter().enumerate().filter(|(page, _)| free[*page]) {
             // SAFETY: the page is this thread's alone.
             bytes.with_mut(|byte| unsafe { *byte = 100 + page as u32 });
@@ -139,7 +139,7 @@ impl Cached {
     }
 
     /// Writes to pages as their owner may; returns how many.
-    #[allow(unsafe_code)] // loom watches that nobody looks meanwhile
+    #[allow(unsafe_code)] // loom watches that no thread reads meanwhile
     fn fill(&self, run: PageRun) -> u32 {
         for page in run.range() {
             // SAFETY: the page is this thread's alone.

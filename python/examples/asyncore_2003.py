@@ -23,7 +23,7 @@ import ropewalk
 
 STEP = 64 << 10
 
-# Bytes beyond which nobody wants to see the quadratic approaches to their end.
+# Most bytes for which the quadratic approaches are run: beyond, they take minutes.
 PATIENCE = 16 << 20
 
 

@@ -245,7 +245,7 @@ class StreamReader(asyncio.StreamReader):
             self._rope.add_room(room)
         finally:
             waiting.discard(self)
-            del room  # gives its place up, whoever keeps this frame in a traceback
+            del room  # leaves the queue, even if a traceback keeps this frame
 
     def _buffer_updated(self, nbytes):
         held = self._rope.buffer_updated(nbytes)

@@ -134,7 +134,7 @@ def test_split_find_advance_read_and_append():
     assert rope == b"front" and rope == rope[:] and rope != b"other" and rope != 5
 
 
-def test_a_view_lies_at_one_address_for_whoever_reads_it(pool, tmp_path):
+def test_a_view_lies_at_one_address_for_all_readers(pool, tmp_path):
     import hashlib
     import json
     import pickle
@@ -265,7 +265,7 @@ def test_who_waits_for_room_is_told_by_a_descriptor():
     held.clear()
     assert select.select([room], [], [], 5)[0] and room.ready()
     assert pool.stats().waiting == 0
-    # It is reserved: nobody else gets it, until it is dropped.
+    # It is reserved: no other rope gets it, until it is dropped.
     rest = ropewalk.Rope(pool)
     with pytest.raises(ropewalk.PoolFull):
         rest.reserve(1 << 20)

@@ -1,12 +1,13 @@
 //! The traits of `futures-io`, implemented by those of [`std::io`]; never pending, because a rope is in memory.
 
 use std::borrow::Borrow;
-use std::io::{self, BufRead, IoSlice, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_io::{AsyncBufRead, AsyncRead, AsyncSeek, AsyncWrite};
 
+use super::in_memory::{buf_read_methods, write_methods};
 use crate::rope::{Cursor, Rope};
 
 /// Reads from the front; bytes that were read leave the rope.
@@ -37,32 +38,12 @@ impl AsyncRead for Rope {
 }
 
 impl AsyncBufRead for Rope {
-    fn poll_fill_buf(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
-        Poll::Ready(self.get_mut().fill_buf())
-    }
-
-    fn consume(mut self: Pin<&mut Self>, count: usize) {
-        BufRead::consume(&mut *self, count);
-    }
+    buf_read_methods!();
 }
 
 /// Copies bytes to the end of the rope, up to its [limit](Rope::set_limit).
 impl AsyncWrite for Rope {
-    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(self.write(bytes))
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Poll::Ready(self.write_vectored(slices))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
+    write_methods!();
 
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
@@ -77,13 +58,7 @@ impl<R: Borrow<Rope> + Unpin> AsyncRead for Cursor<R> {
 }
 
 impl<R: Borrow<Rope> + Unpin> AsyncBufRead for Cursor<R> {
-    fn poll_fill_buf(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
-        Poll::Ready(self.get_mut().fill_buf())
-    }
-
-    fn consume(mut self: Pin<&mut Self>, count: usize) {
-        BufRead::consume(&mut *self, count);
-    }
+    buf_read_methods!();
 }
 
 impl<R: Borrow<Rope> + Unpin> AsyncSeek for Cursor<R> {

@@ -7,10 +7,17 @@ use crate::pool::{Pool, PoolStats};
 /// Name, unit, description, and where the value is.
 type Metric = (&'static str, Unit, &'static str, fn(&PoolStats) -> u64);
 
-const GAUGES: [Metric; 12] = [
+const GAUGES: [Metric; 14] = [
     ("ropewalk.pool.memory.capacity", Unit::Bytes, "Most bytes that ropes may hold", |stats| stats.capacity),
     ("ropewalk.pool.memory.in_use", Unit::Bytes, "Held by ropes, views and Bytes", |stats| stats.in_use),
     ("ropewalk.pool.memory.in_use_peak", Unit::Bytes, "Highest value of in_use", |stats| stats.peak),
+    ("ropewalk.pool.memory.in_use_low", Unit::Bytes, "Lowest recent value of in_use", |stats| stats.low),
+    (
+        "ropewalk.pool.memory.pinned",
+        Unit::Bytes,
+        "Held by segments that use less than a tenth of their pages",
+        |stats| stats.pinned,
+    ),
     ("ropewalk.pool.memory.reserved", Unit::Bytes, "Reserved by rooms and not in use", |stats| {
         stats.reserved
     }),

@@ -16,6 +16,8 @@ mod frames;
 mod futures_io;
 #[cfg(feature = "http-body")]
 mod http_body;
+#[cfg(any(feature = "tokio", feature = "futures-io"))]
+mod in_memory;
 #[cfg(feature = "metrics")]
 mod metrics;
 #[cfg(feature = "serde")]

@@ -1,13 +1,14 @@
 //! tokio's I/O traits, implemented by those of [`std::io`]; never pending, because a rope is in memory.
 
 use std::borrow::Borrow;
-use std::io::{self, BufRead, IoSlice, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Buf;
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncSeek, AsyncWrite, ReadBuf};
 
+use super::in_memory::{buf_read_methods, write_methods};
 use crate::rope::{Cursor, Rope};
 use crate::sys::shown;
 
@@ -40,13 +41,7 @@ impl AsyncRead for Rope {
 }
 
 impl AsyncBufRead for Rope {
-    fn poll_fill_buf(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
-        Poll::Ready(self.get_mut().fill_buf())
-    }
-
-    fn consume(mut self: Pin<&mut Self>, count: usize) {
-        BufRead::consume(&mut *self, count);
-    }
+    buf_read_methods!();
 }
 
 /// Copies bytes to the end of the rope, up to its [limit](Rope::set_limit) and to the pool's capacity. O(bytes copied).
@@ -70,24 +65,10 @@ impl AsyncBufRead for Rope {
 /// # }
 /// ```
 impl AsyncWrite for Rope {
-    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(self.write(bytes))
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Poll::Ready(self.write_vectored(slices))
-    }
+    write_methods!();
 
     fn is_write_vectored(&self) -> bool {
         true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -130,13 +111,7 @@ impl<R: Borrow<Rope> + Unpin> AsyncRead for Cursor<R> {
 }
 
 impl<R: Borrow<Rope> + Unpin> AsyncBufRead for Cursor<R> {
-    fn poll_fill_buf(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
-        Poll::Ready(self.get_mut().fill_buf())
-    }
-
-    fn consume(mut self: Pin<&mut Self>, count: usize) {
-        BufRead::consume(&mut *self, count);
-    }
+    buf_read_methods!();
 }
 
 /// The end is the rope's: seeking behind it is an error, as for [`std::io::Seek`]. O(log n) in the number of segments.

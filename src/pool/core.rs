@@ -79,6 +79,8 @@ pub(super) struct Core {
 pub(super) struct Counters {
     /// Bytes that the next payload's first read should ask for; 0 before any has come.
     pub(super) first_read: AtomicU32,
+    /// Bytes of the pages of segments that use little of them.
+    pub(super) pinned: AtomicU64,
     pub(super) fallbacks: AtomicU64,
     pub(super) bytes_copied: AtomicU64,
     pub(super) bytes_mapped: AtomicU64,
@@ -357,6 +359,7 @@ impl Core {
         }
         let state = self.state();
         let cached = self.cached();
+        let used = state.used().saturating_sub(cached);
         let extents: u32 = self.caches.iter().map(|cache| cache.peek().extents).sum();
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let spill = self.overflow.as_ref().map(|overflow| overflow.core().stats()).unwrap_or_default();
@@ -364,7 +367,9 @@ impl Core {
             spilled: spill.in_use,
             spill_capacity: spill.capacity,
             capacity: self.bytes(state.capacity.limit()),
-            in_use: self.bytes(state.used().saturating_sub(cached)),
+            in_use: self.bytes(used),
+            low: self.bytes(state.decay.low(used)),
+            pinned: load(&self.counters.pinned) + spill.pinned,
             reserved: self.bytes(state.capacity.reserved()),
             warm: self.bytes(state.runs.resident_free() + cached),
             resident: self.bytes(state.runs.resident()),
@@ -548,7 +553,7 @@ impl Core {
     fn tick(&self, state: &mut State, now: u64) {
         if state.decay.has_ended(now) {
             self.flush_all(state);
-            state.decay.begin_epoch(now, state.runs.resident_free());
+            state.decay.begin_epoch(now, state.runs.resident_free(), state.used());
         }
     }
 

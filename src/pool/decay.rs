@@ -23,6 +23,8 @@ pub(super) struct Decay {
     began: Nanos,
     /// Fewest free resident pages in each of the last epochs; the current one is at `current`.
     lows: [u32; EPOCHS],
+    /// Pages in use when each of them began.
+    used: [u32; EPOCHS],
     current: usize,
     /// Free resident pages that may stay.
     retain: u32,
@@ -31,7 +33,8 @@ pub(super) struct Decay {
 impl Decay {
     pub(super) fn new(decay: Duration, retain: u32, now: Nanos) -> Decay {
         let decay = u64::try_from(decay.as_nanos()).unwrap_or(u64::MAX);
-        Decay { epoch: (decay / EPOCHS as u64).max(1), began: now, lows: [0; EPOCHS], current: 0, retain }
+        let epoch = (decay / EPOCHS as u64).max(1);
+        Decay { epoch, began: now, lows: [0; EPOCHS], used: [0; EPOCHS], current: 0, retain }
     }
 
     /// Notes how many pages are free and resident, after some were allocated.
@@ -47,12 +50,12 @@ impl Decay {
         now.saturating_sub(self.began) >= self.epoch
     }
 
-    /// Begins the epoch that `now` is in. O(1): at most [`EPOCHS`] are looked at.
-    pub(super) fn begin_epoch(&mut self, now: Nanos, idle: u32) {
+    /// Begins the epoch that `now` is in, with so many pages idle and in use. O(1): at most [`EPOCHS`] are looked at.
+    pub(super) fn begin_epoch(&mut self, now: Nanos, idle: u32, used: u32) {
         let ended = now.saturating_sub(self.began) / self.epoch;
         for _ in 0..ended.min(EPOCHS as u64) {
             self.current = (self.current + 1) % EPOCHS;
-            self.lows[self.current] = idle;
+            (self.lows[self.current], self.used[self.current]) = (idle, used);
         }
         self.began = self.began.saturating_add(ended.saturating_mul(self.epoch));
     }
@@ -61,6 +64,11 @@ impl Decay {
     pub(super) fn due(&self, idle: u32) -> u32 {
         let unused = self.lows.iter().copied().min().unwrap_or(0);
         unused.max(idle.saturating_sub(self.retain)).min(idle)
+    }
+
+    /// Fewest pages in use at the start of the last epochs, of which `used` are now: no more were in use all the time.
+    pub(super) fn low(&self, used: u32) -> u32 {
+        self.used.iter().copied().fold(used, u32::min)
     }
 
     /// Notes that pages were given back.
@@ -90,7 +98,7 @@ mod tests {
 
     fn due_at(decay: &mut Decay, now: Nanos, idle: u32) -> u32 {
         if decay.has_ended(now) {
-            decay.begin_epoch(now, idle);
+            decay.begin_epoch(now, idle, 0);
         }
         decay.due(idle)
     }
@@ -129,6 +137,18 @@ mod tests {
     fn what_exceeds_the_retained_size_is_due_at_once() {
         let decay = decay(10);
         assert_eq!((decay.due(30), decay.due(10)), (20, 0));
+    }
+
+    #[test]
+    fn the_lowest_use_is_that_of_the_last_epochs() {
+        let mut decay = decay(u32::MAX);
+        assert_eq!(decay.low(50), 0, "for so long nothing was in use");
+        for epoch in 1..=16 {
+            decay.begin_epoch(epoch * EPOCH, 0, if epoch == 9 { 20 } else { 40 });
+        }
+        assert_eq!((decay.low(50), decay.low(10)), (20, 10));
+        decay.begin_epoch(30 * EPOCH, 0, 30);
+        assert_eq!(decay.low(50), 30, "a silence counts as many epochs");
     }
 
     #[test]

@@ -257,6 +257,13 @@ pub struct PoolStats {
     pub capacity: u64,
     /// Held by ropes, views and `Bytes`, in whole pages.
     pub in_use: u64,
+    /// Lowest value of [`in_use`](PoolStats::in_use) in the last [`PoolOptions::decay`], looked at 16 times: no more was
+    /// held all that time. 0 until the pool is so old.
+    pub low: u64,
+    /// Of [`in_use`](PoolStats::in_use) and [`spilled`](PoolStats::spilled): held by segments and [slices of
+    /// views](crate::View::slice) that use less than a tenth of their pages; a page that several share counts for each.
+    /// Slices of `Bytes` and of ropes share a segment and are not told apart from it.
+    pub pinned: u64,
     /// In the [spill file](PoolOptions::spill), or on the way there, in units of 2 MiB; not counted as in use.
     pub spilled: u64,
     /// Most bytes that the spill file may hold; 0 without one.

@@ -5,6 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::core::{Shard, Want};
 use super::runs::PageRun;
@@ -107,6 +108,31 @@ impl PageRef {
         let run = PageRun::new(start, end - start);
         shard.core.refs.add(run);
         PageRef { shard: Arc::clone(shard), run, resident: run.len, drawn: 0 }
+    }
+
+    /// Bytes of its pages if `len` bytes are less than a tenth of them, else 0.
+    #[inline]
+    fn pinned(&self, len: usize) -> usize {
+        let bytes = self.run.len as usize * self.page_size();
+        if len < bytes / 10 { bytes } else { 0 }
+    }
+
+    /// Counts the pages of a segment of `len` bytes, if it pins much more than it uses.
+    #[inline]
+    pub(crate) fn count_pinned(&self, len: usize) {
+        let pinned = self.pinned(len);
+        if pinned > 0 {
+            self.shard.core.counters.pinned.fetch_add(pinned as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes [`count_pinned`](PageRef::count_pinned) back.
+    #[inline]
+    pub(crate) fn uncount_pinned(&self, len: usize) {
+        let pinned = self.pinned(len);
+        if pinned > 0 {
+            self.shard.core.counters.pinned.fetch_sub(pinned as u64, Ordering::Relaxed);
+        }
     }
 
     /// Gives pages `first..end` of the run memory.

@@ -373,7 +373,7 @@ impl Extent {
                 Owner::Pages(pages.split_to(self.base.addr().get() - pages.start().addr().get() + len))
             }
         };
-        let segment = Segment { base: self.base, len, owner };
+        let segment = Segment::new(self.base, len, owner);
         // SAFETY: `len` is at most the capacity.
         self.base = unsafe { self.base.add(len) };
         self.filled -= len;
@@ -389,7 +389,7 @@ impl Extent {
         self.reserved = 0;
         self.release_spare(memory, 0);
         let (base, len) = (self.base, self.filled);
-        Bytes::from_owner(Segment { base, len, owner: self.into_owner() })
+        Bytes::from_owner(Segment::new(base, len, self.into_owner()))
     }
 
     /// All filled bytes as a vector, without a copy, if this is heap memory with one owner. What must be overwritten
@@ -443,7 +443,7 @@ impl Extent {
         };
         // SAFETY: in the filled part, as just checked.
         let base = unsafe { self.base.add(range.start) };
-        Bytes::from_owner(Segment { base, len: range.len(), owner })
+        Bytes::from_owner(Segment::new(base, range.len(), owner))
     }
 
     /// Where byte `at` lies in the run of pages.
@@ -486,6 +486,25 @@ unsafe impl Send for Segment {}
 // SAFETY: as above.
 unsafe impl Sync for Segment {}
 
+impl Segment {
+    #[inline]
+    fn new(base: NonNull<u8>, len: usize, owner: Owner) -> Segment {
+        if let Owner::Pages(pages) = &owner {
+            pages.count_pinned(len);
+        }
+        Segment { base, len, owner }
+    }
+}
+
+impl Drop for Segment {
+    #[inline]
+    fn drop(&mut self) {
+        if let Owner::Pages(pages) = &self.owner {
+            pages.uncount_pinned(self.len);
+        }
+    }
+}
+
 impl AsRef<[u8]> for Segment {
     fn as_ref(&self) -> &[u8] {
         let _alive: &Owner = &self.owner;
@@ -497,7 +516,7 @@ impl AsRef<[u8]> for Segment {
 /// These bytes of the pool's arena, which the caller keeps alive, as a segment that keeps no other pages. O(pages).
 pub(crate) fn narrow(pool: &Pool, bytes: &[u8]) -> Option<Bytes> {
     let (pages, base) = pool.pin(bytes)?;
-    Some(Bytes::from_owner(Segment { base, len: bytes.len(), owner: Owner::Pages(pages) }))
+    Some(Bytes::from_owner(Segment::new(base, bytes.len(), Owner::Pages(pages))))
 }
 
 /// Heap memory that is filled through raw pointers.

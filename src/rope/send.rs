@@ -128,15 +128,7 @@ impl Rope {
         call: impl FnOnce(&Iovecs<'_>) -> io::Result<usize>,
     ) -> io::Result<usize> {
         let mut pace = *self.sends();
-        let mut iovecs = Iovecs::default();
-        self.gather(0, 0, pace.bytes(), &mut iovecs);
-        if iovecs.held() < self.len() && FdKind::of(fd) == FdKind::Message {
-            iovecs.clear();
-            self.gather(0, 0, MAX_BYTES, &mut iovecs);
-            check_whole(&iovecs, self.len(), self.limits().max_iovecs)?;
-        }
-        let sent = offer(&iovecs, &mut pace, call)?;
-        drop(iovecs);
+        let sent = self.cursor().offer(fd, &mut pace, call)?;
         *self.sends() = pace;
         self.advance(sent);
         Ok(sent)
@@ -226,6 +218,21 @@ impl<R: Borrow<Rope>> Cursor<R> {
         call: impl FnOnce(&Iovecs<'_>) -> io::Result<usize>,
     ) -> io::Result<usize> {
         let mut pace = *self.sends();
+        let sent = self.offer(fd, &mut pace, call)?;
+        *self.sends() = pace;
+        self.advance(sent);
+        Ok(sent)
+    }
+
+    /// Makes the call, unless there is nothing to send, with as many bytes as `pace` tells, or with all of a message.
+    /// Does not move the cursor.
+    #[inline]
+    fn offer(
+        &self,
+        fd: BorrowedFd<'_>,
+        pace: &mut Pace,
+        call: impl FnOnce(&Iovecs<'_>) -> io::Result<usize>,
+    ) -> io::Result<usize> {
         let mut iovecs = Iovecs::default();
         self.gather(pace.bytes(), &mut iovecs);
         if iovecs.held() < self.remaining() && FdKind::of(fd) == FdKind::Message {
@@ -233,11 +240,18 @@ impl<R: Borrow<Rope>> Cursor<R> {
             self.gather(MAX_BYTES, &mut iovecs);
             check_whole(&iovecs, self.remaining(), self.rope().limits().max_iovecs)?;
         }
-        let sent = offer(&iovecs, &mut pace, call)?;
-        drop(iovecs);
-        *self.sends() = pace;
-        self.advance(sent);
-        Ok(sent)
+        if iovecs.held() == 0 {
+            return Ok(0);
+        }
+        match call(&iovecs)? {
+            0 => {
+                Err(io::Error::new(io::ErrorKind::WriteZero, "the descriptor took none of the bytes offered"))
+            }
+            sent => {
+                pace.note(iovecs.held(), sent, (MIN_SEND, MAX_SEND));
+                Ok(sent)
+            }
+        }
     }
 }
 
@@ -247,24 +261,6 @@ const MAX_PAGE: usize = 4 << 10;
 
 /// Fewest bytes that a send offers, after calls that took less.
 const MIN_SEND: usize = 4 << 10;
-
-/// Makes the call, unless there is nothing to send, and holds the kernel to its word.
-fn offer(
-    iovecs: &Iovecs<'_>,
-    pace: &mut Pace,
-    call: impl FnOnce(&Iovecs<'_>) -> io::Result<usize>,
-) -> io::Result<usize> {
-    if iovecs.held() == 0 {
-        return Ok(0);
-    }
-    match call(iovecs)? {
-        0 => Err(io::Error::new(io::ErrorKind::WriteZero, "the descriptor took none of the bytes offered")),
-        sent => {
-            pace.note(iovecs.held(), sent, (MIN_SEND, MAX_SEND));
-            Ok(sent)
-        }
-    }
-}
 
 /// Bytes of a file go by sendfile(2), which copies nothing and reads no page into this process, unless they are (part of)
 /// a message: those before and behind them by another call.

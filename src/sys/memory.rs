@@ -141,8 +141,8 @@ impl Mapping {
     ///
     /// # Safety
     ///
-    /// The bytes that anybody refers to are the same in the file, and nobody writes to the range. Without a file nobody
-    /// refers to it.
+    /// The bytes to which there are references are the same in the file, and the range is not written to. Without a file
+    /// there is no reference to it.
     pub(crate) unsafe fn replace(
         &self,
         offset: usize,

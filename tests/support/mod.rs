@@ -16,8 +16,8 @@ pub(crate) fn pattern(seed: u64, len: usize) -> Vec<u8> {
     (0..len as u64).map(at).collect()
 }
 
-/// Runs `body`, the body of the test `name`, in a process of its own: whatever limits it sets hurt
-/// nobody else, and a signal or an abort is seen here.
+/// Runs `body`, the body of the test `name`, in a process of its own: the limits that it sets affect
+/// no other test, and a signal or an abort is seen here.
 pub(crate) fn in_child(name: &str, body: impl FnOnce()) {
     if env::var(CHILD).is_ok_and(|child| child == name) {
         return body();

@@ -164,7 +164,7 @@ impl Contest {
         Ok(rows.collect())
     }
 
-    /// A round of every contender; there and back by turns, so that nobody always follows the same one.
+    /// A round of every contender; there and back by turns, so that no contender always follows the same one.
     fn turn(&mut self, purpose: Purpose, backwards: bool) -> anyhow::Result<()> {
         let count = self.contenders.len();
         for at in 0..count {

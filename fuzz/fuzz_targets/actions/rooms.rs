@@ -27,12 +27,12 @@ impl Request {
     }
 }
 
-/// Once nothing is in use, whoever waits is served, some only after others have left.
+/// Once nothing is in use, all waiters are served, some only after others have left.
 pub fn serve(mut requests: VecDeque<Request>) {
     while !requests.is_empty() {
         let before = requests.len();
         requests.retain_mut(|request| request.poll().map(Result::unwrap).is_pending());
-        assert!(requests.len() < before, "nobody is served");
+        assert!(requests.len() < before, "no waiter is served");
     }
 }
 

@@ -545,7 +545,7 @@ fn check_refusal(error: &io::Error, model: &Model, channel: &Channel, pool_was_f
     }
 }
 
-/// Nothing was sent: the channel is full, or nobody reads it.
+/// Nothing was sent: the channel is full, or has no reader.
 fn check_not_sent(error: &io::Error, channel: &Channel) {
     match error.kind() {
         ErrorKind::WouldBlock => assert!(channel.reader.is_some() && !channel.is_empty()),

@@ -113,7 +113,7 @@ async fn axum(stream: TcpStream, round: Arc<Round>) -> anyhow::Result<()> {
     http1::Builder::new().serve_connection(TokioIo::new(stream), service).await.context("a connection failed")
 }
 
-/// Each connection has one request at a time, so nobody ever waits for this.
+/// Each connection has one request at a time, so this lock is never contended.
 fn locked<T>(connection: &Mutex<Connection<T>>) -> MutexGuard<'_, Connection<T>> {
     connection.lock().unwrap_or_else(PoisonError::into_inner)
 }
