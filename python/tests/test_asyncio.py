@@ -524,6 +524,62 @@ def test_a_plain_function_is_called_for_each_connection(run):
     run(main())
 
 
+def test_a_connection_on_which_nothing_arrives_holds_no_page(run, tls, pool):
+    """Nor does one whose end has arrived. TLS reads what is no data, session tickets."""
+
+    async def main():
+        readers = []
+        server, port = await serve(lambda reader, writer: readers.append(reader), tls, ropewalk.asyncio, pool=pool)
+        connections = [await connect(port, tls, pool=pool) for _ in range(5)]
+        await asyncio.sleep(0.2)
+        assert pool.stats().in_use == 0
+        for _, writer in connections:
+            writer.write(b"x" * 64)
+        assert [await reader.readexactly(64) for reader in readers] == [b"x" * 64] * 5
+        assert pool.stats().in_use == 0
+        for _, writer in connections:
+            writer.write_eof() if writer.can_write_eof() else writer.close()
+        assert [await reader.read() for reader in readers] == [b""] * 5
+        await asyncio.sleep(0.1)
+        assert pool.stats().in_use == 0
+        for reader in readers:
+            if reader._transport is not None:
+                reader._transport.close()
+        for _, writer in connections:
+            writer.close()
+        server.close()
+
+    run(main())
+
+
+def test_who_stops_waiting_for_the_end_stops_nobody_else(run, tls, data):
+    async def main():
+        go = asyncio.Event()
+
+        async def handler(reader, writer):
+            await go.wait()
+            await reader.read()
+            writer.close()
+
+        server, port = await serve(handler, tls)
+        _, writer = await connect(port, tls)
+        rope = ropewalk.Rope()
+        for _ in range(4):
+            rope.push(data)
+        writer.write(rope)
+        writer.close()
+        waiting = asyncio.ensure_future(writer.wait_closed())
+        for _ in range(2):
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(writer.wait_closed(), 0.05)
+        go.set()
+        await writer.wait_closed()
+        await waiting
+        server.close()
+
+    run(main())
+
+
 def test_starting_tls_on_a_connection(run, contexts, data):
     async def main():
         async def handler(reader, writer):
