@@ -324,6 +324,13 @@ def _take_view(rope, count):
         raise
 
 
+def _bytes_of(buffer):
+    """The bytes of any contiguous buffer: loops count items, and refuse some buffers when it is too late."""
+    rope = Rope()
+    rope.push(buffer)
+    return memoryview(rope.finalize())
+
+
 def _first_end(rope, separators, start):
     """Where the first separator to be complete ends."""
     ends = (rope.find(separator, start) for separator in separators)
@@ -341,11 +348,15 @@ class StreamWriter(asyncio.StreamWriter):
         self._then = None
 
     def write(self, data):
-        """Sends a buffer, or a :class:`ropewalk.Rope` as it is now: the rope is left as it is, and its pages
-        are held until they are sent. ``bytes`` and views of any length are not copied."""
+        """Sends any contiguous buffer, or a :class:`ropewalk.Rope` as it is now: the rope is left as it is, and its
+        pages are held until they are sent. ``bytes`` and views of any length are not copied. TypeError or BufferError
+        for what is no such buffer, before anything of it is sent."""
         if isinstance(data, Rope):
             self._queue(data[:])
-        elif self._out or (len(data) > _STEP and isinstance(data, bytes)) or isinstance(data, View):
+            return
+        if not isinstance(data, (bytes, bytearray, View)):
+            data = _bytes_of(data)
+        if self._out or (len(data) > _STEP and isinstance(data, bytes)) or isinstance(data, View):
             rope = Rope()
             rope.push(data if isinstance(data, (bytes, View)) else bytes(data))
             self._queue(rope)

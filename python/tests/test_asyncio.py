@@ -1,5 +1,6 @@
 """Streams, on asyncio and on uvloop, plain and through TLS, against asyncio's own peers."""
 
+import array
 import asyncio
 import gc
 import os
@@ -411,6 +412,50 @@ def test_ropes_views_and_buffers_are_written(run, data, pool):
     with_peer(run, ({}, {}), collects(got), use)
     assert got == b"begin " + data + b" then " + data[:1000] + b" and " + data[1000:2000] + data
     rope.clear()
+
+
+def test_any_contiguous_buffer_is_written_as_its_bytes(run, tls):
+    """Whether or not something waits to be sent before it."""
+    items, got = array.array("I", range(1_000_000)), bytearray()
+    table = memoryview(items).cast("B").cast("I", (1000, 1000))
+
+    async def use(reader, writer):
+        for data in (items, memoryview(items), table, memoryview(items)[:10], memoryview(b"")):
+            writer.write(data)
+        await writer.drain()
+        assert await reader.readexactly(3) == b"all"
+
+    async def handler(reader, writer):
+        await asyncio.sleep(0.1)
+        got.extend(await reader.readexactly(3 * len(bytes(items)) + 40))
+        writer.write(b"all")
+        writer.close()
+
+    with_peer(run, tls, handler, use)
+    assert got == 3 * bytes(items) + bytes(items[:10])
+
+
+def test_what_is_no_contiguous_buffer_is_not_written(run, tls, data):
+    got = bytearray()
+
+    async def handler(reader, writer):
+        await asyncio.sleep(0.1)
+        got.extend(await reader.readexactly(len(data) + 4))
+        writer.write(b"all")
+        writer.close()
+
+    async def use(reader, writer):
+        rope = ropewalk.Rope()
+        rope.push(data)
+        for waiting in (rope, b"last"):
+            for wrong in (None, 5, "text", [1, 2], memoryview(b"0123")[::2]):
+                with pytest.raises((TypeError, BufferError)):
+                    writer.write(wrong)
+            writer.write(waiting)
+        assert await reader.readexactly(3) == b"all"
+
+    with_peer(run, tls, handler, use)
+    assert got == data + b"last"
 
 
 def test_what_was_written_before_close_is_sent(run, tls, data):
