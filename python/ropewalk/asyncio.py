@@ -71,7 +71,7 @@ async def start_unix_server(client_connected, path=None, *, pool=None, limit=Non
 
 async def _connect(create, address, pool, limit, **options):
     loop = asyncio.get_running_loop()
-    protocol = _Protocol(StreamReader(pool, limit, loop), None, loop)
+    protocol = _Protocol(StreamReader(pool, limit, loop), None, loop, bool(options["ssl"]))
     transport, _ = await getattr(loop, create)(lambda: protocol, *address, **options)
     return protocol.reader, protocol.writer
 
@@ -81,7 +81,7 @@ async def _serve(create, client_connected, address, pool, limit, **options):
     pool = pool or default_pool()
 
     def protocol():
-        return _Protocol(StreamReader(pool, limit, loop), client_connected, loop)
+        return _Protocol(StreamReader(pool, limit, loop), client_connected, loop, bool(options["ssl"]))
 
     return await getattr(loop, create)(protocol, *address, **options)
 
@@ -256,6 +256,17 @@ class StreamReader(asyncio.StreamReader):
         if self._waiter is not None and (refused or held >= self._need):
             self._wake()
 
+    def _lend_to_tls(self, sizehint):
+        """Room for what arrives. TLS asks for it for each record, whether or not that is complete, or data."""
+        if not self._rope:
+            self._loop.call_soon(self._take_back)
+        return self._rope.get_buffer(sizehint)
+
+    def _take_back(self):
+        """Takes room back to which nothing was written."""
+        if not self._rope:
+            self._rope.read(0)
+
     def _wake(self):
         waiter = self._waiter
         if waiter is not None and not waiter.done():
@@ -313,6 +324,13 @@ def _take_view(rope, count):
         raise
 
 
+def _bytes_of(buffer):
+    """The bytes of any contiguous buffer: loops count items, and refuse some buffers when it is too late."""
+    rope = Rope()
+    rope.push(buffer)
+    return memoryview(rope.finalize())
+
+
 def _first_end(rope, separators, start):
     """Where the first separator to be complete ends."""
     ends = (rope.find(separator, start) for separator in separators)
@@ -330,11 +348,15 @@ class StreamWriter(asyncio.StreamWriter):
         self._then = None
 
     def write(self, data):
-        """Sends a buffer, or a :class:`ropewalk.Rope` as it is now: the rope is left as it is, and its pages
-        are held until they are sent. ``bytes`` and views of any length are not copied."""
+        """Sends any contiguous buffer, or a :class:`ropewalk.Rope` as it is now: the rope is left as it is, and its
+        pages are held until they are sent. ``bytes`` and views of any length are not copied. TypeError or BufferError
+        for what is no such buffer, before anything of it is sent."""
         if isinstance(data, Rope):
             self._queue(data[:])
-        elif self._out or (len(data) > _STEP and isinstance(data, bytes)) or isinstance(data, View):
+            return
+        if not isinstance(data, (bytes, bytearray, View)):
+            data = _bytes_of(data)
+        if self._out or (len(data) > _STEP and isinstance(data, bytes)) or isinstance(data, View):
             rope = Rope()
             rope.push(data if isinstance(data, (bytes, View)) else bytes(data))
             self._queue(rope)
@@ -348,6 +370,10 @@ class StreamWriter(asyncio.StreamWriter):
 
     def write_eof(self):
         self._behind("write_eof")
+
+    async def start_tls(self, sslcontext, **options):
+        self._protocol._set_over_ssl(True)
+        await super().start_tls(sslcontext, **options)
 
     def close(self):
         """Closes once everything written is sent. To end TLS, all that was sent by the other end has to be read
@@ -396,7 +422,7 @@ class StreamWriter(asyncio.StreamWriter):
 class _Protocol(asyncio.BufferedProtocol):
     """Hands the rope's room out to the loop, and keeps count of who waits for the transport."""
 
-    def __init__(self, reader, client_connected, loop):
+    def __init__(self, reader, client_connected, loop, over_ssl):
         self.reader, self.writer = reader, None
         self.writing_paused = False
         self._client_connected_cb = client_connected
@@ -406,8 +432,8 @@ class _Protocol(asyncio.BufferedProtocol):
         self._drains = deque()
         self._closed = loop.create_future()
         # Nothing of Python between the loop and the rope.
-        self.get_buffer = reader._rope.get_buffer
         self.buffer_updated = reader._buffer_updated
+        self._set_over_ssl(over_ssl)
 
     def connection_made(self, transport):
         self._replace_transport(transport)
@@ -436,7 +462,13 @@ class _Protocol(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes):
         self.reader._buffer_updated(nbytes)
 
+    def _set_over_ssl(self, over_ssl):
+        """To be called before the loop makes a TLS protocol of this one, for that asks for these methods once."""
+        self._over_ssl = over_ssl
+        self.get_buffer = self.reader._lend_to_tls if over_ssl else self.reader._rope.get_buffer
+
     def eof_received(self):
+        self.reader._take_back()
         self.reader.feed_eof()
         return not self._over_ssl
 
@@ -483,11 +515,11 @@ class _Protocol(asyncio.BufferedProtocol):
             self._drains.remove(drain)
 
     def _get_close_waiter(self, _stream):
-        return self._closed
+        # Whoever stops waiting does not stop those who wait too, or again.
+        return asyncio.shield(self._closed)
 
     def _replace_transport(self, transport):
         self.reader.set_transport(transport)
-        self._over_ssl = transport.get_extra_info("sslcontext") is not None
 
     def _replace_writer(self, writer):
         self._replace_transport(writer.transport)

@@ -57,7 +57,7 @@ impl Pool {
         }
         if let Some(decay) = decay {
             let decay = Duration::try_from_secs_f64(decay)
-                .map_err(|error| PyValueError::new_err(format!("decay, {decay} seconds: {error}")))?;
+                .map_err(|error| PyValueError::new_err(format!("decay, {decay:?} seconds: {error}")))?;
             options = options.decay(decay);
         }
         Pool::create(options)

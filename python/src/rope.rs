@@ -541,6 +541,9 @@ fn recv_encrypted(this: &Bound<'_, Rope>, sock: &Bound<'_, PyAny>, max: usize) -
     let args = (&room, count).into_pyobject(py)?;
     let received = attach::call(&sock.getattr(intern!(py, "recv_into"))?, &args);
     room.call_method0(intern!(py, "release"))?;
+    if received.is_err() {
+        drop(rope.settled(py)?); // an empty rope holds no page
+    }
     let received = received?.extract::<usize>()?;
     rope.buffer_updated(py, received)?;
     match rope.refused(py)? {

@@ -1,5 +1,6 @@
 """Streams, on asyncio and on uvloop, plain and through TLS, against asyncio's own peers."""
 
+import array
 import asyncio
 import gc
 import os
@@ -413,6 +414,50 @@ def test_ropes_views_and_buffers_are_written(run, data, pool):
     rope.clear()
 
 
+def test_any_contiguous_buffer_is_written_as_its_bytes(run, tls):
+    """Whether or not something waits to be sent before it."""
+    items, got = array.array("I", range(1_000_000)), bytearray()
+    table = memoryview(items).cast("B").cast("I", (1000, 1000))
+
+    async def use(reader, writer):
+        for data in (items, memoryview(items), table, memoryview(items)[:10], memoryview(b"")):
+            writer.write(data)
+        await writer.drain()
+        assert await reader.readexactly(3) == b"all"
+
+    async def handler(reader, writer):
+        await asyncio.sleep(0.1)
+        got.extend(await reader.readexactly(3 * len(bytes(items)) + 40))
+        writer.write(b"all")
+        writer.close()
+
+    with_peer(run, tls, handler, use)
+    assert got == 3 * bytes(items) + bytes(items[:10])
+
+
+def test_what_is_no_contiguous_buffer_is_not_written(run, tls, data):
+    got = bytearray()
+
+    async def handler(reader, writer):
+        await asyncio.sleep(0.1)
+        got.extend(await reader.readexactly(len(data) + 4))
+        writer.write(b"all")
+        writer.close()
+
+    async def use(reader, writer):
+        rope = ropewalk.Rope()
+        rope.push(data)
+        for waiting in (rope, b"last"):
+            for wrong in (None, 5, "text", [1, 2], memoryview(b"0123")[::2]):
+                with pytest.raises((TypeError, BufferError)):
+                    writer.write(wrong)
+            writer.write(waiting)
+        assert await reader.readexactly(3) == b"all"
+
+    with_peer(run, tls, handler, use)
+    assert got == data + b"last"
+
+
 def test_what_was_written_before_close_is_sent(run, tls, data):
     async def main():
         got, ended = bytearray(), asyncio.Event()
@@ -519,6 +564,62 @@ def test_a_plain_function_is_called_for_each_connection(run):
         assert await reader.readexactly(5) == b"hello"
         (await made).close()
         writer.close()
+        server.close()
+
+    run(main())
+
+
+def test_a_connection_on_which_nothing_arrives_holds_no_page(run, tls, pool):
+    """Nor does one whose end has arrived. TLS reads what is no data, session tickets."""
+
+    async def main():
+        readers = []
+        server, port = await serve(lambda reader, writer: readers.append(reader), tls, ropewalk.asyncio, pool=pool)
+        connections = [await connect(port, tls, pool=pool) for _ in range(5)]
+        await asyncio.sleep(0.2)
+        assert pool.stats().in_use == 0
+        for _, writer in connections:
+            writer.write(b"x" * 64)
+        assert [await reader.readexactly(64) for reader in readers] == [b"x" * 64] * 5
+        assert pool.stats().in_use == 0
+        for _, writer in connections:
+            writer.write_eof() if writer.can_write_eof() else writer.close()
+        assert [await reader.read() for reader in readers] == [b""] * 5
+        await asyncio.sleep(0.1)
+        assert pool.stats().in_use == 0
+        for reader in readers:
+            if reader._transport is not None:
+                reader._transport.close()
+        for _, writer in connections:
+            writer.close()
+        server.close()
+
+    run(main())
+
+
+def test_who_stops_waiting_for_the_end_stops_nobody_else(run, tls, data):
+    async def main():
+        go = asyncio.Event()
+
+        async def handler(reader, writer):
+            await go.wait()
+            await reader.read()
+            writer.close()
+
+        server, port = await serve(handler, tls)
+        _, writer = await connect(port, tls)
+        rope = ropewalk.Rope()
+        for _ in range(4):
+            rope.push(data)
+        writer.write(rope)
+        writer.close()
+        waiting = asyncio.ensure_future(writer.wait_closed())
+        for _ in range(2):
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(writer.wait_closed(), 0.05)
+        go.set()
+        await writer.wait_closed()
+        await waiting
         server.close()
 
     run(main())

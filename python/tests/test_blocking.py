@@ -4,6 +4,7 @@ import os
 import select
 import signal
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -186,6 +187,25 @@ def test_a_pool_that_others_fill_loses_nothing(connect, pool):
         assert ropewalk.recv_exactly(sock, 100_000, pool) == b"x" * 100_000
         ropewalk.send_all(sock, b"!")
     del held, rope
+
+
+def test_a_socket_on_which_nothing_has_arrived_takes_no_page(connect, pool):
+    go = threading.Event()
+
+    def serve(sock):
+        go.wait(60)
+        sock.sendall(b"x" * 100)
+        end(sock)
+
+    with connect(serve) as sock:
+        sock.setblocking(False)
+        rope = ropewalk.Rope(pool)
+        for _ in range(3):
+            with pytest.raises((BlockingIOError, ssl.SSLWantReadError)):
+                rope.recv_from(sock)
+            assert pool.stats().in_use == 0
+        go.set()
+        assert ropewalk.recv_exactly(sock, 100, pool) == b"x" * 100
 
 
 def test_a_stream_of_exactly_the_limit_is_taken(connect, pool):
