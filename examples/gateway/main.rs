@@ -39,10 +39,12 @@ mod parts;
 #[path = "../http_upload/ranges.rs"]
 mod ranges;
 mod server;
+#[path = "../http_upload/start.rs"]
+mod start;
 mod upload;
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,8 +56,6 @@ use object_store::aws::AmazonS3Builder;
 use object_store::local::LocalFileSystem;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 use ropewalk::Pool;
-use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use url::Url;
 
 use crate::gateway::Gateway;
@@ -92,30 +92,19 @@ struct Limits {
     #[arg(long, value_name = "N", default_value_t = 1000)]
     max_connections: u16,
     /// Longest time for one request to the store, and for a part to wait for room
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = start::seconds)]
     patience: Duration,
     /// A body of which fewer than 64 KiB arrive in this time is refused; so long may the head of a request take, and a
     /// client that reads nothing
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = start::seconds)]
     stall: Duration,
     /// Longest time for the requests in progress after SIGTERM or SIGINT
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = start::seconds)]
     grace: Duration,
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    seconds.filter(|time| !time.is_zero()).ok_or_else(|| "a number of seconds above 0 is needed".into())
-}
-
 fn main() -> ExitCode {
-    match run(Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("gateway: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    start::end("gateway", run(Options::parse()))
 }
 
 #[tokio::main]
@@ -126,16 +115,8 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let store = open(&store, &limits).with_context(|| format!("cannot use {store} as a store"))?;
     let pool = Pool::options().capacity(capacity.0).create().context("cannot set memory aside")?;
-    let listener = TcpListener::bind(&address).await.with_context(|| {
-        format!("cannot listen on {address}; choose an address of this machine and a free port")
-    })?;
     let app = Gateway::new(store, pool, part.0, limits)?.router();
-    let (mut terminated, mut interrupted) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    writeln!(io::stdout(), "http://{}", listener.local_addr()?)?;
-    let stop = async {
-        tokio::select! { _ = terminated.recv() => {} _ = interrupted.recv() => {} }
-    };
+    let (listener, stop) = start::listen(&address).await?;
     server::serve(listener, app, &limits, stop).await;
     Ok(())
 }

@@ -21,6 +21,7 @@
 //!
 //! ```text
 //! main.rs        the command line
+//! start.rs       listening, and signals
 //! server.rs      accepts connections, and ends them
 //! activity.rs    whether a connection's peer makes progress
 //! objects.rs     PUT, GET, HEAD, DELETE
@@ -39,10 +40,11 @@ mod metrics;
 mod objects;
 mod ranges;
 mod server;
+mod start;
 mod store;
 mod upload;
 
-use std::io::{self, Write};
+use std::io;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -53,8 +55,6 @@ use anyhow::Context;
 use bytesize::ByteSize;
 use clap::{Parser, ValueEnum};
 use ropewalk::Pool;
-use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::metrics::Metrics;
 use crate::objects::Objects;
@@ -104,32 +104,21 @@ struct Limits {
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     max_objects: usize,
     /// Longest time without a request, and for the head of one
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = start::seconds)]
     idle: Duration,
     /// A body or a response of which fewer than 64 KiB move in this time is cut off
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = start::seconds)]
     stall: Duration,
     /// Longest time that an upload waits for room
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = start::seconds)]
     patience: Duration,
     /// Longest time for the requests in progress after SIGTERM or SIGINT
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = start::seconds)]
     grace: Duration,
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    seconds.filter(|time| !time.is_zero()).ok_or_else(|| "a number of seconds above 0 is needed".into())
-}
-
 fn main() -> ExitCode {
-    match run(Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("http_upload: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    start::end("http_upload", run(Options::parse()))
 }
 
 #[tokio::main]
@@ -142,18 +131,10 @@ async fn run(options: Options) -> anyhow::Result<()> {
         most = most.saturating_add(spill_capacity.0);
     }
     let pool = pool.create().context("cannot set memory aside")?;
-    let listener = TcpListener::bind(&address).await.with_context(|| {
-        format!("cannot listen on {address}; choose an address of this machine and a free port")
-    })?;
     let metrics = Arc::new(Metrics::new(pool.clone()));
     let most = usize::try_from(limit.0.min(most)).unwrap_or(usize::MAX);
     let objects = Objects::new(pool, most, limits.clone(), Arc::clone(&metrics));
-    let (mut terminated, mut interrupted) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    writeln!(io::stdout(), "http://{}", listener.local_addr()?)?;
-    let stop = async {
-        tokio::select! { _ = terminated.recv() => {} _ = interrupted.recv() => {} }
-    };
+    let (listener, stop) = start::listen(&address).await?;
     server::serve(listener, objects.router(), &limits, &metrics, stop).await;
     Ok(())
 }

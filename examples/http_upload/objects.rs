@@ -9,8 +9,9 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
-use axum::middleware::from_fn;
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use headers::{AcceptRanges, ETag, HeaderMapExt, LastModified};
@@ -62,6 +63,7 @@ impl Objects {
         Router::new()
             .route("/metrics", get(metrics::show).with_state(Arc::clone(&metrics)))
             .fallback_service(objects.with_state(self))
+            .layer(from_fn(one_host))
             .layer(axum::middleware::from_fn_with_state(metrics, metrics::count))
             .layer(log)
             .layer(from_fn(activity::follow))
@@ -69,6 +71,20 @@ impl Objects {
 }
 
 type Answer = Result<Response, Refusal>;
+
+/// RFC 9112, section 3.2: a request over HTTP/1.1 names one host.
+async fn one_host(request: Request, next: Next) -> Answer {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let is_valid = match (hosts.next(), hosts.next()) {
+        (None, _) => request.version() != Version::HTTP_11,
+        (Some(host), None) => host.is_empty() || Authority::try_from(host.as_bytes()).is_ok(),
+        (Some(_), Some(_)) => false,
+    };
+    if is_valid {
+        return Ok(next.run(request).await);
+    }
+    Err(Refusal::new(StatusCode::BAD_REQUEST, "a request has one valid Host field"))
+}
 
 async fn put(State(objects): State<Arc<Objects>>, request: Request) -> Answer {
     let (head, mut body) = request.into_parts();

@@ -71,6 +71,28 @@ fn methods() {
     }
 }
 
+/// RFC 9112, section 3.2.
+#[test]
+fn a_request_names_one_host() {
+    let server = Server::start("");
+    server.put("file", TEN);
+    for (head, status) in [
+        ("GET /file HTTP/1.1\r\n", 400),
+        ("GET /file HTTP/1.1\r\nHost: here\r\nHost: here\r\n", 400),
+        ("GET /file HTTP/1.1\r\nHost: here and there\r\n", 400),
+        ("PUT /other HTTP/1.1\r\nContent-Length: 0\r\n", 400),
+        ("GET /other HTTP/1.1\r\nHost: here\r\n", 404),
+        ("GET /file HTTP/1.1\r\nHost: here:80\r\n", 200),
+        ("GET /file HTTP/1.1\r\nHost:\r\n", 200),
+        ("GET http://here/file HTTP/1.1\r\nHost: here\r\n", 200),
+        ("GET /file HTTP/1.0\r\n", 200),
+    ] {
+        let mut peer = server.connect();
+        peer.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes()).unwrap();
+        assert_eq!(Reply::read(&mut peer).status, status, "{head}");
+    }
+}
+
 /// Section 14.2 and 14.1.2, with the examples of the latter; `None` is the whole.
 #[test]
 fn single_ranges() {
