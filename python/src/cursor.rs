@@ -86,7 +86,8 @@ fn check(position: usize, len: usize) -> PyResult<()> {
 #[pymethods]
 impl Cursor {
     /// sendmsg(2), or writev(2) for what is no socket: sends from the position on, and moves it by as much. Returns
-    /// how many bytes that were; 0 only at the end. One call, at most 1024 segments (IOV_MAX); nothing is copied.
+    /// how many bytes that were; 0 only at the end. One call, at most 1024 segments (IOV_MAX), behind those of
+    /// :meth:`Rope.recv_from` that wait; nothing is copied.
     ///
     /// Raises BlockingIOError when ``sock`` takes nothing now, and what else the kernel reports: the position is at the first
     /// byte not sent. ``sock`` is a descriptor or has ``fileno()``; a TLS socket sends by its own ``send``.

@@ -42,11 +42,13 @@ pub(crate) struct Lending {
     loan: Arc<Loan>,
     filled: usize,
     want: usize,
+    /// Whether the room is not the rope's.
+    spilled: bool,
 }
 
 impl Default for Lending {
     fn default() -> Lending {
-        Lending { loan: Arc::default(), filled: 0, want: FIRST }
+        Lending { loan: Arc::default(), filled: 0, want: FIRST, spilled: false }
     }
 }
 
@@ -73,6 +75,7 @@ impl Lending {
 
     pub(crate) fn lend(&mut self, lent: ropewalk::Lent) {
         self.loan = Arc::new(Loan(Mutex::new(Room { lent: Some(lent), ..Room::default() })));
+        self.spilled = false;
     }
 
     /// Lends one byte of the heap: what a loop reads where the rope may take nothing more.
@@ -80,6 +83,7 @@ impl Lending {
         let mut lent = ropewalk::Rope::new().lend(1)?;
         lent.as_uninit().fill(MaybeUninit::new(0));
         self.lend(lent);
+        self.spilled = true;
         Ok(())
     }
 
@@ -100,7 +104,7 @@ impl Lending {
         Ok(())
     }
 
-    /// Gives back to `rope` what was filled. What is exported still could be written to, so of that `rope` gets a
+    /// Gives the room back to `rope`, with what was filled. What is exported still could be written to, so of that `rope` gets a
     /// copy, and the room is the exports' from then on.
     pub(crate) fn settle(&mut self, rope: &mut ropewalk::Rope) {
         let mut room = self.loan.room();
@@ -112,8 +116,8 @@ impl Lending {
         if exports > 0 {
             rope.extend_from_slice(lent.as_init());
             room.lent = Some(lent);
-        } else if filled > 0 {
-            rope.take_back(lent);
+        } else if filled > 0 || !self.spilled {
+            rope.take_back(lent); // also what was reserved and is empty still
         }
         drop(room);
         (self.loan, self.filled) = (Arc::default(), 0);

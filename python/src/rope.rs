@@ -329,7 +329,8 @@ impl Rope {
     }
 
     /// readv(2): appends what has arrived, at most ``max`` bytes. Returns how many bytes that were; 0 is the end of
-    /// the stream, or ``max`` was 0. One call, straight into the rope's pages.
+    /// the stream, or ``max`` was 0. One call, straight into the rope's pages, behind an fcntl(2) that tells whether the
+    /// descriptor blocks, and a poll(2) if it does.
     ///
     /// Raises BlockingIOError when nothing has arrived on a non-blocking descriptor, LimitExceeded when more has than the limit,
     /// PoolFull when the pool has no room, and what else the kernel reports. The rope is as it was then, nothing was taken from

@@ -66,6 +66,27 @@ def test_receiving_goes_on_while_an_export_lives(pool):
     assert rope == b"one, two, three"
 
 
+def test_what_was_reserved_stays_reserved_when_nothing_was_written(pool):
+    rope = ropewalk.Rope(pool)
+    rope.reserve(1 << 20)
+    for _ in range(3):
+        rope.get_buffer().release()
+        assert rope.find(b"x") is None and pool.stats().in_use == 1 << 20
+    write(rope, b"some")
+    assert rope == b"some" and pool.stats().in_use == 1 << 20
+    rope.clear()
+    assert pool.stats().in_use == 0
+
+
+def test_room_to_which_nothing_was_written_is_taken_back(pool):
+    rope = ropewalk.Rope(pool)
+    rope.get_buffer().release()
+    assert rope.find(b"x") is None and pool.stats().in_use == 0
+    write(rope, b"some")
+    rope.get_buffer().release()
+    assert rope.find(b"x") is None and pool.stats().in_use <= 8192
+
+
 def test_a_kept_export_of_a_full_room_does_not_stop_receiving(pool):
     rope = ropewalk.Rope(pool)
     kept = rope.get_buffer()
