@@ -20,7 +20,7 @@
 //! | cut messages out of a stream | [`split_to`](Rope::split_to), [`find`](Rope::find), [`bytes::Buf`] |
 //! | put headers before bodies | [`push_front`](Rope::push_front), [`append`](Rope::append) |
 //! | pass descriptors along | [`recvmsg_from`](Rope::recvmsg_from), [`sendmsg_to`](Rope::sendmsg_to) |
-//! | hand them to another process | [`Rope::for_handover`], [`View::seal`], [`Sealed::send`], [`Sealed::receive`] |
+//! | hand them to another process | [`Rope::for_handover`], [`splice_from`](Rope::splice_from), [`View::seal`], [`Sealed::send`], [`Sealed::receive`] |
 //! | observe memory, give it back | [`Pool::stats`], [`Pool::trim`], [`Pool::decay`], [`PoolOptions::background`] |
 //!
 //! [The guide](crate::guide) has recipes, and shows what to change in code that uses `Vec`, `BytesMut`, list and join,

@@ -78,7 +78,8 @@ impl Server {
             Way::Socket => Rope::in_pool(&self.pool),
         };
         rope.set_limit(self.max);
-        while rope.readv_from(socket)? > 0 {}
+        // This process does not read a payload that it hands over, so its pages are not mapped here.
+        while rope.splice_from(socket)? > 0 {}
         Ok(rope)
     }
 }

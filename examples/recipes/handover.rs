@@ -16,7 +16,8 @@ pub fn hand_over(socket: &TcpStream, worker: &UnixStream, max: usize, time: Dura
     payload.set_limit(max);
     loop {
         socket.set_read_timeout(Some(time_left(deadline)?))?;
-        match payload.readv_from(socket) {
+        // As `readv_from`, but the pages are not mapped in this process.
+        match payload.splice_from(socket) {
             Ok(0) => break,
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {} // the read timeout

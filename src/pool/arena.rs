@@ -216,6 +216,18 @@ impl Arena {
         }
     }
 
+    /// fallocate(2): gives pages of the memfd memory, and no page table entries: what is written to the file is not
+    /// touched here.
+    ///
+    /// # Errors
+    ///
+    /// When there is no memory, or the kernel does not support it.
+    pub(crate) fn commit_unmapped(&self, run: PageRun) -> io::Result<()> {
+        let (offset, len) = self.bytes_of(run);
+        let _admission = pressure::admit(len as u64)?;
+        Ok(self.commit_by(Commit::Allocate, self.in_file(offset), len)?)
+    }
+
     fn commit_by(&self, way: Commit, offset: usize, len: usize) -> sys::Result {
         match (way, &self.file) {
             (Commit::Populate, _) => self.map.populate(offset, len),

@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ use super::spill::{self, Pages, Refusal, Spill};
 use crate::event::event;
 use crate::limits::Limits;
 use crate::sys::memory::{self, Table};
+use crate::sys::pipe::Pipe;
 use crate::sys::{file, shown};
 
 /// Shards of a pool: threads beyond that share theirs.
@@ -71,6 +72,8 @@ pub(super) struct Core {
     spill: Option<Arc<Spill>>,
     reduced: bool,
     pub(super) handover: bool,
+    /// Of a pool for a handover: what is spliced into its memfd goes through it. `None` if there is no descriptor for it.
+    pub(super) pipe: OnceLock<Option<Mutex<Pipe>>>,
     pub(super) counters: Counters,
 }
 
@@ -307,6 +310,7 @@ impl Core {
             spill: None,
             reduced: capacity < asked || arena.file().is_none(),
             handover: options.handover,
+            pipe: OnceLock::new(),
             counters: Counters::default(),
             arena,
         })
@@ -457,12 +461,21 @@ impl Core {
 
     /// Gives the pages of `run`, which is the caller's, memory.
     pub(super) fn commit(&self, run: PageRun) -> io::Result<()> {
+        self.commit_by(run, Arena::commit)
+    }
+
+    /// The same without page table entries.
+    pub(super) fn commit_unmapped(&self, run: PageRun) -> io::Result<()> {
+        self.commit_by(run, Arena::commit_unmapped)
+    }
+
+    fn commit_by(&self, run: PageRun, commit: fn(&Arena, PageRun) -> io::Result<()>) -> io::Result<()> {
         self.check_process()?;
         let resident = self.state().runs.resident_prefix(run);
         if resident < run.len {
             let rest = PageRun::new(run.start + resident, run.len - resident);
             self.admit(rest)?;
-            let committed = self.arena.commit(rest);
+            let committed = commit(&self.arena, rest);
             if let (Err(_), Some(spill)) = (&committed, &self.spill) {
                 spill.withdraw(rest.len);
             }

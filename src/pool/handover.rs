@@ -5,10 +5,11 @@
 //! (`view/seal.rs`).
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::{Pool, PoolOptions};
+use crate::sys::pipe::Pipe;
 
 impl Pool {
     /// Makes a private pool, the first page of which is at offset 0 of its memfd.
@@ -25,6 +26,17 @@ impl Pool {
     /// Returns whether the pool's memfd can be sealed.
     pub(crate) fn is_for_handover(&self) -> bool {
         self.core().handover
+    }
+
+    /// The pipe for what is spliced into the pool's memfd; `None` if that cannot be done.
+    pub(crate) fn pipe(&self) -> Option<MutexGuard<'_, Pipe>> {
+        let core = self.core();
+        if !core.handover || self.check_process().is_err() {
+            return None;
+        }
+        let pipe = core.pipe.get_or_init(|| Pipe::new().ok().map(Mutex::new)).as_ref()?;
+        // Another rope of the pool may be waiting for its socket with it.
+        pipe.try_lock().ok().filter(|pipe| !pipe.is_refused())
     }
 
     /// Returns how many handles and [`PageRef`](super::PageRef)s refer to this pool, this handle included. If all of

@@ -135,11 +135,12 @@ impl PageRef {
         }
     }
 
-    /// Gives pages `first..end` of the run memory.
-    pub(crate) fn commit(&mut self, first: u32, end: u32) -> io::Result<()> {
+    /// Gives pages `first..end` of the run memory, and page table entries if they are to be touched.
+    pub(crate) fn commit(&mut self, first: u32, end: u32, touched: bool) -> io::Result<()> {
         let resident = self.resident.max(first);
         if resident < end {
-            self.shard.core.commit(PageRun::new(self.run.start + resident, end - resident))?;
+            let (core, run) = (&self.shard.core, PageRun::new(self.run.start + resident, end - resident));
+            if touched { core.commit(run) } else { core.commit_unmapped(run) }?;
             if self.resident >= first {
                 self.resident = end;
             }

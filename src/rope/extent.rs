@@ -209,18 +209,24 @@ impl Extent {
     #[inline]
     pub(crate) fn commit(&mut self, want: usize) -> io::Result<()> {
         let needed = self.filled.saturating_add(want).min(self.capacity);
-        if self.committed < needed { self.commit_pages(needed) } else { Ok(()) }
+        if self.committed < needed { self.commit_pages(needed, true) } else { Ok(()) }
+    }
+
+    /// The same for bytes that the kernel writes to the memfd: pages get no page table entries.
+    pub(crate) fn commit_unmapped(&mut self, want: usize) -> io::Result<()> {
+        let needed = self.filled.saturating_add(want).min(self.capacity);
+        if self.committed < needed { self.commit_pages(needed, false) } else { Ok(()) }
     }
 
     #[inline(never)]
-    fn commit_pages(&mut self, needed: usize) -> io::Result<()> {
+    fn commit_pages(&mut self, needed: usize, touched: bool) -> io::Result<()> {
         let Owner::Pages(pages) = &mut self.owner else { return Ok(()) };
         let page = pages.page_size();
         // `base` may lie inside a page; the end of the capacity never does.
         let beyond = |bytes: usize| pages.len() - to_pages((self.capacity - bytes) / page);
         let (first, end) = (beyond(self.committed), beyond(needed));
         let rest = (pages.len() - end) as usize * page;
-        pages.commit(first, end)?;
+        pages.commit(first, end, touched)?;
         self.committed = self.capacity - rest;
         Ok(())
     }

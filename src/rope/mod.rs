@@ -6,6 +6,7 @@
 //! tail.rs      the extent behind the segments
 //! recv.rs      one system call into the tail
 //! positioned.rs  the same at an offset of a file, and of one with O_DIRECT
+//! splice.rs    the same into a memfd, past this process
 //! body.rs      the same for a body of known length
 //! file.rs      a file's range as a segment
 //! gather.rs    the iovecs of one send
@@ -26,6 +27,7 @@ mod recv;
 mod search;
 mod segments;
 mod send;
+mod splice;
 mod tail;
 
 use std::any::Any;

@@ -350,7 +350,7 @@ impl Rope {
 
     /// Notes what a read brought, for the next one; and if it was a payload's first, for the next payload.
     #[inline]
-    fn learn(&mut self, offered: usize, count: usize) {
+    pub(super) fn learn(&mut self, offered: usize, count: usize) {
         let full = count == offered;
         self.source().was_short = 0 < count && !full;
         let held_back = full && count < self.inline_max();

@@ -253,6 +253,17 @@ impl Rope {
         Ok(())
     }
 
+    /// Gives up to `want` bytes behind the tail's memory in the memfd, without touching it; returns how many.
+    pub(super) fn commit_unmapped(&mut self, want: usize) -> Option<usize> {
+        let held = self.len();
+        let tail = self.tail.as_mut().filter(|tail| tail.is_in_pages())?;
+        if tail.spare() < want {
+            tail.grow(&mut self.memory, want - tail.spare(), held, false);
+        }
+        tail.commit_unmapped(want).ok()?;
+        Some(tail.ready().min(want))
+    }
+
     /// A fresh extent with up to `want` bytes ready.
     #[inline]
     fn fresh(&mut self, want: usize) -> io::Result<Extent> {

@@ -57,6 +57,10 @@ pub(crate) enum Call {
     WriteFile,
     /// linkat(2) of a file without a name
     Link,
+    /// splice(2) from a socket
+    Splice,
+    /// splice(2) to a memfd
+    SpliceOut,
     /// mmap(2) of the iovec for a view, and of what is between its pages
     Zeros,
 }

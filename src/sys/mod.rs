@@ -10,6 +10,7 @@ pub(crate) mod memory;
 #[cfg(test)]
 pub(crate) mod mock;
 mod peek;
+pub(crate) mod pipe;
 pub(crate) mod pressure;
 pub(crate) mod process;
 pub(crate) mod psi;

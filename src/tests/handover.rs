@@ -2,6 +2,7 @@
 
 use std::iter::repeat_n;
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
 
@@ -78,5 +79,38 @@ fn without_cachestat_holes_are_looked_for() {
             sealed.as_fd().try_clone_to_owned().unwrap(),
         ));
         assert_eq!(position.unwrap(), 0);
+    }
+}
+
+#[test]
+fn where_the_kernel_does_not_splice_a_payload_is_received_all_the_same() {
+    let cases = [
+        vec![(Call::Splice, [Some(Errno::EINVAL)].into())],
+        vec![(Call::Splice, [Some(Errno::EINTR), Some(Errno::EPERM)].into())],
+        vec![(Call::Splice, [Some(Errno::EAGAIN)].into())],
+        // The bytes are in the pipe.
+        vec![(Call::SpliceOut, [Some(Errno::ENOMEM)].into())],
+        vec![(Call::SpliceOut, [Some(Errno::EINTR), Some(Errno::EPERM)].into())],
+        vec![(Call::Allocate, [Some(Errno::EOPNOTSUPP)].into())],
+    ];
+    let payload = pattern(3 << 20);
+    for (case, refusals) in cases.into_iter().enumerate() {
+        let (mut here, there) = UnixStream::pair().unwrap();
+        let rest = payload[1 << 20..].to_vec();
+        let sender = std::thread::spawn(move || std::io::Write::write_all(&mut here, &rest));
+        let mut rope = Rope::for_handover().unwrap();
+        rope.extend_from_slice(&payload[..1 << 20]);
+        // The mock kernel has no sockets, so the rope has to know this one.
+        rope.readv_from(&there).unwrap();
+        let before = rope.len();
+        let taken = mock::refusing_some(refusals, || rope.splice_from(&there));
+        assert_eq!(taken.is_err(), case == 2, "{taken:?}");
+        assert_eq!(taken.is_ok_and(|taken| taken > 0), [3, 4].contains(&case), "case {case}");
+        assert!(rope == payload[..rope.len()] && rope.len() >= before, "case {case}");
+        rope.assert_invariants();
+        while rope.splice_from(&there).unwrap() > 0 {}
+        sender.join().unwrap().unwrap();
+        assert!(rope == payload, "case {case}");
+        assert!(*rope.finalize().unwrap().seal().unwrap() == payload, "case {case}");
     }
 }
