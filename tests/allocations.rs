@@ -7,33 +7,38 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::net::UnixStream;
 
+use bytes::BufMut;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use ropewalk::{Pool, Rope};
 
 struct Counting;
 
 thread_local!(static COUNT: Cell<usize> = const { Cell::new(0) });
+thread_local!(static LIVE: Cell<usize> = const { Cell::new(0) });
 
-fn count() {
+/// Counts a request for a block, and how many bytes came and went.
+fn count(requests: usize, more: usize, less: usize) {
     // A thread that ends, and has no counter any more, counts nothing.
-    let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+    let _ = COUNT.try_with(|count| count.set(count.get() + requests));
+    let _ = LIVE.try_with(|live| live.set(live.get().wrapping_add(more).wrapping_sub(less)));
 }
 
 // SAFETY: all is passed on to the system's allocator as it came.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
+        count(1, layout.size(), 0);
         // SAFETY: the caller's promises are those that `System` asks for.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        count(0, 0, layout.size());
         // SAFETY: as above.
         unsafe { System.dealloc(block, layout) }
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
+        count(1, size, layout.size());
         // SAFETY: as above.
         unsafe { System.realloc(block, layout, size) }
     }
@@ -118,4 +123,48 @@ fn none_to_send_byte_by_byte() {
     let count = allocations(|| (1..9000).for_each(|_| send(&mut rope)));
     assert!(rope.is_empty());
     assert_eq!(count, 0);
+}
+
+/// What is left of a rope of many segments holds no memory of those that are gone, from whichever end they went.
+#[test]
+fn a_table_of_segments_shrinks() {
+    const SEGMENTS: usize = 300_000;
+    let ways: [fn(&mut Rope); 5] = [
+        |rope| rope.advance(SEGMENTS - 10),
+        |rope| rope.truncate(10),
+        |rope| drop(rope.split_to(SEGMENTS - 10)),
+        |rope| (0..SEGMENTS - 10).for_each(|_| rope.advance(1)),
+        |rope| (10..SEGMENTS).rev().for_each(|len| rope.truncate(len)),
+    ];
+    for (at, shorten) in ways.into_iter().enumerate() {
+        let before = LIVE.get();
+        let mut rope: Rope = (0..SEGMENTS).map(|_| "s").collect();
+        let full = LIVE.get().wrapping_sub(before);
+        assert!(full > 8 * SEGMENTS, "the allocator counts: {full}");
+        shorten(&mut rope);
+        let left = LIVE.get().wrapping_sub(before);
+        assert_eq!(rope.len(), 10);
+        assert!(left <= full / 8, "{at}: {full} bytes, then {left}");
+    }
+}
+
+/// In each interface: the tail grows, and each block of it is twice as long as the one before.
+#[test]
+fn few_for_single_bytes() {
+    let ways: [fn(&mut Rope); 6] = [
+        |rope| rope.extend_from_slice(b"x"),
+        |rope| rope.put_u8(b'x'),
+        |rope| rope.put_bytes(b'x', 1),
+        |rope| rope.write_all(b"x").unwrap(),
+        |rope| write!(rope, "x").unwrap(),
+        |rope| rope.extend([&b"x"[..]]),
+    ];
+    let pool = Pool::options().capacity(16 << 20).create().unwrap();
+    for (at, put) in ways.into_iter().enumerate() {
+        for mut rope in [Rope::in_pool(&pool), Rope::new()] {
+            let count = allocations(|| (0..100_000).for_each(|_| put(&mut rope)));
+            assert_eq!(rope.len(), 100_000);
+            assert!(count < 60, "way {at}: {count} blocks");
+        }
+    }
 }

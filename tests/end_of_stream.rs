@@ -542,3 +542,119 @@ fn behind_the_end_a_descriptor_number_may_be_that_of_another_kind() {
     sender.send(&pattern(1, 60_000)).unwrap();
     assert_eq!(rope.readv_from(&receiver).unwrap(), 60_000, "the number was used again: {again}");
 }
+
+/// Descriptors of which some exist on each machine, and what read(2) says of them: a rope says the same.
+#[test]
+fn any_other_descriptor_is_as_read_says() {
+    let raw = |name: &'static str, fd: libc::c_long| (name, i32::try_from(fd).unwrap());
+    let open = |path: &'static str| {
+        let path_c = CString::new(path).unwrap();
+        // SAFETY: a path that ends.
+        (path, unsafe { libc::open(path_c.as_ptr(), libc::O_RDONLY | libc::O_NONBLOCK | libc::O_CLOEXEC) })
+    };
+    let paths = [
+        "/dev/kmsg",
+        "/dev/ptmx",
+        "/dev/tty",
+        "/dev/fuse",
+        "/dev/net/tun",
+        "/dev/hwrng",
+        "/dev/rtc",
+        "/proc/self/mem",
+        "/proc/self/pagemap",
+        "/proc/self/mounts",
+        "/proc/self/cmdline",
+        "/proc/self/environ",
+        "/proc/self/auxv",
+        "/proc/net/tcp",
+        "/proc/kcore",
+        "/proc/sys/kernel/ostype",
+        "/proc/uptime",
+        "/proc/kallsyms",
+        "/sys/kernel/tracing/trace_pipe",
+        "/sys/fs/cgroup/cgroup.procs",
+        "/sys/class/net/lo/carrier",
+        "/sys/kernel/btf/vmlinux",
+        "/dev/shm",
+        "/proc/self/fd",
+        "/proc/self/ns/net",
+        "/proc/self/stack",
+        "/proc/self/syscall",
+        "/sys/kernel/notes",
+    ];
+    // SAFETY: calls that make descriptors, without memory of this process or with memory that outlives them.
+    let made = unsafe {
+        let mut attr = [0u8; 128];
+        attr[0] = 1; // a software event: the clock
+        attr[4] = 64;
+        let bpf: [u32; 18] = [2, 4, 4, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]; // an array of one number
+        let inotify = libc::inotify_init1(libc::IN_NONBLOCK);
+        libc::inotify_add_watch(inotify, c"/dev/shm".as_ptr(), libc::IN_OPEN);
+        drop(fs::read_dir("/dev/shm"));
+        let netlink = libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_NONBLOCK, 0);
+        let mut request = [0u8; 20]; // RTM_GETLINK, a dump
+        request[0] = 20;
+        request[4] = 18;
+        request[6..8].copy_from_slice(&0x301u16.to_ne_bytes());
+        libc::send(netlink, request.as_ptr().cast(), 20, 0);
+        let silent = libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_NONBLOCK, 0);
+        let mut ring = [0u8; 120];
+        [
+            raw("inotify with events", inotify.into()),
+            raw("inotify without", libc::inotify_init1(libc::IN_NONBLOCK).into()),
+            raw("netlink with an answer", netlink.into()),
+            raw("netlink without", silent.into()),
+            raw("perf event", libc::syscall(libc::SYS_perf_event_open, attr.as_mut_ptr(), 0, -1, -1, 0)),
+            raw("bpf map", libc::syscall(libc::SYS_bpf, 0, bpf.as_ptr(), 72)),
+            raw("userfaultfd", libc::syscall(libc::SYS_userfaultfd, libc::O_NONBLOCK)),
+            raw("memfd_secret", libc::syscall(libc::SYS_memfd_secret, 0)),
+            raw("io_uring", libc::syscall(libc::SYS_io_uring_setup, 4, ring.as_mut_ptr())),
+            raw("fanotify", libc::syscall(libc::SYS_fanotify_init, 2, 0)),
+            raw("landlock", libc::syscall(libc::SYS_landlock_create_ruleset, [1u64].as_ptr(), 8, 0)),
+            raw("vsock", libc::socket(libc::AF_VSOCK, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0).into()),
+            raw("packet", libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_NONBLOCK, 0).into()),
+            raw("alg", libc::socket(libc::AF_ALG, libc::SOCK_SEQPACKET | libc::SOCK_NONBLOCK, 0).into()),
+            raw("message queue", {
+                let name = CString::new(format!("/ropewalk-{}", std::process::id())).unwrap();
+                let fd = libc::mq_open(
+                    name.as_ptr(),
+                    libc::O_RDWR | libc::O_CREAT | libc::O_NONBLOCK,
+                    0o600,
+                    std::ptr::null_mut::<libc::mq_attr>(),
+                );
+                libc::mq_unlink(name.as_ptr());
+                fd.into()
+            }),
+        ]
+    };
+    let mut tried = 0;
+    for (name, fd) in made.into_iter().chain(paths.into_iter().map(open)) {
+        if fd < 0 {
+            println!("skipped: {name}, {}", io::Error::last_os_error());
+            continue;
+        }
+        let fd = owned(fd);
+        set_nonblocking(&fd, true);
+        let mut rope = Rope::from(BYTES);
+        rope.set_limit(BYTES.len());
+        let at_limit = rope.readv_from(&fd).map_err(|error| (error.kind(), error.raw_os_error()));
+        let mut into = [0u8; 4096];
+        // SAFETY: as many bytes as there are.
+        let count = unsafe { libc::read(fd.as_raw_fd(), into.as_mut_ptr().cast(), into.len()) };
+        let error = io::Error::last_os_error();
+        println!(
+            "{name}: {at_limit:?}, read(2) {count} {}",
+            if count < 0 { error.to_string() } else { String::new() }
+        );
+        match (count, at_limit) {
+            (0, at_limit) => assert_eq!(at_limit, Ok(0), "{name}"),
+            (1.., at_limit) => assert_eq!(at_limit, Err((ErrorKind::QuotaExceeded, None)), "{name}"),
+            (_, Err((ErrorKind::QuotaExceeded, None))) => {} // nobody can tell
+            (_, Err((kind, _))) => assert_eq!(kind, error.kind(), "{name}"),
+            (_, at_limit) => panic!("{name}: {at_limit:?}, but read(2) says {error}"),
+        }
+        assert_eq!(rope, BYTES);
+        tried += 1;
+    }
+    assert!(tried > 5);
+}

@@ -21,7 +21,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use ropewalk::{Pool, PoolOptions, Room, Rope, View};
-use support::{in_child, pattern, received};
+use support::{in_child, pair, pattern, received};
 
 const MIB: usize = 1 << 20;
 
@@ -465,6 +465,58 @@ fn both_go_on_and_neither_sees_the_other() {
             let _ = held.pool.stats();
         }
         drop(held.pool.clone());
+    });
+    held.assert_intact();
+}
+
+/// A file's range is not of the pool: the child reads it and sends it, and dropping it there leaves the parent's alone.
+#[test]
+fn a_child_has_the_files_that_were_pushed() {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&pattern(9, MIB)).unwrap();
+    let payload = &pattern(9, MIB)[100..];
+    let mut rope = Rope::new();
+    rope.push_file(file, 100..MIB as u64).unwrap();
+    let mut both = Some((rope.clone(), rope.into_cursor()));
+    in_fork(|| {
+        let (mut rope, mut cursor) = both.take().unwrap();
+        assert!(rope == *payload);
+        for by_cursor in [false, true] {
+            let (peer, socket) = pair();
+            let sent =
+                if by_cursor { cursor.writev_to(&socket) } else { rope.clone().writev_to(&socket) }.unwrap();
+            let mut got = Rope::new();
+            while got.len() < sent {
+                got.readv_from(&peer).unwrap();
+            }
+            assert!(got == payload[..sent]);
+        }
+        let rest = rope.split_off(5000);
+        rope.append(rest);
+        assert!(*rope.finalize().unwrap() == *payload);
+        drop(cursor);
+    });
+    let (rope, cursor) = both.unwrap();
+    assert!(rope == *payload && cursor.into_inner() == *payload);
+}
+
+/// What is not mapped in the child cannot be sent or stored from there: an error, and nothing is written.
+#[test]
+fn sending_and_storing_what_was_inherited_is_an_error() {
+    let held = held(Pool::options().capacity(64 << 20));
+    let directory = tempfile::tempdir().unwrap();
+    in_fork(|| {
+        let (_peer, socket) = UnixStream::pair().unwrap();
+        let file = tempfile::tempfile().unwrap();
+        let mut rope = held.segments.clone();
+        for refused in [rope.writev_to(&socket), rope.writev_to(&file), rope.cursor().writev_to(&file)] {
+            assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EFAULT));
+        }
+        assert_eq!((rope.len(), file.metadata().unwrap().len()), (MIB, 0));
+        for view in [&held.borrowed, &held.mapped, &held.moved] {
+            assert!(view.persist(directory.path().join("view")).is_err());
+        }
+        assert!(std::fs::read_dir(directory.path()).unwrap().next().is_none());
     });
     held.assert_intact();
 }

@@ -120,6 +120,59 @@ fn limits_too_small_for_any_pool_are_an_error() {
     });
 }
 
+/// Of memory that only this process can have, at most half of what the limits leave is taken too.
+#[test]
+fn a_data_limit_leaves_half_to_the_program_without_a_memfd_too() {
+    in_child("a_data_limit_leaves_half_to_the_program_without_a_memfd_too", || {
+        forbid(libc::SYS_memfd_create, None, libc::EPERM);
+        limit(Resource::RLIMIT_DATA, GIB + GIB / 4);
+        let directory = tempfile::tempdir().unwrap();
+        // Their arenas have 1 GiB of addresses, which would fit.
+        for spills in [false, true] {
+            let options = Pool::options().capacity(if spills { 1 << 20 } else { GIB / 2 });
+            let pool =
+                if spills { options.spill(directory.path(), GIB / 2) } else { options }.create().unwrap();
+            let stats = pool.stats();
+            assert!(stats.reduced && stats.backing == Backing::Anonymous, "{stats:?}");
+            let mut own = Vec::<u8>::new();
+            own.try_reserve_exact(500 << 20).unwrap();
+            assert!(received(&pool, &pattern(1, MIB)) == pattern(1, MIB));
+        }
+    });
+}
+
+/// Bytes in a line of proc_meminfo(5).
+fn meminfo(name: &str) -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+/// `sysctl vm.overcommit_memory=2`, which changes the whole system: so it is skipped unless somebody has set it.
+#[test]
+fn a_system_that_never_overcommits_keeps_half() {
+    if fs::read_to_string("/proc/sys/vm/overcommit_memory").unwrap().trim() != "2" {
+        return println!("skipped: the system overcommits");
+    }
+    in_child("a_system_that_never_overcommits_keeps_half", || {
+        let left = || meminfo("CommitLimit:") - meminfo("Committed_AS:");
+        let directory = tempfile::tempdir().unwrap();
+        // A memfd is charged for pages, not for addresses.
+        let pool = works(Pool::options().capacity(1 << 40).create().unwrap());
+        assert_eq!((pool.stats().backing, pool.stats().capacity), (Backing::Memfd, 1 << 40));
+        drop(pool);
+        let before = left();
+        let pool = Pool::options().capacity(1 << 20).spill(directory.path(), 1 << 45).create().unwrap();
+        println!("{before} bytes were left, then {}: {:?}", left(), pool.stats());
+        assert!(pool.stats().reduced && left() > before / 3);
+        drop(pool);
+        forbid(libc::SYS_memfd_create, None, libc::EPERM);
+        let pool = works(Pool::options().capacity(1 << 40).create().unwrap());
+        println!("{before} bytes were left, then {}: {:?}", left(), pool.stats());
+        assert!(pool.stats().reduced && left() > before / 3);
+    });
+}
+
 #[test]
 fn locked_memory_is_not_populated() {
     in_child("locked_memory_is_not_populated", || {

@@ -308,6 +308,35 @@ fn pools_of_any_capacity() {
 }
 
 #[test]
+fn pools_that_spill_as_much_as_anyone_likes() {
+    const UNIT: u64 = 2 << 20;
+    let directory = tempfile::tempdir().unwrap();
+    let most = (u64::from(u32::MAX) / 2) * UNIT;
+    let all = numbers(&[]).map(|n| n as u64).chain([UNIT, UNIT + 1, most - 1, most, most + 1]);
+    for n in all {
+        match Pool::options().capacity(CAPACITY as u64).spill(directory.path(), n).create() {
+            Ok(pool) => {
+                let stats = pool.stats();
+                assert!(n > 0 && n <= most, "{n}");
+                let whole = n.next_multiple_of(UNIT);
+                let spill = stats.spill_capacity;
+                assert!(spill == whole || stats.reduced && spill < n, "{n}: {stats:?}");
+                // More than its memory holds.
+                let payload = pattern(3, CAPACITY + PAGE);
+                assert!(received(&pool, &payload) == payload);
+                pool.trim().unwrap();
+                assert_eq!((pool.stats().in_use, pool.stats().spilled), (0, 0));
+            }
+            Err(error) => {
+                assert!(error.kind() == ErrorKind::InvalidInput && (n == 0 || n > most), "{n}: {error}");
+                let message = error.to_string();
+                assert!(message.contains(&n.to_string()) && message.contains(&most.to_string()), "{message}");
+            }
+        }
+    }
+}
+
+#[test]
 fn pools_that_retain_and_decay_as_anyone_likes() {
     let times = [Duration::ZERO, Duration::from_nanos(1), Duration::from_secs(1), Duration::MAX];
     for retain in numbers(&[PAGE, CAPACITY]) {
@@ -375,6 +404,89 @@ fn frames_of_any_length() {
             }
         }
     }
+}
+
+/// What a peer announces with a length of any width, and what is added to it, without sending any of it.
+#[cfg(feature = "tokio")]
+#[test]
+fn lengths_of_any_width() {
+    use ropewalk::RopeCodec;
+
+    let pool = Pool::options().capacity(CAPACITY as u64).create().unwrap();
+    let adjustments = [isize::MIN, isize::MIN + 1, -(1 << 20), -9, -1, 0, 1, isize::MAX - 1, isize::MAX];
+    for (width, adjustment) in (1..=8).flat_map(|width| adjustments.map(|adjustment| (width, adjustment))) {
+        for max in [0, 1, LEN, usize::MAX - 1, usize::MAX] {
+            for (at, length) in numbers(&[255, 1 << 16, LEN]).enumerate() {
+                let length = length as u64 & (u64::MAX >> (64 - 8 * width));
+                let align = [1, PAGE, 1 << (usize::BITS - 1)][at % 3];
+                let codec = RopeCodec::new(max)
+                    .length_field_length(width)
+                    .length_adjustment(adjustment)
+                    .alignment(align);
+                let header = length.to_be_bytes()[8 - width..].to_vec();
+                let frame = usize::try_from(i128::from(length) + adjustment as i128);
+                let frame = frame.ok().filter(|&len| len <= max);
+                a_frame_that_does_not_come(&pool, &codec, &header, frame, align);
+            }
+        }
+        // Of as many bytes as there are.
+        let frame = RopeCodec::new(LEN).length_field_length(width).length_adjustment(adjustment);
+        let length = LEN as i128 - adjustment as i128;
+        let fits = u64::try_from(length).is_ok_and(|length| length <= u64::MAX >> (64 - 8 * width));
+        match frame.wrap(Rope::from(pattern(1, LEN))) {
+            Ok(mut wire) => {
+                assert!(fits && frame.take(&mut wire).unwrap().unwrap() == pattern(1, LEN));
+            }
+            Err(error) => assert!(!fits && error.kind() == ErrorKind::InvalidInput, "{error}"),
+        }
+    }
+}
+
+/// A header, and then the end of the stream; `frame` is the length of the frame if it is allowed.
+#[cfg(feature = "tokio")]
+fn a_frame_that_does_not_come(
+    pool: &Pool,
+    codec: &ropewalk::RopeCodec,
+    header: &[u8],
+    frame: Option<usize>,
+    align: usize,
+) {
+    let check = |result: std::io::Result<Option<Rope>>, rope: &Rope, way| match (frame, result) {
+        (Some(0), Ok(Some(empty))) => assert!(empty.is_empty() && rope.is_empty()),
+        (Some(1..), Ok(None)) if way == "take" => assert_eq!(*rope, *header),
+        (frame, Err(error)) => {
+            let allowed = match error.kind() {
+                ErrorKind::InvalidData => frame.is_none(),
+                ErrorKind::UnexpectedEof => frame.is_some() && way != "take",
+                // More than a rope can hold, with the header.
+                ErrorKind::QuotaExceeded => frame.is_some_and(|len| len > usize::MAX - header.len()),
+                // What has to be aligned has to be in one run.
+                ErrorKind::OutOfMemory => align > 1 && frame.is_some_and(|len| len.max(align) > CAPACITY / 2),
+                _ => false,
+            };
+            assert!(allowed, "{way} of {frame:?} behind {header:?}: {error}");
+            assert_eq!(*rope, *header);
+        }
+        (_, result) => panic!("{way} of {frame:?} behind {header:?}: {result:?}"),
+    };
+    let mut rope = Rope::from(header.to_vec());
+    check(codec.take(&mut rope), &rope, "take");
+    for mut rope in [Rope::in_pool(pool), Rope::new()] {
+        let (mut peer, socket) = UnixStream::pair().unwrap();
+        peer.write_all(header).unwrap();
+        drop(peer);
+        check(rope.readv_frame(&socket, codec), &rope, "readv_frame");
+    }
+    for mut rope in [Rope::in_pool(pool), Rope::new()] {
+        let mut reader = header;
+        let done = {
+            let receive = pin!(rope.receive_frame_from(&mut reader, codec));
+            receive.poll(&mut Context::from_waker(Waker::noop()))
+        };
+        let Poll::Ready(done) = done else { panic!("nothing to wait for") };
+        check(done, &rope, "receive_frame_from");
+    }
+    assert_eq!((pool.stats().in_use, pool.stats().reserved), (0, 0));
 }
 
 #[cfg(feature = "tokio")]

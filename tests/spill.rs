@@ -462,6 +462,54 @@ fn a_child_of_fork_leaves_the_file_alone() {
     });
 }
 
+/// In a child the thread that holds a lock may not exist, so none is waited for as long as it takes. Whatever cannot be
+/// noted then must not be done either.
+#[test]
+fn a_child_of_fork_spills_while_its_threads_map_files() {
+    use nix::sys::wait::{WaitStatus, waitpid};
+    use nix::unistd::{ForkResult, fork};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    in_child("a_child_of_fork_spills_while_its_threads_map_files", || {
+        let directory = tempfile::tempdir().unwrap();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&pattern(1, 10_000)).unwrap();
+        // The parent is the first to map a file.
+        Rope::new().push_file(file.try_clone().unwrap(), 0..10_000).unwrap();
+        #[allow(unsafe_code)]
+        // SAFETY: this process has no other thread that holds a lock; the child ends in this function.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Parent { child } => {
+                let status = waitpid(child, None).unwrap();
+                assert!(matches!(status, WaitStatus::Exited(_, 0)), "{status:?}");
+            }
+            ForkResult::Child => {
+                nix::unistd::alarm::set(240);
+                let (pool, stop) = (pool(directory.path(), MIB, 64 * MIB), AtomicBool::new(false));
+                thread::scope(|scope| {
+                    for _ in 0..3 {
+                        scope.spawn(|| {
+                            while !stop.load(Ordering::Relaxed) {
+                                let mut rope = Rope::new();
+                                for _ in 0..50 {
+                                    rope.push_file(file.try_clone().unwrap(), 5..9000).unwrap();
+                                }
+                            }
+                        });
+                    }
+                    for seed in 0..20 {
+                        let payload = pattern(seed, 9 * MIB);
+                        let mut rope = Rope::in_pool(&pool);
+                        receive_in_the_end(&mut rope, &payload);
+                        assert!(rope == payload);
+                    }
+                    stop.store(true, Ordering::Relaxed);
+                });
+                std::process::exit(0);
+            }
+        }
+    });
+}
+
 #[cfg(feature = "tokio")]
 #[test]
 fn a_task_awaits_what_is_written_and_others_go_on() {

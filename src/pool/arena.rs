@@ -84,13 +84,15 @@ pub(crate) struct Arena {
 }
 
 impl Arena {
-    /// memfd_create(2) and mmap(2): `len` bytes in pages of `page` bytes.
+    /// memfd_create(2) and mmap(2): `len` bytes in pages of `page` bytes; where there is no memfd, up to `private` bytes of
+    /// anonymous memory.
     ///
     /// # Errors
     ///
     /// When the address space has no room, or `RLIMIT_FSIZE` is less than a memfd of that size.
-    pub(crate) fn new(len: u64, page: usize, huge: bool) -> io::Result<Arena> {
-        let arena = Self::on_memfd(len, page).or_else(|_| Self::anonymous(len, page))?;
+    pub(crate) fn new(len: u64, private: u64, page: usize, huge: bool) -> io::Result<Arena> {
+        let arena = Self::on_memfd(len, page)
+            .or_else(|_| Ok::<_, io::Error>(Self::over(anonymous(len, private)?, None, len, page)))?;
         if huge {
             arena.map.prefer_huge_pages();
         }
@@ -115,16 +117,9 @@ impl Arena {
         Ok(Self::over(map, Some(Arc::new(file)), len, page))
     }
 
-    fn anonymous(len: u64, page: usize) -> io::Result<Arena> {
-        let map = Mapping::new(None, usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?)?;
-        Ok(Self::over(map, None, len, page))
-    }
-
-    /// Anonymous memory of `len` bytes in pages of [`TABLE`] bytes, which are aligned, for [`show`](Arena::show).
-    pub(crate) fn aligned(len: u64) -> io::Result<Arena> {
-        let map_len =
-            usize::try_from(len.saturating_add(TABLE as u64)).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        let arena = Self::over(Mapping::new(None, map_len)?, None, len, TABLE);
+    /// Up to `private` bytes of anonymous memory in pages of [`TABLE`] bytes, which are aligned, for [`show`](Arena::show).
+    pub(crate) fn aligned(len: u64, private: u64) -> io::Result<Arena> {
+        let arena = Self::over(anonymous(len.saturating_add(TABLE as u64), private)?, None, len, TABLE);
         arena.map.prefer_huge_pages();
         Ok(arena)
     }
@@ -278,11 +273,19 @@ impl Arena {
         let (offset, len) = self.bytes_of(run);
         // Before Linux 6.12 a failure for want of memory would leave a hole in the arena.
         let _admission = pressure::admit(MAP_COST)?;
+        let addresses = self.at(offset).addr().get()..self.at(offset).addr().get() + len;
+        // Before the page is replaced, so that none shows the file without being known to: it would be written to.
+        if !shown::show(addresses.clone(), InFile { file: Arc::clone(file), offset: in_file, home: true }) {
+            let message =
+                "a thread that fork() left behind in the parent holds a lock; spill before, or in the parent";
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
+        }
         // SAFETY: as the caller says.
-        unsafe { self.map.replace(self.in_file(offset), len, Some((file, in_file))) }?;
-        let start = self.at(offset).addr().get();
-        shown::show(start..start + len, InFile { file: Arc::clone(file), offset: in_file, home: true });
-        Ok(())
+        let replaced = unsafe { self.map.replace(self.in_file(offset), len, Some((file, in_file))) };
+        if replaced.is_err() {
+            shown::hide(addresses);
+        }
+        Ok(replaced?)
     }
 
     /// Returns whether a page shows a file.
@@ -308,4 +311,10 @@ impl Arena {
         debug_assert!(offset + len <= self.len);
         (offset, len)
     }
+}
+
+/// mmap(2): `len` bytes of anonymous memory, if that is at most `most`: more would leave other callers without any.
+fn anonymous(len: u64, most: u64) -> io::Result<Mapping> {
+    let bytes = usize::try_from(len).ok().filter(|_| len <= most);
+    Mapping::new(None, bytes.ok_or(io::ErrorKind::OutOfMemory)?)
 }

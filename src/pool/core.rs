@@ -206,9 +206,9 @@ impl Core {
     pub(super) fn new(options: &PoolOptions) -> io::Result<Core> {
         let huge = if options.huge_pages { memory::huge_page_size() } else { None };
         let page = huge.unwrap_or_else(memory::page_size);
-        let arena = |len| match options.handover {
+        let arena = |len, private| match options.handover {
             true => Arena::for_handover(len, page),
-            false => Arena::new(len, page, options.huge_pages),
+            false => Arena::new(len, private, page, options.huge_pages),
         };
         let mut core = Self::with_arena(options, "capacity", options.capacity, page, arena)?;
         let overflow = options.spill.as_ref().map(|_| Self::on_disk(options, 0o600).and_then(Pool::over));
@@ -238,7 +238,7 @@ impl Core {
         option: &str,
         bytes: u64,
         size: usize,
-        arena: impl Fn(u64) -> io::Result<Arena>,
+        arena: impl Fn(u64, u64) -> io::Result<Arena>,
     ) -> io::Result<Core> {
         let page = size as u64;
         let asked = bytes.div_ceil(page);
@@ -250,7 +250,8 @@ impl Core {
         // Half of what the limits leave is left to the program. Address space of twice the capacity lets nearly every
         // request for one run succeed.
         let mappable = memory::mappable(false).min(usize::MAX as u64 / 2) / 2;
-        let tables = memory::mappable(true) / 2 / TABLE_BYTES;
+        let private = memory::mappable(true) / 2;
+        let tables = private / TABLE_BYTES;
         let file = memory::file_size_limit();
         let file = if file < MIN_ARENA { u64::MAX } else { file };
         let least = MIN_ARENA.max(page);
@@ -264,7 +265,8 @@ impl Core {
             return Err(io::Error::new(io::ErrorKind::OutOfMemory, message));
         }
         loop {
-            let made = arena(pages * page).and_then(|arena| Self::with_pages(options, arena, asked, pages));
+            let made =
+                arena(pages * page, private).and_then(|arena| Self::with_pages(options, arena, asked, pages));
             match made {
                 Err(_) if pages / 2 * page >= least => pages /= 2,
                 made => return made,
@@ -781,9 +783,9 @@ impl Core {
         state.runs.assert_invariants();
         state.capacity.assert_invariants(state.used());
         assert_eq!(state.decommitting, 0);
-        for page in 0..state.runs.total() {
-            assert!(state.runs.is_allocated(page) || !self.refs.is_shared(page), "page {page}");
-        }
+        let lost =
+            (0..state.runs.total()).find(|&page| self.refs.is_shared(page) && !state.runs.is_allocated(page));
+        assert_eq!(lost, None, "a free page has references");
         for page in self.caches.iter().flat_map(|cache| cache.peek().run.range()) {
             assert!(state.runs.is_allocated(page) && !self.refs.is_shared(page), "page {page} is cached");
         }

@@ -368,13 +368,15 @@ impl Runs {
     /// Panics if the tables do not fit each other. O(n).
     #[cfg(any(test, fuzzing))]
     pub(super) fn assert_invariants(&self) {
-        let bit = |table: &Table<u64>, page: u32| table[word_of(page)] >> (page % WORD) & 1 == 1;
-        let count = |what: &dyn Fn(u32) -> bool| (0..self.total).filter(|&page| what(page)).count() as u64;
-        let reusable = |page| bit(&self.resident, page) && !bit(&self.taken, page);
-        assert_eq!(count(&|page| bit(&self.taken, page)), u64::from(self.allocated));
-        assert_eq!(count(&|page| bit(&self.resident, page)), u64::from(self.resident_pages));
-        assert_eq!(count(&reusable), u64::from(self.resident_free));
-        assert_eq!(count(&|page| reusable(page) && page >= self.resident_end), 0);
+        let count = |from: u32, bits: &dyn Fn(usize) -> u64| -> u32 {
+            let pages = PageRun::new(from, self.total - from);
+            words(pages).map(|(word, mask)| (bits(word) & mask).count_ones()).sum()
+        };
+        let reusable = |word| self.reusable(word);
+        assert_eq!(count(0, &|word| self.taken[word]), self.allocated);
+        assert_eq!(count(0, &|word| self.resident[word]), self.resident_pages);
+        assert_eq!(count(0, &reusable), self.resident_free);
+        assert_eq!(count(self.resident_end.min(self.total), &reusable), 0);
         let mut nodes = vec![1];
         while let Some(node) = nodes.pop() {
             let deficit = self.deficit[node];

@@ -342,6 +342,5 @@ impl Rope {
 
 /// Bytes from the end of what is filled to the next multiple of `align`.
 fn lead(extent: &Extent, align: usize) -> usize {
-    let end = extent.end_address();
-    end.next_multiple_of(align) - end
+    extent.end_address().wrapping_neg() % align
 }

@@ -11,7 +11,7 @@ use std::slice;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-use memmap2::{MmapMut, MmapOptions};
+use memmap2::{MmapOptions, MmapRaw};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::libc::off_t;
@@ -26,6 +26,7 @@ use nix::unistd::{SysconfVar, sysconf};
 
 #[cfg(test)]
 use super::mock::{self, Call};
+use super::pressure;
 use super::process::Process;
 
 /// Bytes that one page table maps, and of a huge page, where a page is 4 KiB.
@@ -46,6 +47,9 @@ pub(crate) fn memfd(len: u64) -> io::Result<(File, u64)> {
 /// The same without seals, which can be added later.
 pub(crate) fn unsealed_memfd(len: u64) -> io::Result<(File, u64)> {
     let len = len.min(file_size_limit());
+    if cfg!(miri) {
+        return Err(Errno::ENOSYS.into()); // it knows no memfd_create(2)
+    }
     #[cfg(test)]
     mock::refuse(Call::Memfd)?;
     let file = File::from(memfd_create(c"ropewalk", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
@@ -74,6 +78,9 @@ impl Mapping {
     /// first. Pages that are committed later are not locked either.
     pub(crate) fn new(file: Option<&File>, len: usize) -> io::Result<Mapping> {
         let bytes = NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput)?;
+        if cfg!(miri) {
+            return Mapping::for_miri(bytes);
+        }
         let none = ProtFlags::PROT_NONE;
         let start = match file {
             // SAFETY: a new mapping, which replaces nothing.
@@ -92,6 +99,14 @@ impl Mapping {
         // Failure only makes core dumps larger.
         let _ = mapping.advise(0, len, MmapAdvise::MADV_DONTDUMP);
         Ok(mapping)
+    }
+
+    /// mmap(2) as Miri knows it. It knows none of the other calls.
+    fn for_miri(len: NonZeroUsize) -> io::Result<Mapping> {
+        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping, which replaces nothing.
+        let start = unsafe { mmap_anonymous(None, len, prot, MapFlags::MAP_PRIVATE) }?;
+        Ok(Mapping { start: start.cast(), len: len.get(), owner: Process::current() })
     }
 
     #[inline]
@@ -120,6 +135,7 @@ impl Mapping {
             mock::refuse(Call::Populate)?;
             self.advise(offset, len, MmapAdvise::MADV_POPULATE_WRITE)
         })
+        .map_err(of_memory)
     }
 
     /// madvise(2) with `MADV_HUGEPAGE`: advice only.
@@ -177,6 +193,9 @@ impl Mapping {
 
     fn advise(&self, offset: usize, len: usize, advice: MmapAdvise) -> nix::Result<()> {
         assert!(offset <= self.len && len <= self.len - offset, "{offset} + {len} of {}", self.len);
+        if cfg!(miri) {
+            return Ok(());
+        }
         // SAFETY: in the mapping, as just checked.
         let start = unsafe { self.start.add(offset) };
         // SAFETY: of the advice given here only `MADV_DONTNEED` changes bytes, and `discard` is unsafe.
@@ -205,6 +224,7 @@ pub(crate) fn allocate(file: &File, offset: u64, len: u64) -> nix::Result<()> {
         mock::refuse(Call::Allocate)?;
         fallocate(file, FallocateFlags::empty(), offset, len)
     })
+    .map_err(of_memory)
 }
 
 /// fallocate(2) with `FALLOC_FL_PUNCH_HOLE`: gives the memory of a range back to the system.
@@ -231,13 +251,21 @@ pub(crate) fn write_zero(file: &File, offset: u64) -> nix::Result<()> {
         pwrite(file, &[0], offset)
     })
     .map(drop)
+    .map_err(of_memory)
+}
+
+/// What a lack of memory is called: to populate a page that gets none is EFAULT, since to touch it would be SIGBUS; to a
+/// memfd it is a lack of space. Both are so where the system never overcommits.
+fn of_memory(error: Errno) -> Errno {
+    if matches!(error, Errno::EFAULT | Errno::ENOSPC) { Errno::ENOMEM } else { error }
 }
 
 /// Entries that are zero and take memory where they are written: anonymous memory of its own.
 ///
 /// Unlike a zeroed vector it costs no time to make, whatever the allocator, and its failure is an error.
 pub(crate) struct Table<T> {
-    map: MmapMut,
+    /// Raw, since shared entries may be atomic: a pointer that was a slice's would be for reading only.
+    map: MmapRaw,
     len: usize,
     entries: PhantomData<T>,
 }
@@ -267,7 +295,7 @@ impl<T: Zeroable> Table<T> {
         if !cfg!(miri) {
             options.no_reserve_swap();
         }
-        let map = options.map_anon()?;
+        let map = options.map_anon()?.into();
         Ok(Table { map, len, entries: PhantomData })
     }
 }
@@ -331,15 +359,32 @@ pub(crate) fn physical_memory() -> u64 {
     pages as u64 * page_size() as u64
 }
 
-/// Bytes that may still be mapped under `RLIMIT_AS` and, if `private`, `RLIMIT_DATA`: proc_pid_statm(5).
+/// Bytes that may still be mapped under `RLIMIT_AS` and, if they are `private` and writable, under `RLIMIT_DATA` and the
+/// system's commit limit: proc_pid_statm(5).
 pub(crate) fn mappable(private: bool) -> u64 {
+    if cfg!(miri) {
+        return u64::MAX; // it knows no limits, and warns of what is read from `/proc`
+    }
     let sizes = fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let used = |field: usize| {
         let pages: u64 = sizes.split(' ').nth(field).and_then(|pages| pages.trim().parse().ok()).unwrap_or(0);
         pages * page_size() as u64
     };
     let left = |resource, field| limit(resource).saturating_sub(used(field));
-    left(Resource::RLIMIT_AS, 0).min(if private { left(Resource::RLIMIT_DATA, 5) } else { u64::MAX })
+    let all = left(Resource::RLIMIT_AS, 0);
+    if private { all.min(left(Resource::RLIMIT_DATA, 5)).min(committable()) } else { all }
+}
+
+/// Bytes that the system lets all processes map, where it never overcommits: `overcommit_memory` 2 of proc_sys_vm(5).
+/// `MAP_NORESERVE` has no effect there.
+fn committable() -> u64 {
+    let never = fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.trim() == "2");
+    let left = || {
+        let text = fs::read_to_string("/proc/meminfo").ok()?;
+        let kib = |name| pressure::field(&text, name);
+        Some(kib("CommitLimit:")?.saturating_sub(kib("Committed_AS:")?).saturating_mul(1024))
+    };
+    if never { left().unwrap_or(u64::MAX) } else { u64::MAX }
 }
 
 fn system_value(name: SysconfVar) -> Option<usize> {
@@ -354,6 +399,9 @@ pub(crate) fn file_size_limit() -> u64 {
 /// getrlimit(2): the soft limit, [`u64::MAX`] if there is none.
 #[allow(clippy::useless_conversion)] // a limit has 32 bits on some targets
 fn limit(resource: Resource) -> u64 {
+    if cfg!(miri) {
+        return u64::MAX; // it knows no getrlimit(2)
+    }
     match getrlimit(resource) {
         Ok((RLIM_INFINITY, _)) | Err(_) => u64::MAX,
         Ok((soft, _)) => soft.into(),

@@ -14,7 +14,7 @@
 //! | the same with `O_DIRECT` | position and `st_size` | at or behind the size | more |
 //! | `/dev/null`, `zero`, `full`, `random`, `urandom` | `pread` of one byte | 0: `/dev/null` | more |
 //! | terminal | `poll`, then `FIONREAD` | end of file was typed; hung up | more; `WouldBlock` or waits |
-//! | eventfd, timerfd, signalfd, inotify, other devices | `poll`, then `FIONREAD` | never, unless it is known that 0 are left | more; `WouldBlock` or waits |
+//! | eventfd, timerfd, signalfd, inotify, perf_event, other devices | `poll`, then `FIONREAD` | never, unless it is known that 0 are left | more; `WouldBlock` or waits |
 //! | directory | `pread` | never | `EISDIR` |
 //! | what read(2) refuses: opened with `O_WRONLY`, `O_PATH`; epoll, pidfd | `readv` of no iovecs | never | its error: `EBADF`, `EINVAL` |
 //!
@@ -64,6 +64,8 @@ pub(crate) enum FdKind {
     Other,
     /// As `Other`, and no pipe of packets.
     Bytes,
+    /// A socket of which nothing is known in a sandbox: it is asked for again before each receive.
+    Unknown,
 }
 
 impl FdKind {
@@ -76,13 +78,25 @@ impl FdKind {
         }
         let keeps_messages = || {
             option(fd, libc::SO_DOMAIN)
-                .is_some_and(|domain| [libc::AF_UNIX, libc::AF_BLUETOOTH].contains(&domain))
+                .is_ok_and(|domain| [libc::AF_UNIX, libc::AF_BLUETOOTH].contains(&domain))
         };
         match option(fd, libc::SO_TYPE) {
-            Some(libc::SOCK_STREAM) => FdKind::Stream,
-            Some(libc::SOCK_DGRAM | libc::SOCK_RAW) => FdKind::Message,
-            Some(libc::SOCK_SEQPACKET) if keeps_messages() => FdKind::Message,
+            Ok(libc::SOCK_STREAM) => FdKind::Stream,
+            Ok(libc::SOCK_DGRAM | libc::SOCK_RAW) => FdKind::Message,
+            Ok(libc::SOCK_SEQPACKET) if keeps_messages() => FdKind::Message,
+            Err(error) if error != Errno::ENOTSOCK && is_refused(error) => FdKind::of_next(fd),
             _ => FdKind::Other,
+        }
+    }
+
+    /// The same where a sandbox forbids getsockopt(2): only a message tells its length where nothing may be copied.
+    #[cold]
+    fn of_next(fd: BorrowedFd<'_>) -> FdKind {
+        match next_message_len(fd, libc::MSG_DONTWAIT) {
+            Ok(1..) => FdKind::Message,
+            Err(error) if !is_no_socket(fd, &error) => FdKind::Unknown,
+            Ok(0) => FdKind::Unknown,
+            Err(_) => FdKind::Other,
         }
     }
 
@@ -167,7 +181,7 @@ impl KnownFd {
     /// behind its number must not be read as those are, since with `MSG_TRUNC` TCP drops bytes and counts them.
     #[inline]
     pub(crate) fn kind(&mut self, fd: BorrowedFd<'_>) -> FdKind {
-        if self.fd != fd.as_raw_fd() || self.kind == FdKind::Message {
+        if self.fd != fd.as_raw_fd() || matches!(self.kind, FdKind::Message | FdKind::Unknown) {
             *self = KnownFd { fd: fd.as_raw_fd(), kind: FdKind::of(fd), was_short: false };
         }
         self.kind
@@ -294,7 +308,7 @@ fn peek_file(fd: BorrowedFd<'_>, flags: i32) -> io::Result<Next> {
         }
     }
     let waits = !status.contains(OFlag::O_NONBLOCK) && flags & libc::MSG_DONTWAIT == 0;
-    peek_by_poll(fd, is_pipe(&stat), waits)
+    peek_by_poll(fd, &stat, waits)
 }
 
 /// Whether pread(2) takes nothing out of what is behind the descriptor. A device may ignore the position, so of
@@ -374,7 +388,8 @@ fn peek_at(fd: BorrowedFd<'_>, position: i64, stat: &libc::stat64) -> io::Result
 }
 
 /// poll(2), and what tells more where that is not enough.
-fn peek_by_poll(fd: BorrowedFd<'_>, is_pipe: bool, waits: bool) -> io::Result<Next> {
+fn peek_by_poll(fd: BorrowedFd<'_>, stat: &libc::stat64, waits: bool) -> io::Result<Next> {
+    let is_pipe = is_pipe(stat);
     let mut ready = poll(fd, POLLIN | POLLPRI, AT_ONCE)?;
     if ready == 0 {
         if is_pipe && has_no_writer(fd) {
@@ -385,7 +400,9 @@ fn peek_by_poll(fd: BorrowedFd<'_>, is_pipe: bool, waits: bool) -> io::Result<Ne
         }
         ready = poll(fd, POLLIN | POLLPRI, FOR_EVER)?;
     }
-    let hung_up = ready & POLLHUP != 0;
+    // A descriptor of the kernel's own kinds may say so for another reason: that of a performance counter does.
+    let hangs_up = is_pipe || stat.st_mode & libc::S_IFMT == libc::S_IFCHR;
+    let hung_up = hangs_up && ready & POLLHUP != 0;
     Ok(match ready & (POLLIN | POLLPRI) {
         0 if hung_up => Next::End,
         POLLIN if !is_pipe => match bytes_left(fd) {
@@ -409,13 +426,13 @@ fn poll(fd: BorrowedFd<'_>, events: c_short, timeout: c_int) -> io::Result<c_sho
 }
 
 /// getsockopt(2) of a number of the socket itself.
-pub(super) fn option(fd: BorrowedFd<'_>, name: c_int) -> Option<c_int> {
+pub(super) fn option(fd: BorrowedFd<'_>, name: c_int) -> nix::Result<c_int> {
     const LEN: libc::socklen_t = 4; // of a C int
     let (mut value, mut len): (c_int, _) = (0, LEN);
     let to = (&raw mut value).cast();
     // SAFETY: `value` has `len` bytes, and both outlive the call.
     let done = unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, to, &raw mut len) };
-    (done == 0).then_some(value)
+    Errno::result(done).map(|_| value)
 }
 
 /// ioctl(2), `FIONREAD`. Of a seqpacket socket these are the bytes of all messages, of others not.

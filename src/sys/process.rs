@@ -61,6 +61,9 @@ impl Process {
 
 /// mmap(2) and madvise(2) with `MADV_WIPEONFORK`: a word that is 0 in every child. Never unmapped.
 fn wiped_word() -> Option<&'static AtomicU64> {
+    if cfg!(miri) {
+        return None; // it knows no madvise(2)
+    }
     let len = NonZeroUsize::new(super::memory::page_size())?;
     let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     // SAFETY: a new mapping, which replaces nothing.

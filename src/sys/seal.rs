@@ -32,7 +32,7 @@ use super::io::retry;
 use super::memory;
 #[cfg(test)]
 use super::mock::{self, Call};
-use super::peek::option;
+use super::peek::{is_refused, option};
 use super::pressure;
 
 /// Bytes that are given memory at a time.
@@ -236,10 +236,13 @@ pub(crate) fn peek_message(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<
 ///
 /// # Errors
 ///
-/// `InvalidInput` if it is no Unix socket. TCP drops descriptors without an error.
+/// `InvalidInput` if it is no Unix socket, since TCP drops descriptors without an error; what getsockopt(2) reports where
+/// a sandbox forbids it.
 pub(crate) fn check_unix(fd: BorrowedFd<'_>) -> io::Result<()> {
-    if option(fd, libc::SO_DOMAIN) == Some(libc::AF_UNIX) {
-        return Ok(());
+    match option(fd, libc::SO_DOMAIN) {
+        Ok(libc::AF_UNIX) => return Ok(()),
+        Err(error) if error != Errno::ENOTSOCK && is_refused(error) => return Err(error.into()),
+        _ => {}
     }
     Err(io::Error::new(io::ErrorKind::InvalidInput, "a sealed payload is sent through a Unix socket only"))
 }
@@ -247,6 +250,6 @@ pub(crate) fn check_unix(fd: BorrowedFd<'_>) -> io::Result<()> {
 /// getsockopt(2), `SO_SNDBUF`: whether a Unix socket takes a message of `len` bytes, at most 16 KiB, whole or not at
 /// all, because the kernel makes one packet of it.
 pub(crate) fn is_one_packet(fd: BorrowedFd<'_>, len: usize) -> bool {
-    let queue = option(fd, libc::SO_SNDBUF).and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0);
+    let queue = option(fd, libc::SO_SNDBUF).ok().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0);
     len + PACKET_OVERHEAD <= queue / 2
 }

@@ -10,8 +10,10 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, TryLockError};
+use std::thread;
+use std::time::Duration;
 
 use super::file::read_exact_at;
 use super::process::Process;
@@ -41,20 +43,18 @@ static COUNT: AtomicUsize = AtomicUsize::new(0);
 /// The process that showed the first file: in a child the lock may be held by a thread that is not there.
 static FIRST: OnceLock<Process> = OnceLock::new();
 
-/// Notes that the bytes of a range of addresses are those of a file. Returns whether it did: only a child of fork(2) may
-/// fail to, and then the mapping is used.
+/// The lock is held by a thread that does not exist.
+static STUCK: AtomicBool = AtomicBool::new(false);
+
+/// How long to wait for the lock in a child, in milliseconds. No thread holds it while it waits for anything.
+const PATIENCE: u32 = 1000;
+
+/// Notes that the bytes of a range of addresses are those of a file. Returns whether it did: only in a child of fork(2) may
+/// the lock be held for good, and then the mapping is used.
 pub(crate) fn show(addresses: Range<usize>, at: InFile) -> bool {
     let owner = Process::current();
-    let first = FIRST.get_or_init(|| owner);
-    let shown = match SHOWN.try_write() {
-        Ok(shown) => Some(shown),
-        Err(TryLockError::Poisoned(shown)) => Some(shown.into_inner()),
-        Err(TryLockError::WouldBlock) if first.is_current() => {
-            Some(SHOWN.write().unwrap_or_else(PoisonError::into_inner))
-        }
-        Err(TryLockError::WouldBlock) => None,
-    };
-    let Some(mut shown) = shown else { return false };
+    FIRST.get_or_init(|| owner);
+    let Some(mut shown) = lock(|| SHOWN.write(), || SHOWN.try_write()) else { return false };
     shown.insert(addresses.start, Shown { len: addresses.len(), at, owner });
     COUNT.store(shown.len(), Ordering::Release);
     true
@@ -145,14 +145,26 @@ fn find(start: usize, len: usize) -> (usize, Option<InFile>) {
     (len.min(end - start), Some(InFile { offset: in_file(start), ..found.at.clone() }))
 }
 
-/// Never waits for a thread that a child of fork(2) does not have.
 fn read() -> Option<RwLockReadGuard<'static, BTreeMap<usize, Shown>>> {
-    match SHOWN.try_read() {
-        Ok(shown) => Some(shown),
-        Err(TryLockError::Poisoned(shown)) => Some(shown.into_inner()),
-        Err(TryLockError::WouldBlock) if FIRST.get().is_some_and(|first| first.is_current()) => {
-            Some(SHOWN.read().unwrap_or_else(PoisonError::into_inner))
-        }
-        Err(TryLockError::WouldBlock) => None,
+    lock(|| SHOWN.read(), || SHOWN.try_read())
+}
+
+/// Takes the lock. In a child it gives up after a while, and at once from then on.
+fn lock<G>(
+    wait: impl Fn() -> Result<G, PoisonError<G>>,
+    attempt: impl Fn() -> Result<G, TryLockError<G>>,
+) -> Option<G> {
+    if FIRST.get().is_none_or(|first| first.is_current()) {
+        return Some(wait().unwrap_or_else(PoisonError::into_inner));
     }
+    for _ in 0..PATIENCE {
+        match attempt() {
+            Ok(guard) => return Some(guard),
+            Err(TryLockError::Poisoned(guard)) => return Some(guard.into_inner()),
+            Err(TryLockError::WouldBlock) if STUCK.load(Ordering::Relaxed) => return None,
+            Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(1)),
+        }
+    }
+    STUCK.store(true, Ordering::Relaxed);
+    None
 }

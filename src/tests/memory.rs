@@ -58,7 +58,8 @@ fn a_signal_does_not_stop_an_allocation() {
     mock::refusing(Call::Allocate, [Some(Errno::EINTR), Some(Errno::EINTR)], allocate).unwrap();
     for &error in ERRORS {
         let refused = mock::refusing(Call::Allocate, [Some(error)], allocate).unwrap_err();
-        assert_eq!(refused, error);
+        let lacks_memory = matches!(error, Errno::EFAULT | Errno::ENOSPC);
+        assert_eq!(refused, if lacks_memory { Errno::ENOMEM } else { error });
     }
 }
 
@@ -157,7 +158,9 @@ fn a_refused_commit_is_an_error_and_loses_nothing() {
                 full.write_all(&bytes)
             })
         });
-        assert_eq!(refused.unwrap_err().raw_os_error(), Some(error as i32));
+        // A lack of memory has many names.
+        let named = if error == Errno::EHWPOISON { error } else { Errno::ENOMEM };
+        assert_eq!(refused.unwrap_err().raw_os_error(), Some(named as i32));
         assert_eq!(rope, bytes[..5000]);
         rope.assert_invariants();
         mock::run([], &bytes[5000..], || while rope.readv_from(any_fd()).unwrap() > 0 {});

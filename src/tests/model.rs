@@ -222,8 +222,7 @@ proptest! {
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "needs memory maps")]
-    fn in_a_pool(actions in proptest::collection::vec(action(9000), 1..40)) {
+    fn in_a_pool(actions in proptest::collection::vec(action(if cfg!(miri) { 300 } else { 9000 }), 1..MOST.min(40))) {
         let pool = Pool::options().small_limits().capacity(256 << 10).create().unwrap();
         run(&actions, || Rope::in_pool(&pool));
         prop_assert_eq!((pool.stats().in_use, pool.stats().pinned), (0, 0));
