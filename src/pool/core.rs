@@ -27,7 +27,7 @@ use super::spill::{self, Pages, Refusal, Spill};
 use crate::event::event;
 use crate::limits::Limits;
 use crate::sys::memory::{self, Table};
-use crate::sys::{file, shown};
+use crate::sys::{HAS_MEMFD, check_spill, file, shown};
 
 /// Shards of a pool: threads beyond that share theirs.
 pub(super) const SHARDS: usize = 16;
@@ -123,7 +123,7 @@ pub(super) struct Shard {
 /// A child process inherits no memory of a pool: its pages, and views of them, are not mapped there, so reading or
 /// writing bytes that the parent received is a segmentation fault. Every call that needs the pool is an error of kind
 /// [`Unsupported`](io::ErrorKind::Unsupported), and dropping ropes, views and pools does nothing. Make pools after the
-/// last fork, for one after a daemon has detached itself.
+/// last fork, for one after a daemon has detached itself. On other systems than Linux the child has a copy of the bytes.
 ///
 /// # Examples
 ///
@@ -215,6 +215,7 @@ impl Core {
 
     /// Makes the pool of the pages that go to a file of this `mode`.
     pub(super) fn on_disk(options: &PoolOptions, mode: u32) -> io::Result<Core> {
+        check_spill()?;
         if options.zero_on_release {
             let message = "bytes on a disk cannot be overwritten for good: PoolOptions::spill and zero_on_release \
                            exclude each other";
@@ -246,7 +247,7 @@ impl Core {
         }
         // Half of what the limits leave is left to the program. Address space of twice the capacity lets nearly every
         // request for one run succeed.
-        let mappable = memory::mappable(false).min(usize::MAX as u64 / 2) / 2;
+        let mappable = memory::mappable(!HAS_MEMFD).min(usize::MAX as u64 / 2) / 2;
         let tables = memory::mappable(true) / 2 / TABLE_BYTES;
         let file = memory::file_size_limit();
         let file = if file < MIN_ARENA { u64::MAX } else { file };
@@ -305,7 +306,7 @@ impl Core {
             background: options.background.then(Background::default),
             overflow: None,
             spill: None,
-            reduced: capacity < asked || arena.file().is_none(),
+            reduced: capacity < asked || HAS_MEMFD && arena.file().is_none(),
             handover: options.handover,
             counters: Counters::default(),
             arena,
