@@ -52,6 +52,12 @@
 //!
 //! A child of fork(2) cannot use a pool that it inherits, and changes no byte of its parent's; see [`Pool`].
 //!
+//! # Platforms
+//!
+//! Linux. On macOS and FreeBSD, for developing services that run on Linux, pools are anonymous memory, views borrow or
+//! copy, and [`Rope::for_handover`], [`View::seal`], [`Sealed`], [`PoolOptions::spill`] and [`Rope::for_file`] are errors
+//! of kind [`Unsupported`](std::io::ErrorKind::Unsupported).
+//!
 //! # Features
 //!
 //! None is on by default. `mio` needs none: its sockets are [`AsFd`](std::os::fd::AsFd).

@@ -227,13 +227,14 @@ fn a_refusal_costs_the_same_after_a_request_has_waited() {
 #[test]
 fn a_drop_does_not_wait_for_what_is_due() {
     let idle = |bytes: usize| {
-        let pool = Pool::options().capacity(512 << 20).decay(Duration::from_millis(1)).create().unwrap();
+        // Longer than it takes to free all of them, each of which would give a slice back.
+        let pool = Pool::options().capacity(512 << 20).decay(Duration::from_millis(100)).create().unwrap();
         Rope::in_pool(&pool).extend_from_slice(&vec![7; bytes]);
         pool
     };
     // A slice is 2 MiB; there are fifty of them.
     let (few, many) = (idle(2 << 20), idle(100 << 20));
-    std::thread::sleep(Duration::from_millis(30));
+    std::thread::sleep(Duration::from_millis(200));
     let one_drop = |pool: &Pool| {
         let rope = {
             let mut rope = Rope::in_pool(pool);

@@ -227,6 +227,7 @@ fn in_a_full_pool_the_end_is_told_from_more() {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "knows no device numbers")]
 fn what_has_no_end_is_over_the_limit() {
     for name in ["/dev/zero", "/dev/full", "/dev/urandom", "/dev/random"] {
         let device = File::open(name).unwrap();
@@ -381,6 +382,7 @@ fn where_nothing_has_come_it_would_block() {
 
 /// read(2) returns 0 from a FIFO without a writer, whether there has been one or not.
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "needs tee")]
 fn a_fifo_without_a_writer_is_at_its_end() {
     for nonblocking in [true, false] {
         let fifo = fifo();

@@ -80,6 +80,7 @@ fn consists_of(rope: &Rope, payload: &[u8]) -> bool {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "needs a memfd")]
 fn address_space_makes_the_arena_smaller() {
     in_child("address_space_makes_the_arena_smaller", || {
         limit(Resource::RLIMIT_AS, address_space() + 200 * MIB as u64);
@@ -128,6 +129,7 @@ fn address_space() -> u64 {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "needs a memfd")]
 fn without_descriptors_the_arena_is_anonymous() {
     in_child("without_descriptors_the_arena_is_anonymous", || {
         let sockets = pair();
@@ -174,6 +176,7 @@ fn descriptors_for_which_there_is_no_room_are_reported() {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "needs a memfd")]
 fn a_file_size_limit_makes_the_arena_smaller() {
     in_child("a_file_size_limit_makes_the_arena_smaller", || {
         limit(Resource::RLIMIT_FSIZE, 8 * MIB as u64);
@@ -185,6 +188,7 @@ fn a_file_size_limit_makes_the_arena_smaller() {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "needs a memfd")]
 fn a_file_size_limit_of_nothing_makes_the_arena_anonymous() {
     in_child("a_file_size_limit_of_nothing_makes_the_arena_anonymous", || {
         let before = pool(16 * MIB);
@@ -197,6 +201,7 @@ fn a_file_size_limit_of_nothing_makes_the_arena_anonymous() {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "asks for no memory")]
 fn a_memory_cgroup_refuses_before_it_kills() {
     in_child("a_memory_cgroup_refuses_before_it_kills", || {
         let Some(group) = Group::enter(96 * MIB) else {
@@ -212,6 +217,7 @@ fn a_memory_cgroup_refuses_before_it_kills() {
 
 /// The limit that a pool was made under is not the one that counts.
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "asks for no memory")]
 fn a_limit_that_comes_down_is_noticed() {
     in_child("a_limit_that_comes_down_is_noticed", || {
         let Some(group) = Group::enter(1024 * MIB) else {
@@ -232,6 +238,7 @@ fn a_limit_that_comes_down_is_noticed() {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "asks for no memory")]
 fn a_limit_that_comes_later_is_noticed() {
     in_child("a_limit_that_comes_later_is_noticed", || {
         let pool = pool(512 * MIB);
@@ -276,6 +283,7 @@ impl Drop for Group {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "maps no views")]
 fn without_maps_a_view_is_copied() {
     in_child("without_maps_a_view_is_copied", || {
         let pool = pool(32 * MIB);
@@ -293,6 +301,7 @@ fn without_maps_a_view_is_copied() {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "maps no views")]
 fn without_maps_the_pages_of_a_view_come_back() {
     in_child("without_maps_the_pages_of_a_view_come_back", || {
         let pool = pool(64 * MIB);
@@ -313,6 +322,7 @@ fn without_maps_the_pages_of_a_view_come_back() {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "maps no views")]
 fn without_mremap_views_are_mapped_and_their_pages_come_back() {
     in_child("without_mremap_views_are_mapped_and_their_pages_come_back", || {
         let pool = pool(64 * MIB);
@@ -332,6 +342,7 @@ fn without_mremap_views_are_mapped_and_their_pages_come_back() {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "maps no views")]
 fn views_leave_maps_to_others() {
     in_child("views_leave_maps_to_others", || {
         let pool = pool(64 * MIB);
@@ -386,6 +397,7 @@ impl Drop for Maps {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "needs a memfd")]
 fn a_forbidden_memfd_makes_the_arena_anonymous() {
     in_child("a_forbidden_memfd_makes_the_arena_anonymous", || {
         forbid(libc::SYS_memfd_create, None, libc::EPERM);
@@ -403,6 +415,7 @@ fn a_forbidden_memfd_makes_the_arena_anonymous() {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "needs a memfd")]
 fn pages_that_cannot_be_given_back_stay_usable() {
     in_child("pages_that_cannot_be_given_back_stay_usable", || {
         forbid(libc::SYS_fallocate, None, libc::EPERM);
@@ -425,6 +438,7 @@ fn a_kernel_without_populate_commits_by_fallocate() {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "needs a memfd")]
 fn an_arena_that_may_not_be_shared_is_anonymous() {
     in_child("an_arena_that_may_not_be_shared_is_anonymous", || {
         forbid(libc::SYS_mmap, Some((3, libc::MAP_SHARED as u32)), libc::ENOMEM);
@@ -442,6 +456,7 @@ fn an_arena_that_may_not_be_shared_is_anonymous() {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "asks for no memory")]
 fn cold_pages_that_get_no_memory_lose_nothing() {
     in_child("cold_pages_that_get_no_memory_lose_nothing", || {
         for errno in [libc::ENOMEM, libc::EFAULT, libc::ENOSPC, libc::EIO] {

@@ -67,6 +67,7 @@ fn a_range_of_a_file_is_a_segment() {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "maps no views")]
 fn a_file_is_mapped_in_a_view_and_sent_from_there() {
     let directory = tempfile::tempdir().unwrap();
     let bytes = pattern(2, 4 * MIB);
@@ -165,6 +166,7 @@ fn what_is_no_range_of_a_file_is_refused() {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "needs sendfile")]
 fn a_file_that_becomes_shorter_is_an_error_and_no_endless_loop() {
     let directory = tempfile::tempdir().unwrap();
     let bytes = pattern(4, 64 << 10);
@@ -217,6 +219,7 @@ fn a_socket_that_is_broken_is_an_error_and_no_signal() {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "needs sendfile")]
 fn no_byte_of_a_file_is_read_into_this_process_to_be_sent() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("sparse");
@@ -239,6 +242,7 @@ fn no_byte_of_a_file_is_read_into_this_process_to_be_sent() {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "does not spill")]
 fn a_view_becomes_a_file_of_its_name_or_none() {
     let directory = tempfile::tempdir().unwrap();
     let names = || fs::read_dir(directory.path()).unwrap().count();

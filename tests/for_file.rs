@@ -1,4 +1,5 @@
 //! Payloads that become files: received into a file of their own, which gets a name.
+#![cfg(not(ropewalk_portable))] // which has no file for a pool
 
 #[allow(dead_code)] // some of it is for other tests
 mod support;

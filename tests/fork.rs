@@ -195,6 +195,7 @@ fn finalizing_what_was_inherited_is_an_error() {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "a child has a copy")]
 fn bytes_of_a_pool_are_not_mapped_in_a_child() {
     let held = held(Pool::options().capacity(64 << 20));
     let views: [&[u8]; 4] = [&held.borrowed, &held.mapped, &held.moved, &held.sealed];
@@ -241,6 +242,7 @@ fn what_the_parent_does_meanwhile_does_not_reach_the_child() {
 
 /// Where a dropped view or pool was mapped, the child may have mapped something else by now.
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "a child has a copy")]
 fn dropping_unmaps_nothing_of_the_childs() {
     let held = held(Pool::options().capacity(64 << 20));
     let (view, arena) = (held.moved.as_ptr().addr(), held.borrowed.as_ptr().addr());

@@ -1,5 +1,6 @@
 //! A payload is sealed and handed to another process: nothing is copied, nothing changes, nothing leaks, whatever a peer
 //! sends.
+#![cfg(not(ropewalk_portable))] // which has no memfd
 #![allow(unsafe_code)] // memfds of a hostile peer, forks
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)] // a test fails by panicking
 

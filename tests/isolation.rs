@@ -131,6 +131,7 @@ fn scattered_secrets(pool: &Pool, count: usize) -> [Rope; 2] {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "maps no views")]
 fn zeroed_pages_are_gone_from_all_views() {
     in_child("zeroed_pages_are_gone_from_all_views", || {
         let pool = Pool::options().capacity(8 << 20).zero_on_release(true).create().unwrap();
@@ -230,6 +231,7 @@ fn secrets_in_memory() -> usize {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "a child has a copy")]
 fn a_forked_child_cannot_touch_the_arena() {
     in_child("a_forked_child_cannot_touch_the_arena", || {
         let pool = Pool::options().capacity(4 << 20).create().unwrap();
@@ -266,6 +268,7 @@ fn a_forked_child_cannot_touch_the_arena() {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "needs a memfd")]
 fn the_memfd_is_sealed_and_not_inherited() {
     let pool = Pool::options().capacity(1 << 20).create().unwrap();
     let rope = received(&pool, b"something");

@@ -452,6 +452,7 @@ fn packet_pipe() -> (File, File) {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "knows no pipes of packets")]
 fn packets_of_a_pipe_are_taken_whole_or_not_at_all() {
     let kind = |read: std::io::Result<usize>| read.map_err(|error| error.kind());
     for sizes in [[1, 10, 3], [10, 1, 4], [4, 4, 4], [2, 1, 1], [1, 1, 5], [4096, 1, 4096]] {
@@ -485,6 +486,7 @@ fn packets_of_a_pipe_are_taken_whole_or_not_at_all() {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "knows no pipes of packets")]
 fn a_packet_that_finds_no_room_in_the_pool_stays_in_its_pipe() {
     let pool = Pool::options().capacity(4096).create().unwrap();
     for spare in [1, 5, 9, 10, 11] {
@@ -507,6 +509,7 @@ fn a_packet_that_finds_no_room_in_the_pool_stays_in_its_pipe() {
 
 #[cfg(feature = "tokio")]
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "knows no pipes of packets")]
 fn packets_behind_a_long_frame_are_not_cut() {
     let (read, mut write) = packet_pipe();
     let codec = ropewalk::RopeCodec::new(1 << 20);

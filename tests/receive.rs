@@ -58,6 +58,7 @@ fn a_million_one_byte_reads_are_one_segment() {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "maps no views")]
 fn ropes_that_grow_at_the_same_time_are_mapped() {
     let pool = Pool::new().unwrap();
     let payload = pattern(16 << 20);

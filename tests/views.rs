@@ -18,7 +18,7 @@ fn views(pool: &Pool, payload: &[u8]) -> Vec<(&'static str, View)> {
     assert_eq!((one_run.copied_bytes(), one_run.mapped_bytes()), (0, 0));
     let mapped = scattered(pool, payload, 64 << 10).finalize().unwrap();
     let moved = scattered(pool, payload, 512 << 10).finalize().unwrap();
-    assert!(mapped.mapped_bytes() > 0 && moved.mapped_bytes() > 0);
+    assert!(cfg!(ropewalk_portable) || mapped.mapped_bytes() > 0 && moved.mapped_bytes() > 0);
     let copied: Rope = payload.chunks(1000).map(<[u8]>::to_vec).collect();
     let copied = copied.finalize().unwrap();
     let pushed = Rope::from(payload.to_vec()).finalize().unwrap();
@@ -142,7 +142,7 @@ fn a_view_becomes_a_rope_without_a_copy_and_a_vector() {
         cursor.advance(MIB - 1);
         assert_eq!(cursor.remaining(), 1);
         drop(cursor);
-        let copied_before = kind == "copied" || kind == "pushed";
+        let copied_before = view.copied_bytes() == MIB || kind == "pushed";
         let vec = Vec::from(view);
         assert!(vec == payload);
         assert_eq!(vec.as_ptr() == address, copied_before, "{kind}");

@@ -33,7 +33,8 @@ pub enum Backing {
     /// One memfd: pages can be mapped a second time, so views are mapped.
     #[default]
     Memfd,
-    /// Anonymous memory, because memfd_create(2) was refused: views over pages that are not adjacent are copied.
+    /// Anonymous memory, because memfd_create(2) was refused, or the system is not Linux: views over pages that are not
+    /// adjacent are copied.
     Anonymous,
 }
 
@@ -60,7 +61,7 @@ pub enum Commit {
     Allocate,
     /// pwrite(2) of one byte to each page, where neither is supported, as in gVisor.
     Write,
-    /// A page fault when a page is first touched: anonymous memory before Linux 5.14.
+    /// A page fault when a page is first touched: anonymous memory before Linux 5.14, or on another system.
     Fault,
 }
 

@@ -28,7 +28,7 @@ use crate::event::event;
 use crate::limits::Limits;
 use crate::sys::memory::{self, Table};
 use crate::sys::pipe::Pipe;
-use crate::sys::{file, shown};
+use crate::sys::{HAS_MEMFD, check_spill, file, shown};
 
 /// Shards of a pool: threads beyond that share theirs.
 pub(super) const SHARDS: usize = 16;
@@ -126,7 +126,7 @@ pub(super) struct Shard {
 /// A child process inherits no memory of a pool: its pages, and views of them, are not mapped there, so reading or
 /// writing bytes that the parent received is a segmentation fault. Every call that needs the pool is an error of kind
 /// [`Unsupported`](io::ErrorKind::Unsupported), and dropping ropes, views and pools does nothing. Make pools after the
-/// last fork, for one after a daemon has detached itself.
+/// last fork, for one after a daemon has detached itself. On other systems than Linux the child has a copy of the bytes.
 ///
 /// # Examples
 ///
@@ -218,6 +218,7 @@ impl Core {
 
     /// Makes the pool of the pages that go to a file of this `mode`.
     pub(super) fn on_disk(options: &PoolOptions, mode: u32) -> io::Result<Core> {
+        check_spill()?;
         if options.zero_on_release {
             let message = "bytes on a disk cannot be overwritten for good: PoolOptions::spill and zero_on_release \
                            exclude each other";
@@ -310,7 +311,7 @@ impl Core {
             background: options.background.then(Background::default),
             overflow: None,
             spill: None,
-            reduced: capacity < asked || arena.file().is_none(),
+            reduced: capacity < asked || HAS_MEMFD && arena.file().is_none(),
             handover: options.handover,
             pipe: OnceLock::new(),
             counters: Counters::default(),

@@ -153,11 +153,13 @@ impl Rope {
     /// # Errors
     ///
     /// What memfd_create(2) reports, such as EMFILE at `RLIMIT_NOFILE`; and as for
-    /// [`PoolOptions::create`](crate::PoolOptions::create).
+    /// [`PoolOptions::create`](crate::PoolOptions::create). [`Unsupported`](std::io::ErrorKind::Unsupported) on other systems
+    /// than Linux.
     ///
     /// # Examples
     ///
     /// ```
+    /// # if cfg!(ropewalk_portable) { return Ok(()); }
     /// use ropewalk::Rope;
     ///
     /// let mut rope = Rope::for_handover()?;
@@ -190,6 +192,7 @@ impl Rope {
     /// # Examples
     ///
     /// ```
+    /// # if cfg!(ropewalk_portable) { return Ok(()); }
     /// use ropewalk::Rope;
     ///
     /// # let directory = tempfile::tempdir()?;

@@ -11,9 +11,8 @@ use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, PosixFadviseAdvice, copy_file_range, posix_fadvise};
+use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::libc;
-use nix::sys::sendfile::sendfile64;
 use nix::unistd::linkat;
 
 use super::io::{retry, within_offer};
@@ -21,6 +20,7 @@ use super::iovec::MAX_BYTES;
 use super::memory::{file_size_limit, to_off};
 #[cfg(test)]
 use super::mock::{self, Call};
+use super::platform::{self, O_TMPFILE, copy_file_range, sendfile64, sigtimedwait};
 
 /// A file without a name, or with a random one until it gets another.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl Unnamed {
         #[cfg(not(test))]
         let refused = Ok::<(), Errno>(());
         let unnamed = match refused {
-            Ok(()) => options.clone().custom_flags(libc::O_TMPFILE).open(directory),
+            Ok(()) => options.clone().custom_flags(O_TMPFILE).open(directory),
             Err(error) => Err(error.into()),
         };
         match unnamed {
@@ -150,22 +150,17 @@ fn check_size(offset: u64, len: usize) -> io::Result<()> {
 /// page cache no longer, where they would count for the control group. Says nothing of metadata.
 pub(crate) fn write_back(file: &File, offset: u64, len: u64) -> io::Result<()> {
     let (from, bytes) = (to_off64(offset)?, to_off64(len)?);
-    let all =
-        libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
-    let synced = retry(|| {
-        // SAFETY: changes no memory of this process.
-        Errno::result(unsafe { libc::sync_file_range(file.as_raw_fd(), from, bytes, all) })
-    });
+    let synced = retry(|| platform::sync_file_range(file, from, bytes));
     match synced {
         // Not a file system that has anything to write back.
         Err(error) if error.raw_os_error().map(Errno::from_raw).is_some_and(super::is_unsupported) => {
             file.sync_data()?;
         }
-        synced => drop(synced?),
+        synced => synced?,
     }
     // Advice only, with offsets of 32 bits where `off_t` has them.
     if let (Ok(from), Ok(bytes)) = (to_off(offset), to_off(len)) {
-        let _ = posix_fadvise(file, from, bytes, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        let _ = platform::drop_cached(file, from, bytes);
     }
     Ok(())
 }
@@ -292,7 +287,7 @@ fn without_sigpipe<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         if broken && !was_pending {
             let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
             // SAFETY: takes the signal if it is pending; nothing is written to a null pointer.
-            while unsafe { libc::sigtimedwait(&raw const pipe, ptr::null_mut(), &raw const at_once) } < 0
+            while unsafe { sigtimedwait(&raw const pipe, ptr::null_mut(), &raw const at_once) } < 0
                 && Errno::last() == Errno::EINTR
             {}
         }

@@ -15,12 +15,12 @@ use super::iovec::{Iovecs, UninitIovec, offered};
 #[cfg(test)]
 use super::mock;
 use super::peek::{FdKind, Next, has_ended, is_refused, kind_before_read, max_packet, peek};
+use super::platform::{
+    self, MSG_CMSG_CLOEXEC, MSG_ERRQUEUE, MSG_NOSIGNAL, MSG_TELL_LEN, MSG_ZEROCOPY, SCM_PIDFD, preadv64,
+};
 
 /// Most descriptors that the kernel passes in one message: `SCM_MAX_FD`, unix(7).
 const MAX_FDS: usize = 253;
-
-/// Since Linux 6.5; not in `libc` for all targets.
-const SCM_PIDFD: libc::c_int = 4;
 
 /// Words of ancillary data in one message: a full load of descriptors, and 3 KiB for credentials, a pidfd, timestamps,
 /// a security label and whatever else the caller's socket options ask for.
@@ -116,7 +116,7 @@ pub(crate) fn preadv(fd: BorrowedFd<'_>, iovecs: &mut [UninitIovec<'_>], offset:
         let (base, len) = (iovecs.as_mut_ptr().cast::<libc::iovec>(), count_of(iovecs.len()));
         // SAFETY: a `UninitIovec` is a transparent iovec over memory that it borrows mutably, so the kernel
         // may write all of it; uninitialised bytes are only written, never read.
-        Errno::result(unsafe { libc::preadv64(fd.as_raw_fd(), base, len, at) }).map(isize::unsigned_abs)
+        Errno::result(unsafe { preadv64(fd.as_raw_fd(), base, len, at) }).map(isize::unsigned_abs)
     })?;
     within_offer(count, offer, "preadv")
 }
@@ -149,9 +149,9 @@ fn read(fd: BorrowedFd<'_>, iovec: &mut UninitIovec<'_>, kind: &mut FdKind) -> n
 fn read_message(fd: BorrowedFd<'_>, iovecs: &mut [UninitIovec<'_>]) -> io::Result<usize> {
     let offer = offered(iovecs);
     loop {
-        // With this flag the kernel tells the length that the message had.
-        let (len, _) = recvmsg_raw(fd, iovecs, &mut [], libc::MSG_TRUNC)?;
-        if len > offer {
+        let (len, header) = recvmsg_raw(fd, iovecs, &mut [], MSG_TELL_LEN)?;
+        if len > offer || header.msg_flags & libc::MSG_TRUNC != 0 {
+            let len = if len > offer { len.to_string() } else { format!("more than {offer}") };
             let message = format!("a message of {len} bytes was cut to the {offer} that there was room for");
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
@@ -169,7 +169,7 @@ pub(crate) fn recvmsg(
 ) -> io::Result<Received> {
     let offer = offered(iovecs);
     let mut control: Control = [MaybeUninit::uninit(); CONTROL_WORDS];
-    let (count, header) = recvmsg_raw(fd, iovecs, &mut control, flags | libc::MSG_CMSG_CLOEXEC)?;
+    let (count, header) = recvmsg_raw(fd, iovecs, &mut control, flags | MSG_CMSG_CLOEXEC)?;
     let mut received = Received::default();
     own_fds(&header, &mut received);
     received.truncated = header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
@@ -204,6 +204,9 @@ fn recvmsg_raw(
     flags: i32,
 ) -> io::Result<(usize, libc::msghdr)> {
     let mut header = empty_header();
+    // macOS refuses a call without an iovec.
+    let mut none = [UninitIovec::new(&mut [], 0)];
+    let iovecs = if iovecs.is_empty() { &mut none } else { iovecs };
     header.msg_iov = iovecs.as_mut_ptr().cast();
     header.msg_iovlen = iovecs.len() as _;
     header.msg_control = control.as_mut_ptr().cast();
@@ -253,10 +256,11 @@ pub(crate) fn sendmsg(
     fds: &[BorrowedFd<'_>],
 ) -> io::Result<usize> {
     let slices = iovecs.slices();
-    let flags = MsgFlags::from_bits_retain(flags) | MsgFlags::MSG_NOSIGNAL;
+    let flags = MsgFlags::from_bits_retain(flags | MSG_NOSIGNAL);
     let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
     let control = if raw.is_empty() { &[] } else { &rights[..] };
+    platform::raise_no_sigpipe(fd);
     let count = retry(|| {
         #[cfg(test)]
         if let Some(answer) = mock::write(slices) {
@@ -274,14 +278,14 @@ pub(crate) fn sendmsg(
 pub(crate) fn check_recv_flags(flags: i32) -> io::Result<()> {
     check_flags(
         flags,
-        libc::MSG_PEEK | libc::MSG_TRUNC | libc::MSG_ERRQUEUE,
+        libc::MSG_PEEK | libc::MSG_TRUNC | MSG_ERRQUEUE,
         "MSG_PEEK, MSG_TRUNC and MSG_ERRQUEUE",
     )
 }
 
 /// Refuses `MSG_ZEROCOPY`, with which the kernel reads the pages after the call has returned.
 pub(crate) fn check_send_flags(flags: i32) -> io::Result<()> {
-    check_flags(flags, libc::MSG_ZEROCOPY, "MSG_ZEROCOPY")
+    check_flags(flags, MSG_ZEROCOPY, "MSG_ZEROCOPY")
 }
 
 fn check_flags(flags: i32, refused: i32, names: &str) -> io::Result<()> {
@@ -333,7 +337,8 @@ unsafe fn fds_behind(message: *const libc::cmsghdr) -> impl Iterator<Item = Owne
         // SAFETY: one of them, which may not be aligned.
         let raw = unsafe { ptr::read_unaligned(raw) };
         // SAFETY: the caller gives the descriptor away.
-        (raw >= 0).then(|| unsafe { OwnedFd::from_raw_fd(raw) })
+        let fd = (raw >= 0).then(|| unsafe { OwnedFd::from_raw_fd(raw) });
+        fd.inspect(platform::close_on_exec)
     })
 }
 

@@ -13,9 +13,7 @@ use std::time::Duration;
 
 use memmap2::{MmapOptions, MmapRaw};
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
-use nix::libc::off_t;
-use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::libc::{self, off_t};
 use nix::sys::mman::{
     MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munlock, munmap,
 };
@@ -26,7 +24,7 @@ use nix::unistd::{SysconfVar, sysconf};
 
 #[cfg(test)]
 use super::mock::{self, Call};
-use super::pressure;
+use super::platform::{self, ADDRESS_SPACE, COARSE, DISCARD, DONTDUMP, DONTFORK, HUGEPAGE, NORESERVE};
 use super::process::Process;
 
 /// Bytes that one page table maps, and of a huge page, where a page is 4 KiB.
@@ -37,10 +35,9 @@ pub(crate) const TABLE: usize = 2 << 20;
 /// The file is cut to `RLIMIT_FSIZE` first, because ftruncate(2) beyond that limit raises SIGXFSZ.
 pub(crate) fn memfd(len: u64) -> io::Result<(File, u64)> {
     let (file, len) = unsealed_memfd(len)?;
-    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
     #[cfg(test)]
     mock::refuse(Call::Seal)?;
-    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    platform::seal_size(&file)?;
     Ok((file, len))
 }
 
@@ -52,7 +49,7 @@ pub(crate) fn unsealed_memfd(len: u64) -> io::Result<(File, u64)> {
     }
     #[cfg(test)]
     mock::refuse(Call::Memfd)?;
-    let file = File::from(memfd_create(c"ropewalk", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
+    let file = File::from(platform::memfd_create(c"ropewalk")?);
     #[cfg(test)]
     mock::refuse(Call::Resize)?;
     file.set_len(len)?;
@@ -86,18 +83,16 @@ impl Mapping {
             // SAFETY: a new mapping, which replaces nothing.
             Some(file) => unsafe { mmap(None, bytes, none, MapFlags::MAP_SHARED, file, 0) },
             // SAFETY: as above.
-            None => unsafe {
-                mmap_anonymous(None, bytes, none, MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE)
-            },
+            None => unsafe { mmap_anonymous(None, bytes, none, MapFlags::MAP_PRIVATE | NORESERVE) },
         }?;
         let mapping = Mapping { start: start.cast(), len, owner: Process::current() };
         // SAFETY: this only undoes what mlockall(2) did to the new mapping.
         let _ = unsafe { munlock(start, len) };
         // SAFETY: nothing refers to the mapping yet.
         unsafe { mprotect(start, len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE) }?;
-        mapping.advise(0, len, MmapAdvise::MADV_DONTFORK)?;
+        mapping.advise(0, len, DONTFORK)?;
         // Failure only makes core dumps larger.
-        let _ = mapping.advise(0, len, MmapAdvise::MADV_DONTDUMP);
+        let _ = mapping.advise(0, len, DONTDUMP);
         Ok(mapping)
     }
 
@@ -133,14 +128,15 @@ impl Mapping {
         retry_errno(|| {
             #[cfg(test)]
             mock::refuse(Call::Populate)?;
-            self.advise(offset, len, MmapAdvise::MADV_POPULATE_WRITE)
+            // SAFETY: in the mapping, as `range` checks.
+            unsafe { platform::populate(self.range(offset, len).cast(), len) }
         })
         .map_err(of_memory)
     }
 
     /// madvise(2) with `MADV_HUGEPAGE`: advice only.
     pub(crate) fn prefer_huge_pages(&self) {
-        let _ = self.advise(0, self.len, MmapAdvise::MADV_HUGEPAGE);
+        let _ = self.advise(0, self.len, HUGEPAGE);
     }
 
     /// madvise(2) with `MADV_DONTNEED`: gives the memory of an anonymous range back.
@@ -149,7 +145,7 @@ impl Mapping {
     ///
     /// Nothing refers to the range.
     pub(crate) unsafe fn discard(&self, offset: usize, len: usize) -> nix::Result<()> {
-        self.advise(offset, len, MmapAdvise::MADV_DONTNEED)
+        self.advise(offset, len, DISCARD)
     }
 
     /// mmap(2) with `MAP_FIXED`: shows `file` from `in_file` on in place of a range, read only, in one step; without a file,
@@ -165,9 +161,7 @@ impl Mapping {
         len: usize,
         file: Option<(&File, u64)>,
     ) -> nix::Result<()> {
-        assert!(offset <= self.len && len <= self.len - offset, "{offset} + {len} of {}", self.len);
-        // SAFETY: in the mapping, as just checked.
-        let start = unsafe { self.start.add(offset) };
+        let start = self.range(offset, len);
         let (at, bytes) = (Some(start.addr()), NonZeroUsize::new(len).ok_or(Errno::EINVAL)?);
         let (read, fixed) = (ProtFlags::PROT_READ, MapFlags::MAP_FIXED);
         match file {
@@ -177,29 +171,33 @@ impl Mapping {
             },
             // SAFETY: as above.
             None => unsafe {
-                let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE | fixed;
+                let flags = MapFlags::MAP_PRIVATE | NORESERVE | fixed;
                 mmap_anonymous(at, bytes, read | ProtFlags::PROT_WRITE, flags)
             },
         }?;
         // SAFETY: this only undoes what mlockall(2) did to the new mapping.
         let _ = unsafe { munlock(start.cast(), len) };
-        self.advise(offset, len, MmapAdvise::MADV_DONTFORK)?;
-        let _ = self.advise(offset, len, MmapAdvise::MADV_DONTDUMP);
+        self.advise(offset, len, DONTFORK)?;
+        let _ = self.advise(offset, len, DONTDUMP);
         if file.is_none() {
-            let _ = self.advise(offset, len, MmapAdvise::MADV_HUGEPAGE);
+            let _ = self.advise(offset, len, HUGEPAGE);
         }
         Ok(())
     }
 
     fn advise(&self, offset: usize, len: usize, advice: MmapAdvise) -> nix::Result<()> {
-        assert!(offset <= self.len && len <= self.len - offset, "{offset} + {len} of {}", self.len);
         if cfg!(miri) {
-            return Ok(());
+            return Ok(()); // it knows no madvise(2)
         }
+        // SAFETY: of the advice given here only `DISCARD` changes bytes, and `discard` is unsafe.
+        unsafe { madvise(self.range(offset, len).cast(), len, advice) }
+    }
+
+    /// Returns the address of `len` bytes of the mapping.
+    fn range(&self, offset: usize, len: usize) -> NonNull<u8> {
+        assert!(offset <= self.len && len <= self.len - offset, "{offset} + {len} of {}", self.len);
         // SAFETY: in the mapping, as just checked.
-        let start = unsafe { self.start.add(offset) };
-        // SAFETY: of the advice given here only `MADV_DONTNEED` changes bytes, and `discard` is unsafe.
-        unsafe { madvise(start.cast(), len, advice) }
+        unsafe { self.start.add(offset) }
     }
 }
 
@@ -216,25 +214,24 @@ impl Drop for Mapping {
 
 /// fallocate(2): backs a range of the file with memory, or says that there is none.
 ///
-/// Without a mode, since gVisor supports none; the range is within the file.
+/// The range is within the file.
 pub(crate) fn allocate(file: &File, offset: u64, len: u64) -> nix::Result<()> {
     let (offset, len) = (to_off(offset)?, to_off(len)?);
     retry_errno(|| {
         #[cfg(test)]
         mock::refuse(Call::Allocate)?;
-        fallocate(file, FallocateFlags::empty(), offset, len)
+        platform::allocate(file, offset, len)
     })
     .map_err(of_memory)
 }
 
 /// fallocate(2) with `FALLOC_FL_PUNCH_HOLE`: gives the memory of a range back to the system.
 pub(crate) fn punch_hole(file: &File, offset: u64, len: u64) -> nix::Result<()> {
-    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
     let (offset, len) = (to_off(offset)?, to_off(len)?);
     retry_errno(|| {
         #[cfg(test)]
         mock::refuse(Call::Punch)?;
-        fallocate(file, flags, offset, len)
+        platform::punch_hole(file, offset, len)
     })
 }
 
@@ -323,9 +320,10 @@ pub(crate) fn now() -> u64 {
     clock(ClockId::CLOCK_MONOTONIC)
 }
 
-/// clock_gettime(2), `CLOCK_MONOTONIC_COARSE`, in nanoseconds: up to 10 ms behind [`now`], and a quarter of its cost.
+/// clock_gettime(2), `CLOCK_MONOTONIC_COARSE` where there is one, in nanoseconds: up to 10 ms behind [`now`], and a quarter
+/// of its cost.
 pub(crate) fn now_coarse() -> u64 {
-    clock(ClockId::CLOCK_MONOTONIC_COARSE)
+    clock(COARSE)
 }
 
 fn clock(id: ClockId) -> u64 {
@@ -355,8 +353,9 @@ pub(crate) fn huge_page_size() -> Option<usize> {
 
 /// sysconf(3), `_SC_PHYS_PAGES`: bytes of physical memory.
 pub(crate) fn physical_memory() -> u64 {
-    let pages = system_value(SysconfVar::_PHYS_PAGES).unwrap_or(1 << 18);
-    pages as u64 * page_size() as u64
+    // SAFETY: sysconf(3) touches no memory of ours.
+    let pages = unsafe { libc::sysconf(libc::_SC_PHYS_PAGES) };
+    u64::try_from(pages).unwrap_or(1 << 18) * page_size() as u64
 }
 
 /// Bytes that may still be mapped under `RLIMIT_AS` and, if they are `private` and writable, under `RLIMIT_DATA` and the
@@ -371,20 +370,8 @@ pub(crate) fn mappable(private: bool) -> u64 {
         pages * page_size() as u64
     };
     let left = |resource, field| limit(resource).saturating_sub(used(field));
-    let all = left(Resource::RLIMIT_AS, 0);
-    if private { all.min(left(Resource::RLIMIT_DATA, 5)).min(committable()) } else { all }
-}
-
-/// Bytes that the system lets all processes map, where it never overcommits: `overcommit_memory` 2 of proc_sys_vm(5).
-/// `MAP_NORESERVE` has no effect there.
-fn committable() -> u64 {
-    let never = fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.trim() == "2");
-    let left = || {
-        let text = fs::read_to_string("/proc/meminfo").ok()?;
-        let kib = |name| pressure::field(&text, name);
-        Some(kib("CommitLimit:")?.saturating_sub(kib("Committed_AS:")?).saturating_mul(1024))
-    };
-    if never { left().unwrap_or(u64::MAX) } else { u64::MAX }
+    let all = left(ADDRESS_SPACE, 0);
+    if private { all.min(left(Resource::RLIMIT_DATA, 5)).min(platform::committable()) } else { all }
 }
 
 fn system_value(name: SysconfVar) -> Option<usize> {
@@ -397,14 +384,14 @@ pub(crate) fn file_size_limit() -> u64 {
 }
 
 /// getrlimit(2): the soft limit, [`u64::MAX`] if there is none.
-#[allow(clippy::useless_conversion)] // a limit has 32 bits on some targets
+#[allow(clippy::useless_conversion, clippy::unnecessary_fallible_conversions)] // a limit has 32 bits on some targets
 fn limit(resource: Resource) -> u64 {
     if cfg!(miri) {
         return u64::MAX; // it knows no getrlimit(2)
     }
     match getrlimit(resource) {
         Ok((RLIM_INFINITY, _)) | Err(_) => u64::MAX,
-        Ok((soft, _)) => soft.into(),
+        Ok((soft, _)) => soft.try_into().unwrap_or(u64::MAX),
     }
 }
 

@@ -6,10 +6,9 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::IoSlice;
-use std::ptr::{self, NonNull};
+use std::ptr;
 
 use nix::errno::Errno;
-use nix::sys::mman::{MRemapFlags, munmap};
 
 use super::iovec::{UninitIovec, offered};
 
@@ -193,17 +192,4 @@ pub(crate) fn refuse(call: Call) -> nix::Result<()> {
         refusals.iter_mut().find(|(refused, _)| *refused == call)?.1.pop_front()?
     });
     error.map_or(Ok(()), Err)
-}
-
-/// The error that the kernel has for mremap(2). To go back it fails with ENOMEM after it has unmapped what was there.
-pub(crate) fn refuse_move(how: MRemapFlags, to: Option<NonNull<u8>>, len: usize) -> nix::Result<()> {
-    if how == MRemapFlags::MREMAP_DONTUNMAP {
-        return refuse(Call::Move);
-    }
-    refuse(Call::MoveBack).inspect_err(|error| {
-        if let (Errno::ENOMEM, Some(to)) = (error, to) {
-            // SAFETY: as the kernel would have done; the caller knows that it may.
-            unsafe { munmap(to.cast(), len) }.expect("mapped until now");
-        }
-    })
 }

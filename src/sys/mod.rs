@@ -10,13 +10,12 @@ pub(crate) mod memory;
 #[cfg(test)]
 pub(crate) mod mock;
 mod peek;
-pub(crate) mod pipe;
-pub(crate) mod pressure;
+// The switch between the two: `RUSTFLAGS="--cfg ropewalk_portable"` builds on Linux what other systems get.
+#[cfg_attr(all(target_os = "linux", not(ropewalk_portable)), path = "linux.rs")]
+#[cfg_attr(not(all(target_os = "linux", not(ropewalk_portable))), path = "portable.rs")]
+mod platform;
 pub(crate) mod process;
-pub(crate) mod psi;
-pub(crate) mod seal;
 pub(crate) mod shown;
-pub(crate) mod space;
 
 pub use io::Received;
 pub(crate) use io::{
@@ -27,6 +26,7 @@ pub(crate) use peek::{
     FdKind, KnownFd, at_end_of_file, is_no_socket, is_stream_type, needs_alignment, next_message_len,
     next_with_bytes, position, set_position,
 };
+pub(crate) use platform::{HAS_MEMFD, check_spill, pipe, pressure, psi, seal, space};
 
 /// What a call behind an arena returns.
 pub(crate) type Result = nix::Result<()>;

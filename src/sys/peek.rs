@@ -33,13 +33,13 @@ use std::ptr;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::libc::{self, POLLHUP, POLLIN, POLLPRI, POLLRDHUP, c_int, c_short};
-use nix::unistd::pipe2;
+use nix::libc::{self, POLLHUP, POLLIN, POLLPRI, c_int, c_short};
 
 use super::io::{recvmsg, retry};
 use super::memory;
 #[cfg(test)]
 use super::mock;
+use super::platform::{self, O_DIRECT, POLLRDHUP, fstat64, lseek64, pread64, stat64};
 
 /// What a descriptor would deliver next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,10 +76,8 @@ impl FdKind {
         if mock::is_set() {
             return FdKind::Other;
         }
-        let keeps_messages = || {
-            option(fd, libc::SO_DOMAIN)
-                .is_ok_and(|domain| [libc::AF_UNIX, libc::AF_BLUETOOTH].contains(&domain))
-        };
+        let keeps_messages =
+            || platform::domain(fd).is_some_and(|domain| platform::MESSAGE_DOMAINS.contains(&domain));
         match option(fd, libc::SO_TYPE) {
             Ok(libc::SOCK_STREAM) => FdKind::Stream,
             Ok(libc::SOCK_DGRAM | libc::SOCK_RAW) => FdKind::Message,
@@ -112,6 +110,9 @@ impl FdKind {
 /// ioctl(2), `FIONREAD`; for a pipe that holds more, pipe2(2) and tee(2). A pipe of bytes is assumed to stay one.
 #[cold]
 pub(super) fn kind_before_read(fd: BorrowedFd<'_>, offer: usize) -> io::Result<FdKind> {
+    if !platform::HAS_PACKET_PIPES {
+        return Ok(FdKind::Bytes);
+    }
     match bytes_left(fd) {
         Some(left) if left <= offer => Ok(FdKind::Other),
         Some(_) if is_pipe(&stat(fd)?) => {
@@ -150,14 +151,10 @@ impl CopyOfPipe {
 
 /// tee(2) of the first `len` bytes of a pipe, which `waits` for some. At the end of the stream there are none.
 fn copy_of_pipe(fd: BorrowedFd<'_>, len: usize, waits: bool) -> io::Result<CopyOfPipe> {
-    let (read, write) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-    let flags = if waits { 0 } else { libc::SPLICE_F_NONBLOCK };
-    // SAFETY: moves no memory of this process.
-    retry(|| Errno::result(unsafe { libc::tee(fd.as_raw_fd(), write.as_raw_fd(), len, flags) }))?;
-    Ok(CopyOfPipe(read))
+    platform::tee(fd, len, waits).map(CopyOfPipe)
 }
 
-fn is_pipe(stat: &libc::stat64) -> bool {
+fn is_pipe(stat: &stat64) -> bool {
     stat.st_mode & libc::S_IFMT == libc::S_IFIFO
 }
 
@@ -277,15 +274,10 @@ pub(crate) fn next_with_bytes(fd: BorrowedFd<'_>, kind: FdKind) -> io::Result<us
     }
 }
 
-/// recv(2) with `MSG_PEEK` and `MSG_TRUNC`: bytes of the next message of a message socket. Waits for one unless
+/// recv(2) with `MSG_PEEK`: bytes of the next message of a message socket. Waits for one unless
 /// the socket is non-blocking or `flags` has `MSG_DONTWAIT`.
 pub(crate) fn next_message_len(fd: BorrowedFd<'_>, flags: i32) -> io::Result<usize> {
-    let flags = libc::MSG_PEEK | libc::MSG_TRUNC | flags & libc::MSG_DONTWAIT;
-    let len = retry(|| {
-        // SAFETY: no byte may be written, so the address does not matter.
-        Errno::result(unsafe { libc::recv(fd.as_raw_fd(), ptr::null_mut(), 0, flags) })
-    })?;
-    Ok(len.unsigned_abs())
+    retry(|| platform::message_len(fd, flags & libc::MSG_DONTWAIT))
 }
 
 /// Whether a receive of 0 bytes from a message socket was the end. If not, it was a message without bytes: such
@@ -313,15 +305,10 @@ fn peek_file(fd: BorrowedFd<'_>, flags: i32) -> io::Result<Next> {
 
 /// Whether pread(2) takes nothing out of what is behind the descriptor. A device may ignore the position, so of
 /// those only memory devices are asked, mem(4).
-fn has_position(stat: &libc::stat64) -> bool {
-    const MEMORY: u32 = 1;
-    const NULL_ZERO_FULL_RANDOM_URANDOM: [u32; 5] = [3, 5, 7, 8, 9];
+fn has_position(stat: &stat64) -> bool {
     match stat.st_mode & libc::S_IFMT {
         libc::S_IFREG | libc::S_IFBLK | libc::S_IFDIR => true,
-        libc::S_IFCHR => {
-            libc::major(stat.st_rdev) == MEMORY
-                && NULL_ZERO_FULL_RANDOM_URANDOM.contains(&libc::minor(stat.st_rdev))
-        }
+        libc::S_IFCHR => platform::is_memory_device(stat),
         _ => false,
     }
 }
@@ -330,9 +317,8 @@ fn has_position(stat: &libc::stat64) -> bool {
 /// multiple of its blocks: fcntl(2), fstat(2).
 #[cold]
 pub(crate) fn needs_alignment(fd: BorrowedFd<'_>, error: &io::Error) -> bool {
-    let is_direct = |status| OFlag::from_bits_retain(status).contains(OFlag::O_DIRECT);
-    let is_file =
-        |stat: libc::stat64| [libc::S_IFREG, libc::S_IFBLK].contains(&(stat.st_mode & libc::S_IFMT));
+    let is_direct = |status| OFlag::from_bits_retain(status).intersects(O_DIRECT);
+    let is_file = |stat: stat64| [libc::S_IFREG, libc::S_IFBLK].contains(&(stat.st_mode & libc::S_IFMT));
     error.raw_os_error() == Some(libc::EINVAL)
         && fcntl(fd, FcntlArg::F_GETFL).is_ok_and(is_direct)
         && stat(fd).is_ok_and(is_file)
@@ -341,7 +327,7 @@ pub(crate) fn needs_alignment(fd: BorrowedFd<'_>, error: &io::Error) -> bool {
 /// lseek(2): the position of a file.
 pub(crate) fn position(fd: BorrowedFd<'_>) -> io::Result<u64> {
     // SAFETY: moves the position by nothing.
-    let position = Errno::result(unsafe { libc::lseek64(fd.as_raw_fd(), 0, libc::SEEK_CUR) })?;
+    let position = Errno::result(unsafe { lseek64(fd.as_raw_fd(), 0, libc::SEEK_CUR) })?;
     Ok(position.unsigned_abs())
 }
 
@@ -349,7 +335,7 @@ pub(crate) fn position(fd: BorrowedFd<'_>) -> io::Result<u64> {
 pub(crate) fn set_position(fd: BorrowedFd<'_>, position: u64) -> io::Result<()> {
     let position = i64::try_from(position).map_err(|_| Errno::EINVAL)?;
     // SAFETY: names no memory.
-    Errno::result(unsafe { libc::lseek64(fd.as_raw_fd(), position, libc::SEEK_SET) })?;
+    Errno::result(unsafe { lseek64(fd.as_raw_fd(), position, libc::SEEK_SET) })?;
     Ok(())
 }
 
@@ -364,17 +350,17 @@ pub(crate) fn at_end_of_file(fd: BorrowedFd<'_>, offset: u64) -> io::Result<bool
 }
 
 /// lseek(2), then pread(2) of one byte.
-fn peek_at_position(fd: BorrowedFd<'_>, stat: &libc::stat64) -> io::Result<Next> {
+fn peek_at_position(fd: BorrowedFd<'_>, stat: &stat64) -> io::Result<Next> {
     let position = i64::try_from(position(fd)?).map_err(|_| Errno::EINVAL)?;
     peek_at(fd, position, stat)
 }
 
 /// pread(2) of one byte.
-fn peek_at(fd: BorrowedFd<'_>, position: i64, stat: &libc::stat64) -> io::Result<Next> {
+fn peek_at(fd: BorrowedFd<'_>, position: i64, stat: &stat64) -> io::Result<Next> {
     let mut byte = 0u8;
     let read = retry(|| {
         // SAFETY: one byte may be written to `byte`, which outlives the call.
-        Errno::result(unsafe { libc::pread64(fd.as_raw_fd(), (&raw mut byte).cast(), 1, position) })
+        Errno::result(unsafe { pread64(fd.as_raw_fd(), (&raw mut byte).cast(), 1, position) })
     });
     match read {
         Ok(0) => Ok(Next::End),
@@ -388,7 +374,7 @@ fn peek_at(fd: BorrowedFd<'_>, position: i64, stat: &libc::stat64) -> io::Result
 }
 
 /// poll(2), and what tells more where that is not enough.
-fn peek_by_poll(fd: BorrowedFd<'_>, stat: &libc::stat64, waits: bool) -> io::Result<Next> {
+fn peek_by_poll(fd: BorrowedFd<'_>, stat: &stat64, waits: bool) -> io::Result<Next> {
     let is_pipe = is_pipe(stat);
     let mut ready = poll(fd, POLLIN | POLLPRI, AT_ONCE)?;
     if ready == 0 {
@@ -449,10 +435,10 @@ fn has_no_writer(fd: BorrowedFd<'_>) -> bool {
 }
 
 /// fstat(2), in its 64-bit form on all targets.
-fn stat(fd: BorrowedFd<'_>) -> io::Result<libc::stat64> {
+fn stat(fd: BorrowedFd<'_>) -> io::Result<stat64> {
     let mut stat = MaybeUninit::uninit();
     // SAFETY: `stat` is memory for such a struct.
-    Errno::result(unsafe { libc::fstat64(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    Errno::result(unsafe { fstat64(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
     // SAFETY: the call has succeeded, so it has filled the struct.
     Ok(unsafe { stat.assume_init() })
 }

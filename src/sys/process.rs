@@ -5,7 +5,9 @@ use std::num::NonZeroUsize;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+use super::platform;
 
 /// The process in which a value was made.
 ///
@@ -68,8 +70,8 @@ fn wiped_word() -> Option<&'static AtomicU64> {
     let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     // SAFETY: a new mapping, which replaces nothing.
     let page = unsafe { mmap_anonymous(None, len, prot, MapFlags::MAP_PRIVATE) }.ok()?;
-    // SAFETY: the advice only changes what a child finds in this page.
-    let advised = unsafe { madvise(page, len.get(), MmapAdvise::MADV_WIPEONFORK) };
+    // SAFETY: mapped above; a child is to find zeros there.
+    let advised = unsafe { platform::wipe_on_fork(page, len.get()) };
     if advised.is_err() {
         // SAFETY: mapped above; nothing refers to it.
         let _ = unsafe { munmap(page, len.get()) };

@@ -292,7 +292,7 @@ unsafe fn remap(
     to: Option<NonNull<u8>>,
 ) -> nix::Result<NonNull<u8>> {
     #[cfg(test)]
-    mock::refuse_move(how, to, len)?;
+    refuse_move(how, to, len)?;
     let flags = c_long::from((MRemapFlags::MREMAP_MAYMOVE | how).bits());
     let to = to.map_or(ptr::null_mut(), NonNull::as_ptr);
     // SAFETY: promised by the caller.
@@ -300,6 +300,20 @@ unsafe fn remap(
     #[allow(clippy::cast_possible_truncation)] // a long is as wide as an address
     let got = got as usize;
     NonNull::new(ptr::with_exposed_provenance_mut(got)).ok_or(Errno::EINVAL)
+}
+
+/// The error that the mock kernel has for mremap(2). To go back it fails with ENOMEM after it has unmapped what was there.
+#[cfg(test)]
+fn refuse_move(how: MRemapFlags, to: Option<NonNull<u8>>, len: usize) -> nix::Result<()> {
+    if how == MRemapFlags::MREMAP_DONTUNMAP {
+        return mock::refuse(Call::Move);
+    }
+    mock::refuse(Call::MoveBack).inspect_err(|error| {
+        if let (Errno::ENOMEM, Some(to)) = (error, to) {
+            // SAFETY: as the kernel would have done; the caller knows that it may.
+            unsafe { munmap(to.cast(), len) }.expect("mapped until now");
+        }
+    })
 }
 
 /// mmap(2): maps anonymous memory.

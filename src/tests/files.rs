@@ -48,6 +48,7 @@ fn a_full_disk_leaves_no_file() {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "does not spill")]
 fn a_spill_file_has_no_name_without_o_tmpfile_either() {
     let directory = tempfile::tempdir().unwrap();
     let options = Pool::options().capacity(1 << 20).spill(directory.path(), 8 << 20);
@@ -62,6 +63,7 @@ fn a_spill_file_has_no_name_without_o_tmpfile_either() {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "does not spill")]
 fn a_file_system_without_holes_is_refused_when_the_pool_is_made() {
     let directory = tempfile::tempdir().unwrap();
     let options = Pool::options().spill(directory.path(), 8 << 20);
@@ -72,6 +74,7 @@ fn a_file_system_without_holes_is_refused_when_the_pool_is_made() {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "has no file for a pool")]
 fn where_a_file_cannot_get_a_name_it_is_copied() {
     let payload = vec![7; 3 << 20];
     let received = |directory: &Path| {

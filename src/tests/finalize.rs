@@ -47,7 +47,7 @@ fn refusals() -> impl Iterator<Item = Errno> {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "needs memory maps")]
+#[cfg_attr(any(miri, ropewalk_portable), ignore = "needs memory maps")]
 fn pages_in_two_places_are_mapped() {
     let pool = Pool::options().small_limits().create().unwrap();
     let bytes = pattern(2 * MIB);
@@ -58,7 +58,7 @@ fn pages_in_two_places_are_mapped() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "needs memory maps")]
+#[cfg_attr(any(miri, ropewalk_portable), ignore = "needs memory maps")]
 fn a_header_in_front_costs_no_more_than_two_pages() {
     let pool = Pool::options().small_limits().create().unwrap();
     let bytes = pattern(8 * MIB + 123);
@@ -73,7 +73,7 @@ fn a_header_in_front_costs_no_more_than_two_pages() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "needs memory maps")]
+#[cfg_attr(any(miri, ropewalk_portable), ignore = "needs memory maps")]
 fn what_is_reserved_elsewhere_goes_on_where_in_a_page_the_rope_ended() {
     let pool = Pool::options().small_limits().create().unwrap();
     let bytes = pattern(2 * MIB + 100);
@@ -115,7 +115,7 @@ fn a_refused_map_is_a_copy() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "needs memory maps")]
+#[cfg_attr(any(miri, ropewalk_portable), ignore = "needs memory maps")]
 fn what_the_kernel_does_not_move_is_mapped() {
     let pool = Pool::options().small_limits().create().unwrap();
     let bytes = pattern(2 * MIB);
@@ -141,7 +141,7 @@ fn in_page_tables(bytes: &[u8]) -> bool {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "needs memory maps")]
+#[cfg_attr(any(miri, ropewalk_portable), ignore = "needs memory maps")]
 fn what_is_moved_takes_no_fault_in_the_view_nor_where_it_goes_back() {
     let pool = Pool::options().small_limits().create().unwrap();
     let bytes = pattern(6 * MIB);
@@ -234,7 +234,7 @@ fn what_cannot_go_back_is_still_there() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "needs memory maps")]
+#[cfg_attr(any(miri, ropewalk_portable), ignore = "needs memory maps")]
 fn pages_that_lost_their_map_are_not_used_again() {
     let bytes = pattern(2 * MIB);
     // Where another test maps something at the same moment, pages are not moved and cannot be lost.
@@ -273,7 +273,7 @@ fn without_room_for_a_view_it_is_a_copy() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "needs memory maps")]
+#[cfg_attr(any(miri, ropewalk_portable), ignore = "needs memory maps")]
 fn where_another_thread_has_mapped_something_the_view_is_reserved_first() {
     let pool = Pool::options().small_limits().create().unwrap();
     let bytes = pattern(2 * MIB);
@@ -289,7 +289,7 @@ fn where_another_thread_has_mapped_something_the_view_is_reserved_first() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "needs memory maps")]
+#[cfg_attr(any(miri, ropewalk_portable), ignore = "needs memory maps")]
 fn threads_do_not_map_over_each_other() {
     thread::scope(|scope| {
         for thread in 0..8 {
@@ -308,7 +308,7 @@ fn threads_do_not_map_over_each_other() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "needs memory maps")]
+#[cfg_attr(any(miri, ropewalk_portable), ignore = "needs memory maps")]
 fn mapped_pages_lie_in_2_mib_as_they_do_in_the_arena() {
     let pool = Pool::options().small_limits().create().unwrap();
     let (rope, _between) = in_two_places(&pool, &pattern(6 * MIB));

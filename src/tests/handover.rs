@@ -24,7 +24,7 @@ fn refusals() -> impl Iterator<Item = Errno> {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "needs memory maps")]
+#[cfg_attr(any(miri, ropewalk_portable), ignore = "needs memory maps")]
 fn a_view_that_cannot_be_sealed_is_whole_and_can_be_later() {
     let bytes = pattern(LEN);
     for error in refusals() {
@@ -67,7 +67,7 @@ fn a_copy_that_cannot_be_sealed_leaves_the_view() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "needs memory maps")]
+#[cfg_attr(any(miri, ropewalk_portable), ignore = "needs memory maps")]
 fn without_cachestat_holes_are_looked_for() {
     for len in [0, 1, 8193, LEN] {
         let bytes = pattern(len);

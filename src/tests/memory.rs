@@ -15,7 +15,7 @@ fn pool() -> io::Result<Pool> {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "needs memory maps")]
+#[cfg_attr(any(miri, ropewalk_portable), ignore = "needs memory maps")]
 fn without_a_memfd_the_arena_is_anonymous() {
     let bytes = pattern(100_000);
     for call in [Call::Memfd, Call::Resize, Call::Seal] {
@@ -31,7 +31,7 @@ fn without_a_memfd_the_arena_is_anonymous() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "needs memory maps")]
+#[cfg_attr(any(miri, ropewalk_portable), ignore = "needs memory maps")]
 fn pages_that_are_not_taken_back_stay_warm() {
     let pool = pool().unwrap();
     let used = |pool: &Pool| Rope::in_pool(pool).extend_from_slice(&pattern(100_000));
@@ -51,7 +51,7 @@ fn pages_that_are_not_taken_back_stay_warm() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "needs memory maps")]
+#[cfg_attr(any(miri, ropewalk_portable), ignore = "needs memory maps")]
 fn a_signal_does_not_stop_an_allocation() {
     let (file, len) = memory::memfd(1 << 16).unwrap();
     let allocate = || memory::allocate(&file, 0, len);
@@ -64,7 +64,7 @@ fn a_signal_does_not_stop_an_allocation() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "needs memory maps")]
+#[cfg_attr(any(miri, ropewalk_portable), ignore = "needs memory maps")]
 fn the_arena_begins_where_a_table_of_entries_does() {
     for capacity in [4096, 5 << 20, 1 << 30] {
         let pool = Pool::options().small_limits().capacity(capacity).create().unwrap();
@@ -74,7 +74,7 @@ fn the_arena_begins_where_a_table_of_entries_does() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "needs memory maps")]
+#[cfg_attr(any(miri, ropewalk_portable), ignore = "needs memory maps")]
 fn a_pool_may_have_huge_pages() {
     const HUGE: usize = 2 << 20;
     let create = || Pool::options().small_limits().capacity(100 << 20).huge_pages(true).create().unwrap();
@@ -123,7 +123,7 @@ fn received_although(refusals: &[(Call, Errno)], anonymous: bool) -> Commit {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "needs memory maps")]
+#[cfg_attr(any(miri, ropewalk_portable), ignore = "needs memory maps")]
 fn what_the_kernel_does_not_support_is_done_in_another_way() {
     for error in [Errno::EINVAL, Errno::ENOSYS, Errno::EPERM, Errno::EOPNOTSUPP] {
         let (populate, allocate) = ((Call::Populate, error), (Call::Allocate, error));
@@ -135,7 +135,7 @@ fn what_the_kernel_does_not_support_is_done_in_another_way() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "needs memory maps")]
+#[cfg_attr(any(miri, ropewalk_portable), ignore = "needs memory maps")]
 fn memory_that_is_not_taken_back_is_not_offered_again_and_again() {
     let pool = Pool::options().small_limits().capacity(1 << 20).retain(0).create().unwrap();
     let used = || Rope::in_pool(&pool).extend_from_slice(&pattern(100_000));
@@ -146,7 +146,7 @@ fn memory_that_is_not_taken_back_is_not_offered_again_and_again() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "needs memory maps")]
+#[cfg_attr(any(miri, ropewalk_portable), ignore = "needs memory maps")]
 fn a_refused_commit_is_an_error_and_loses_nothing() {
     for error in [Errno::ENOMEM, Errno::ENOSPC, Errno::EFAULT, Errno::EHWPOISON] {
         let (pool, bytes) = (pool().unwrap(), pattern(50_000));
@@ -170,7 +170,7 @@ fn a_refused_commit_is_an_error_and_loses_nothing() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "needs memory maps")]
+#[cfg_attr(any(miri, ropewalk_portable), ignore = "needs memory maps")]
 fn where_memory_is_short_idle_pages_are_reused_wherever_they_are() {
     let (pool, bytes) = (pool().unwrap(), pattern(100_000));
     Rope::in_pool(&pool).extend_from_slice(&bytes);

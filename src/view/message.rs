@@ -94,6 +94,7 @@ impl Sealed {
     /// # Examples
     ///
     /// ```
+    /// # if cfg!(ropewalk_portable) { return Ok(()); }
     /// use ropewalk::Sealed;
     /// use std::os::unix::net::UnixStream;
     ///
@@ -138,6 +139,7 @@ impl Sealed {
     /// # Examples
     ///
     /// ```
+    /// # if cfg!(ropewalk_portable) { return Ok(()); }
     /// use ropewalk::Sealed;
     /// use std::io::ErrorKind;
     /// use std::os::unix::net::UnixStream;
