@@ -294,8 +294,8 @@ def end_by(number, _frame):
 
 def main():
     args = arguments()
-    for number in (signal.SIGHUP, signal.SIGTERM):  # so that no temporary file stays behind
-        if signal.getsignal(number) == signal.SIG_DFL:
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):  # so that no temporary file stays behind
+        if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, end_by)
     try:
         args.run(args)

@@ -38,17 +38,25 @@ impl Context {
     pub(crate) fn raise(self, py: Python<'_>, error: &io::Error) -> PyErr {
         match (error.kind(), self.pool) {
             (ErrorKind::QuotaExceeded, _) if error.raw_os_error().is_none() => {
-                let raised = LimitExceeded::new_err((libc::EDQUOT, error.to_string()));
+                let raised = LimitExceeded::new_err((libc::EDQUOT, message(error)));
                 with_numbers(py, raised, [("limit", self.limit as u64), ("held", self.held as u64)])
             }
             (ErrorKind::OutOfMemory, Some(pool)) => {
                 let stats = stats_of(&pool);
-                let raised = PoolFull::new_err(error.to_string());
+                let raised = PoolFull::new_err(message(error));
                 with_numbers(py, raised, [("capacity", stats.capacity), ("in_use", stats.in_use)])
             }
             _ => plain(error),
         }
     }
+}
+
+/// The text of `error`, with Python's names for what it advises to change.
+fn message(error: &io::Error) -> String {
+    error
+        .to_string()
+        .replace("PoolOptions::capacity", "Pool's capacity")
+        .replace("Rope::set_limit", "Rope.limit")
 }
 
 fn with_numbers(py: Python<'_>, error: PyErr, numbers: [(&str, u64); 2]) -> PyErr {

@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -185,12 +186,13 @@ def test_a_sender_that_does_not_wait_for_the_answer_has_its_payload_stored(targe
     assert code == 0 and summary(out)[0][0] == "3" and target.read_bytes() == b"all"
 
 
-def test_a_receiver_that_is_terminated_leaves_the_file_and_resets(target):
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
+def test_a_receiver_that_is_interrupted_leaves_the_file_and_resets(number, target):
     receiving = Receiver(PYTHON, "--output", target)
     with receiving.connect() as sock:
         sock.sendall(wire(b"all")[:-1])
-        receiving.process.terminate()
-        receiving.fails("interrupted by SIGTERM")
+        receiving.process.send_signal(number)
+        receiving.fails(f"interrupted by {number.name}")
         with pytest.raises(ConnectionResetError):
             sock.recv(1)
     assert is_kept(target)
