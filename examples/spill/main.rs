@@ -78,6 +78,13 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     if let Some(address) = options.peer {
         return peer(address, size);
     }
+    // What cannot be had is an error before there is a peer.
+    let pool = if options.memory {
+        Pool::options().capacity(2 * options.size.0)
+    } else {
+        Pool::options().capacity(options.capacity.0).spill(&options.directory, 2 * options.size.0)
+    };
+    let pool = pool.create()?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let mut peer = Command::new(std::env::current_exe()?)
@@ -92,12 +99,6 @@ async fn run(options: &Options) -> anyhow::Result<()> {
         peer.wait()?;
         return Ok(());
     }
-    let pool = if options.memory {
-        Pool::options().capacity(2 * options.size.0)
-    } else {
-        Pool::options().capacity(options.capacity.0).spill(&options.directory, 2 * options.size.0)
-    };
-    let pool = pool.create()?;
 
     let ticks = ticks();
     let start = Instant::now();
