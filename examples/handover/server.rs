@@ -19,8 +19,9 @@ use crate::{Serve, Way};
 const WORKER_TIME: Duration = Duration::from_secs(60);
 
 pub(crate) fn serve(options: &Serve) -> anyhow::Result<()> {
-    let listener =
-        TcpListener::bind(options.listen).with_context(|| format!("cannot listen on {}", options.listen))?;
+    let listener = TcpListener::bind(options.listen).with_context(|| {
+        format!("cannot listen on {}; choose an address of this machine and a free port", options.listen)
+    })?;
     let server = Arc::new(Server {
         way: options.way,
         max: usize::try_from(options.max.0)?,

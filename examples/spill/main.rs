@@ -91,6 +91,8 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     if options.turns > 0 {
         return compare(options, size).await;
     }
+    // What cannot be had is an error before there is a peer.
+    let rope = rope(options)?;
     let (socket, mut peer) = peer_of(options).await?;
     if options.splice {
         splice_all(&socket, &options.directory, size).await?;
@@ -99,7 +101,7 @@ async fn run(options: &Options) -> anyhow::Result<()> {
         peer.wait()?;
         return Ok(());
     }
-    let rope = receive(&socket, rope(options)?, size).await?;
+    let rope = receive(&socket, rope, size).await?;
     let stats = rope.pool().context("a rope in a pool")?.stats();
     println!("in memory {}, spilled {}", ByteSize(stats.in_use), ByteSize(stats.spilled));
 

@@ -110,29 +110,34 @@ impl PageRef {
         PageRef { shard: Arc::clone(shard), run, resident: run.len, drawn: 0 }
     }
 
-    /// Bytes of its pages if `len` bytes are less than a tenth of them, else 0.
-    #[inline]
-    fn pinned(&self, len: usize) -> usize {
-        let bytes = self.run.len as usize * self.page_size();
-        if len < bytes / 10 { bytes } else { 0 }
-    }
-
-    /// Counts the pages of a segment of `len` bytes, if it pins much more than it uses.
+    /// Counts the pages of a segment of `len` bytes, if that is less than a tenth of them.
     #[inline]
     pub(crate) fn count_pinned(&self, len: usize) {
-        let pinned = self.pinned(len);
-        if pinned > 0 {
-            self.shard.core.counters.pinned.fetch_add(pinned as u64, Ordering::Relaxed);
+        if self.pins(len) {
+            self.add_pinned(self.bytes() as u64);
         }
     }
 
     /// Takes [`count_pinned`](PageRef::count_pinned) back.
     #[inline]
     pub(crate) fn uncount_pinned(&self, len: usize) {
-        let pinned = self.pinned(len);
-        if pinned > 0 {
-            self.shard.core.counters.pinned.fetch_sub(pinned as u64, Ordering::Relaxed);
+        if self.pins(len) {
+            self.add_pinned((self.bytes() as u64).wrapping_neg());
         }
+    }
+
+    #[inline]
+    fn pins(&self, len: usize) -> bool {
+        len < self.bytes() / 10
+    }
+
+    #[cold]
+    fn add_pinned(&self, bytes: u64) {
+        self.shard.core.counters.pinned.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn bytes(&self) -> usize {
+        self.run.len as usize * self.page_size()
     }
 
     /// Gives pages `first..end` of the run memory, and page table entries if they are to be touched.

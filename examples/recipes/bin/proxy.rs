@@ -53,7 +53,9 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> anyhow::Result<()> {
-    let mut proxy = Proxy::bind(options).with_context(|| format!("cannot listen on {}", options.listen))?;
+    let mut proxy = Proxy::bind(options).with_context(|| {
+        format!("cannot listen on {}; choose an address of this machine and a free port", options.listen)
+    })?;
     writeln!(io::stdout(), "listening on {}", proxy.listener.local_addr()?)?;
     Ok(proxy.run()?)
 }

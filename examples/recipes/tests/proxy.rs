@@ -216,5 +216,5 @@ fn the_command_line() {
     let refused = run(&["--listen", &address, "--to", &address]);
     let message = String::from_utf8(refused.stderr).unwrap();
     assert_eq!((refused.status.code(), message.lines().count()), (Some(1), 1), "{message}");
-    assert!(message.starts_with("proxy: cannot listen on ") && message.contains("in use"), "{message}");
+    assert!(message.starts_with("proxy: cannot listen on ") && message.contains("free port: "), "{message}");
 }
