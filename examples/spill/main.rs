@@ -20,6 +20,7 @@
 //! `--turns 5` receives five times in each of these ways, in turns, and prints the throughput of each as a part of that
 //! of splice: until the last byte is received, and until the disk has all of them.
 
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
@@ -259,17 +260,26 @@ fn peer(address: SocketAddr, size: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How late each tick was.
-type Ticks = (JoinHandle<()>, std::sync::mpsc::Receiver<Duration>);
+/// How late each tick was, and how much of that the thread did not wait for a CPU.
+type Ticks = (JoinHandle<()>, std::sync::mpsc::Receiver<[Duration; 2]>);
 
 fn ticks() -> Ticks {
     let (late, lateness) = std::sync::mpsc::channel();
     let mut interval = tokio::time::interval(Duration::from_millis(1));
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
     let task = tokio::spawn(async move {
+        let mut looks = VecDeque::from([(Instant::now(), waited_for_cpu())]);
         loop {
-            let due = interval.tick().await;
-            if late.send(due.elapsed()).is_err() {
+            let due = interval.tick().await.into_std();
+            // The last look before the tick was due.
+            while looks.get(1).is_some_and(|next| next.0 <= due) {
+                looks.pop_front();
+            }
+            let (now, waited) = (Instant::now(), waited_for_cpu());
+            let lateness = now.duration_since(due);
+            let own = lateness.saturating_sub(waited - looks[0].1);
+            looks.push_back((now, waited));
+            if late.send([lateness, own]).is_err() {
                 return;
             }
         }
@@ -277,16 +287,30 @@ fn ticks() -> Ticks {
     (task, lateness)
 }
 
-#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)] // parts of a count
+/// How long this thread was ready to run and had no CPU: proc_pid_schedstat(5).
+fn waited_for_cpu() -> Duration {
+    let waited = || {
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+        text.split(' ').nth(1)?.parse().ok()
+    };
+    Duration::from_nanos(waited().unwrap_or(0))
+}
+
 fn print_ticks(what: &str, (task, lateness): Ticks) -> anyhow::Result<()> {
     task.abort();
-    let mut late: Vec<Duration> = lateness.try_iter().collect();
+    let late: Vec<[Duration; 2]> = lateness.try_iter().collect();
+    print_late(what, late.iter().map(|late| late[0]).collect())?;
+    print_late("the same, but for what other threads had the CPU", late.iter().map(|late| late[1]).collect())
+}
+
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)] // parts of a count
+fn print_late(what: &str, mut late: Vec<Duration>) -> anyhow::Result<()> {
     late.sort();
     let part = |part: f64| late.get((late.len() as f64 * part) as usize).or(late.last());
     let [median, p99, p999] = [0.5, 0.99, 0.999].map(|of| part(of).copied().unwrap_or_default());
     let max = late.last().context("no tick")?;
     println!(
-        "ticks while {what}: {}, late by p50 {median:.2?} p99 {p99:.2?} p99.9 {p999:.2?} max {max:.2?}",
+        "ticks, {what}: {}, late by p50 {median:.2?} p99 {p99:.2?} p99.9 {p999:.2?} max {max:.2?}",
         late.len()
     );
     Ok(())
