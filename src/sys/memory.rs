@@ -20,6 +20,7 @@ use nix::sys::mman::{
     MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munlock, munmap,
 };
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+use nix::sys::sysinfo::sysinfo;
 use nix::sys::uio::pwrite;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, sysconf};
@@ -353,10 +354,13 @@ pub(crate) fn huge_page_size() -> Option<usize> {
     if refused { None } else { setting("hpage_pmd_size")?.trim().parse().ok() }
 }
 
-/// sysconf(3), `_SC_PHYS_PAGES`: bytes of physical memory.
+/// sysinfo(2), or `MemTotal` of proc_meminfo(5): bytes of physical memory. sysconf(3) does not look whether the call fails.
 pub(crate) fn physical_memory() -> u64 {
-    let pages = system_value(SysconfVar::_PHYS_PAGES).unwrap_or(1 << 18);
-    pages as u64 * page_size() as u64
+    let by_file = || {
+        let text = fs::read_to_string("/proc/meminfo").ok()?;
+        pressure::field(&text, "MemTotal:")?.checked_mul(1024)
+    };
+    sysinfo().ok().map(|info| info.ram_total()).or_else(by_file).unwrap_or(1 << 30)
 }
 
 /// Bytes that may still be mapped under `RLIMIT_AS` and, if they are `private` and writable, under `RLIMIT_DATA` and the
