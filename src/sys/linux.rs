@@ -20,6 +20,7 @@ use nix::fcntl::{
 use nix::libc::{self, c_int, c_void, off_t};
 use nix::sys::mman::{MapFlags, MmapAdvise, madvise};
 use nix::sys::resource::Resource;
+use nix::sys::sysinfo::sysinfo;
 use nix::time::ClockId;
 use nix::unistd::pipe2;
 
@@ -68,6 +69,16 @@ pub(super) const ADDRESS_SPACE: Resource = Resource::RLIMIT_AS;
 #[allow(clippy::unnecessary_wraps)] // elsewhere it cannot
 pub(crate) fn check_spill() -> std::io::Result<()> {
     Ok(())
+}
+
+/// sysinfo(2), or `MemTotal` of proc_meminfo(5): bytes of physical memory. sysconf(3) does not look whether the call
+/// fails.
+pub(super) fn physical_memory() -> Option<u64> {
+    let by_file = || {
+        let text = fs::read_to_string("/proc/meminfo").ok()?;
+        pressure::field(&text, "MemTotal:")?.checked_mul(1024)
+    };
+    sysinfo().ok().map(|info| info.ram_total()).or_else(by_file)
 }
 
 /// Bytes that the system lets all processes map, where it never overcommits: `overcommit_memory` 2 of proc_sys_vm(5).

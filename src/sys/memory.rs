@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use memmap2::{MmapOptions, MmapRaw};
 use nix::errno::Errno;
-use nix::libc::{self, off_t};
+use nix::libc::off_t;
 use nix::sys::mman::{
     MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munlock, munmap,
 };
@@ -351,11 +351,9 @@ pub(crate) fn huge_page_size() -> Option<usize> {
     if refused { None } else { setting("hpage_pmd_size")?.trim().parse().ok() }
 }
 
-/// sysconf(3), `_SC_PHYS_PAGES`: bytes of physical memory.
+/// Bytes of physical memory; 1 GiB if the system does not tell.
 pub(crate) fn physical_memory() -> u64 {
-    // SAFETY: sysconf(3) touches no memory of ours.
-    let pages = unsafe { libc::sysconf(libc::_SC_PHYS_PAGES) };
-    u64::try_from(pages).unwrap_or(1 << 18) * page_size() as u64
+    platform::physical_memory().unwrap_or(1 << 30)
 }
 
 /// Bytes that may still be mapped under `RLIMIT_AS` and, if they are `private` and writable, under `RLIMIT_DATA` and the

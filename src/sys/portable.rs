@@ -90,6 +90,13 @@ pub(crate) fn check_spill() -> io::Result<()> {
     unsupported("a pool has no file here: PoolOptions::spill and Rope::for_file need Linux")
 }
 
+/// sysconf(3), `_SC_PHYS_PAGES`.
+pub(super) fn physical_memory() -> Option<u64> {
+    // SAFETY: touches no memory of ours.
+    let pages = unsafe { libc::sysconf(libc::_SC_PHYS_PAGES) };
+    Some(u64::try_from(pages).ok()? * super::memory::page_size() as u64)
+}
+
 /// The system's limit is not asked for.
 pub(super) fn committable() -> u64 {
     u64::MAX

@@ -205,13 +205,13 @@ fn run(actions: &[Action], rope: impl Fn() -> Rope) {
 fn config() -> ProptestConfig {
     ProptestConfig {
         failure_persistence: None,
-        cases: if cfg!(miri) { 2 } else { 128 },
+        cases: if cfg!(miri) { 1 } else { 128 },
         ..Default::default()
     }
 }
 
 /// Most actions in a row.
-const MOST: usize = if cfg!(miri) { 20 } else { 60 };
+const MOST: usize = if cfg!(miri) { 16 } else { 60 };
 
 proptest! {
     #![proptest_config(config())]

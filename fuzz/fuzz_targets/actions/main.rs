@@ -8,7 +8,7 @@ mod pools;
 mod rooms;
 mod world;
 
-use arbitrary::Arbitrary;
+use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use world::World;
 
@@ -83,16 +83,14 @@ pub enum Action {
     SendDatagram { rope: Which },
 }
 
-#[derive(Arbitrary, Debug)]
-struct Input {
-    pools: [pools::Kind; 2],
-    actions: Vec<Action>,
-}
-
-fuzz_target!(|input: Input| {
-    let mut world = World::new(&input.pools);
-    for action in &input.actions {
-        world.act(action);
+// All bytes behind the pools are actions. A `Vec` of them would end at every second byte that says whether one follows.
+fuzz_target!(|bytes: &[u8]| {
+    let mut input = Unstructured::new(bytes);
+    let Ok(pools) = <[pools::Kind; 2]>::arbitrary(&mut input) else { return };
+    let mut world = World::new(&pools);
+    while !input.is_empty() {
+        let Ok(action) = Action::arbitrary(&mut input) else { break };
+        world.act(&action);
     }
     world.end();
 });

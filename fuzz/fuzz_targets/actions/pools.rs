@@ -1,5 +1,7 @@
 //! Pools of every kind, mostly so small that they run out.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::mem;
 use std::time::Duration;
 
@@ -8,9 +10,20 @@ use ropewalk::{Backing, Pool, PoolStats};
 
 pub const PAGE: u64 = 4096;
 
-#[derive(Arbitrary, Debug)]
+/// Capacities in pages: one and few, around a word of the bitmaps, and more than one rope holds.
+const CAPACITIES: [u64; 12] = [1, 2, 3, 4, 5, 8, 13, 31, 32, 33, 63, 64];
+
+/// Idle pages that a pool may keep.
+const RETAINED: [u64; 4] = [0, 1, 5, 16];
+
+thread_local! {
+    /// Those of earlier runs, by their place in the world: to make one costs as much as a run.
+    static POOLS: RefCell<HashMap<(usize, Kind), Pool>> = RefCell::default();
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Kind {
-    pages: u8,
+    capacity: u8,
     retain: Option<u8>,
     no_decay: bool,
     zero: bool,
@@ -20,13 +33,24 @@ pub struct Kind {
 impl Kind {
     /// Most idle bytes that stay resident.
     pub fn retained(&self) -> u64 {
-        self.retain.map_or(u64::MAX, |pages| u64::from(pages) * PAGE)
+        self.retain.map_or(u64::MAX, |which| RETAINED[usize::from(which) % RETAINED.len()] * PAGE)
     }
 
-    pub fn create(&self) -> Pool {
+    /// An empty pool of this kind. Of earlier runs it has the size of the first read, and no page that is resident.
+    pub fn pool(self, place: usize) -> Pool {
+        // Few kinds, so that most pools exist.
+        let kind = Kind {
+            capacity: self.capacity % CAPACITIES.len() as u8,
+            retain: self.retain.map(|which| which % RETAINED.len() as u8),
+            ..self
+        };
+        POOLS.with_borrow_mut(|pools| pools.entry((place, kind)).or_insert_with(|| kind.create()).clone())
+    }
+
+    fn create(self) -> Pool {
         let options = Pool::options()
             .small_limits()
-            .capacity((u64::from(self.pages) + 1) * PAGE)
+            .capacity(CAPACITIES[usize::from(self.capacity)] * PAGE)
             .retain(self.retained())
             .decay(Duration::from_secs(if self.no_decay { 0 } else { 3600 }))
             .zero_on_release(self.zero);

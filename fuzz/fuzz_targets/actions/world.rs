@@ -57,7 +57,7 @@ impl World {
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
         datagram::Pair::get();
         World {
-            pools: pools.iter().map(pools::Kind::create).collect(),
+            pools: pools.iter().enumerate().map(|(place, kind)| kind.pool(place)).collect(),
             retained: pools.iter().map(pools::Kind::retained).collect(),
             ropes: Default::default(),
             kept: VecDeque::new(),
