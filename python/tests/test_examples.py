@@ -31,10 +31,16 @@ def rust_transfer():
 WAYS = {"python": PYTHON} | ({"rust": rust_transfer()} if shutil.which("cargo") else {})
 
 
+def heed_hangups():
+    """Under nohup(1) they are ignored, by children too."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Receiver:
     def __init__(self, command, *options):
         program = [*command, "recv", "--listen", "127.0.0.1:0", *map(str, options)]
-        self.process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                        preexec_fn=heed_hangups)
         self.address = re.search(r"listening on (\S+)", self.process.stderr.readline())[1]
 
     def connect(self):
