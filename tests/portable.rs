@@ -62,6 +62,7 @@ fn what_needs_linux_says_so() {
         Sealed::from_fd(tempfile::tempfile().unwrap().into()).unwrap_err(),
         Sealed::receive(&there).unwrap_err(),
         Pool::options().spill(directory.path(), 8 << 20).create().unwrap_err(),
+        Rope::for_file(directory.path(), 8 << 20).unwrap_err(),
     ];
     for error in errors {
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");

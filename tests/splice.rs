@@ -1,4 +1,5 @@
 //! Payloads that go from a socket to the memfd in which they are handed over, past this process.
+#![cfg(not(ropewalk_portable))] // which has no memfd
 
 #[allow(dead_code)] // some of it is for other tests
 mod support;

@@ -83,6 +83,7 @@ fn without_cachestat_holes_are_looked_for() {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "needs memory maps")]
 fn where_the_kernel_does_not_splice_a_payload_is_received_all_the_same() {
     let cases = [
         vec![(Call::Splice, [Some(Errno::EINVAL)].into())],
