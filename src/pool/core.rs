@@ -5,6 +5,14 @@
 //!   commit   ──────────┼─► pressure ─► arena          no lock while the kernel works
 //!   free     ─► refs ──┴─► cache or runs ─► decay     the last reference frees
 //! ```
+//!
+//! What is not on the way of a byte is in files of its own: `core/create.rs` makes a pool, `core/idle.rs` gives pages
+//! back, `core/reserve.rs` keeps reservations and waiters, `core/spilled.rs` has what differs for pages of a file.
+
+mod create;
+mod idle;
+mod reserve;
+mod spilled;
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -12,23 +20,21 @@ use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
-use std::time::Duration;
 
 use super::arena::Arena;
-use super::background::{Background, GiveBack};
+use super::background::Background;
 use super::cache::{Cached, PageCache};
-use super::capacity::{Capacity, Request, Wakers};
+use super::capacity::{Capacity, Wakers};
 use super::decay::Decay;
-use super::options::{PoolOptions, PoolStats};
+use super::options::PoolStats;
 use super::refs::Refs;
-use super::refused::{AtCapacity, Full, Size, inherited};
-use super::runs::{PageRun, Placement, Runs};
-use super::spill::{self, Pages, Refusal, Spill};
-use crate::event::event;
+use super::refused::{AtCapacity, Full, inherited};
+use super::runs::{PageRun, Runs};
+use super::spill::Spill;
 use crate::limits::Limits;
 use crate::sys::memory::{self, Table};
 use crate::sys::pipe::Pipe;
-use crate::sys::{HAS_MEMFD, check_spill, file, shown};
+use crate::sys::shown;
 
 /// Shards of a pool: threads beyond that share theirs.
 pub(super) const SHARDS: usize = 16;
@@ -38,22 +44,6 @@ const CACHE_BYTES: usize = 256 << 10;
 
 /// Extents that are allocated from a page cache between two looks at the clock.
 const TICK: u32 = 64;
-
-/// Bytes above what is in use in which new extents are placed with slack, at least.
-const SPREAD_BYTES: usize = 64 << 20;
-
-/// Shortest extent that is placed there without slack: views copy shorter runs.
-const MIN_RUN_BYTES: usize = 16 << 10;
-
-/// Bytes, and runs, that are given back to the system at once: well below a millisecond.
-const SLICE_BYTES: usize = 2 << 20;
-const SLICE_RUNS: usize = 64;
-
-/// Smallest arena worth having; below it the kernel's refusal is reported.
-const MIN_ARENA: u64 = 1 << 20;
-
-/// Bytes of tables for each page: references, two bitmaps and the tree above them.
-const TABLE_BYTES: u64 = 5;
 
 /// A pool's pages and all that is known of them.
 pub(super) struct Core {
@@ -202,123 +192,6 @@ impl Want {
 }
 
 impl Core {
-    /// Makes the arena as large as asked for, or as the limits of this process admit.
-    pub(super) fn new(options: &PoolOptions) -> io::Result<Core> {
-        let huge = if options.huge_pages { memory::huge_page_size() } else { None };
-        let page = huge.unwrap_or_else(memory::page_size);
-        let arena = |len, private| match options.handover {
-            true => Arena::for_handover(len, page),
-            false => Arena::new(len, private, page, options.huge_pages),
-        };
-        let mut core = Self::with_arena(options, "capacity", options.capacity, page, arena)?;
-        let overflow = options.spill.as_ref().map(|_| Self::on_disk(options, 0o600).and_then(Pool::over));
-        core.overflow = overflow.transpose()?;
-        Ok(core)
-    }
-
-    /// Makes the pool of the pages that go to a file of this `mode`.
-    pub(super) fn on_disk(options: &PoolOptions, mode: u32) -> io::Result<Core> {
-        check_spill()?;
-        if options.zero_on_release {
-            let message = "bytes on a disk cannot be overwritten for good: PoolOptions::spill and zero_on_release \
-                           exclude each other";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-        }
-        let Some((directory, bytes)) = &options.spill else { return Err(io::ErrorKind::InvalidInput.into()) };
-        let file = Spill::create(directory, options.capacity, mode)?;
-        // No page is kept for later use, so that there is nothing to cache, to decay or to trim.
-        let options = PoolOptions { retain: 0, background: false, ..options.clone() };
-        let mut core = Self::with_arena(&options, "spill", *bytes, spill::PAGE, Arena::aligned)?;
-        core.reduced = core.stats().capacity < *bytes;
-        core.spill = Some(Arc::new(file));
-        Ok(core)
-    }
-
-    fn with_arena(
-        options: &PoolOptions,
-        option: &str,
-        bytes: u64,
-        size: usize,
-        arena: impl Fn(u64, u64) -> io::Result<Arena>,
-    ) -> io::Result<Core> {
-        let page = size as u64;
-        let asked = bytes.div_ceil(page);
-        if asked == 0 || asked > u64::from(u32::MAX / 2) {
-            let most = u64::from(u32::MAX / 2) * page;
-            let message = format!("pool {option} is 1 to {most} bytes, not {bytes}");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-        }
-        // Half of what the limits leave is left to the program. Address space of twice the capacity lets nearly every
-        // request for one run succeed.
-        let mappable = memory::mappable(false).min(usize::MAX as u64 / 2) / 2;
-        let private = memory::mappable(true) / 2;
-        let tables = private / TABLE_BYTES;
-        let file = memory::file_size_limit();
-        let file = if file < MIN_ARENA { u64::MAX } else { file };
-        let least = MIN_ARENA.max(page);
-        let mut pages = (2 * asked).min(mappable.min(file) / page).min(tables);
-        if pages < (2 * asked).min(least / page) {
-            let message = format!(
-                "RLIMIT_AS and RLIMIT_DATA leave {} for a pool, which needs {}; raise them",
-                Size(mappable.min(tables * page)),
-                Size(least)
-            );
-            return Err(io::Error::new(io::ErrorKind::OutOfMemory, message));
-        }
-        loop {
-            let made =
-                arena(pages * page, private).and_then(|arena| Self::with_pages(options, arena, asked, pages));
-            match made {
-                Err(_) if pages / 2 * page >= least => pages /= 2,
-                made => return made,
-            }
-        }
-    }
-
-    fn with_pages(options: &PoolOptions, arena: Arena, asked: u64, pages: u64) -> io::Result<Core> {
-        let page = arena.page_size() as u64;
-        let limits = options.limits;
-        let capacity = asked.min(pages);
-        let to_pages = |bytes: usize| pages_of(bytes as u64, page);
-        let placement = Placement {
-            slack: (to_pages(limits.min_slack), to_pages(limits.max_slack)),
-            spread: to_pages(SPREAD_BYTES),
-            min_run: to_pages(MIN_RUN_BYTES),
-        };
-        let total = u32::try_from(pages).unwrap_or(u32::MAX);
-        // With these options every free has to be looked at.
-        let caches = !options.zero_on_release && options.retain == u64::MAX;
-        let cached = if caches { to_pages(CACHE_BYTES) } else { 0 };
-        Ok(Core {
-            name: options.name.clone(),
-            refs: Refs::new(Table::new(total as usize)?),
-            caches: std::array::from_fn(|_| PageCache::new(cached, placement.slack.0, TICK)),
-            state: Mutex::new(State {
-                runs: Runs::new(total, placement)?,
-                capacity: Capacity::new(u32::try_from(capacity).unwrap_or(u32::MAX)),
-                decay: Decay::new(
-                    options.decay,
-                    u32::try_from(options.retain / page).unwrap_or(u32::MAX),
-                    memory::now(),
-                ),
-                decommitting: 0,
-                extents: 0,
-                peak: 0,
-                peak_resident: 0,
-            }),
-            limits,
-            zero_on_release: options.zero_on_release,
-            background: options.background.then(Background::default),
-            overflow: None,
-            spill: None,
-            reduced: capacity < asked || HAS_MEMFD && arena.file().is_none(),
-            handover: options.handover,
-            pipe: OnceLock::new(),
-            counters: Counters::default(),
-            arena,
-        })
-    }
-
     #[inline]
     pub(super) fn arena(&self) -> &Arena {
         &self.arena
@@ -490,28 +363,6 @@ impl Core {
         Ok(())
     }
 
-    /// Asks a spill file for room to stage these pages.
-    fn admit(&self, run: PageRun) -> io::Result<()> {
-        let Some(spill) = &self.spill else { return Ok(()) };
-        spill.admit(run.len).map_err(|refusal| match refusal {
-            Refusal::Failed(error) => error,
-            Refusal::Staged(bytes) => AtCapacity {
-                in_use: bytes,
-                capacity: bytes,
-                requested: self.bytes(run.len),
-                what: Full::Staging,
-            }
-            .into(),
-        })
-    }
-
-    /// Lets a spill file have pages, of which the first `len` bytes are full and never change again.
-    pub(super) fn write_out(&self, run: PageRun, len: usize) {
-        if let Some(spill) = self.spill.as_ref().filter(|_| !self.arena.is_inherited()) {
-            spill.write(run, len);
-        }
-    }
-
     /// Frees pages that have no owner; those of them that were reserved are reserved `again`.
     #[inline]
     pub(super) fn free(self: &Arc<Self>, shard: usize, run: PageRun, resident: u32, again: u32) {
@@ -546,197 +397,6 @@ impl Core {
         let _ = self.give_back_slice(due);
         if self.wants_background() {
             self.background.iter().for_each(|background| background.start(self));
-        }
-    }
-
-    /// Lets the thread of the spill file free pages. A read that brought nothing frees one with its memory, for the next
-    /// read: it never was in the file, so nothing refers to its old bytes.
-    fn free_spilled(&self, spill: &Spill, run: PageRun) {
-        let unused = run.len == 1 && !spill.has(run.start) && !self.arena.shows_file(run);
-        let mut state = self.state();
-        if unused && state.runs.resident_free() == 0 {
-            state.runs.free(run);
-            let wakers = state.serve();
-            drop(state);
-            wakers.into_iter().for_each(Waker::wake);
-        } else {
-            drop(state);
-            spill.free(run);
-        }
-    }
-
-    /// Begins a new epoch if the last one has ended.
-    fn tick(&self, state: &mut State, now: u64) {
-        if state.decay.has_ended(now) {
-            self.flush_all(state);
-            state.decay.begin_epoch(now, state.runs.resident_free(), state.used());
-        }
-    }
-
-    fn due(&self, state: &State) -> u32 {
-        if self.arena.keeps_memory() { 0 } else { state.decay.due(state.runs.resident_free()) }
-    }
-
-    /// Gives back a slice of the pages that were idle for too long; returns how many bytes.
-    pub(super) fn decay(&self) -> io::Result<u64> {
-        self.check_process()?;
-        let due = {
-            let mut state = self.state();
-            self.tick(&mut state, memory::now());
-            self.due(&state)
-        };
-        self.give_back_slice(due)
-    }
-
-    /// How long until [`decay`](Core::decay) should be called again; `None` while no page is idle.
-    pub(super) fn decay_timeout(&self) -> Option<Duration> {
-        if self.arena.is_inherited() || self.arena.keeps_memory() {
-            return None;
-        }
-        let (state, now) = (self.state(), memory::now());
-        let cached = self.cached();
-        if state.decay.has_ended(now) && cached > 0 {
-            return Some(Duration::ZERO);
-        }
-        state.decay.timeout(now, state.runs.resident_free() + cached)
-    }
-
-    /// Gives all idle pages back; returns how many bytes. Linear in the arena's pages and in the runs that go.
-    pub(super) fn trim(&self) -> io::Result<u64> {
-        self.check_process()?;
-        if let Some(overflow) = &self.overflow {
-            overflow.core().trim()?;
-        }
-        if let Some(spill) = &self.spill {
-            spill.settle();
-        }
-        let mut left = {
-            let mut state = self.state();
-            self.flush_all(&mut state);
-            state.runs.resident_free()
-        };
-        let mut bytes = 0;
-        while left > 0 {
-            let Some(pages) = self.give_back_run(left)? else { break };
-            left -= pages;
-            bytes += self.bytes(pages);
-            self.spill.iter().for_each(|spill| spill.withdraw(pages));
-        }
-        Ok(bytes)
-    }
-
-    fn give_back_slice(&self, due: u32) -> io::Result<u64> {
-        let slice = due.min(pages_of(SLICE_BYTES as u64, self.arena.page_size() as u64));
-        let mut left = slice;
-        for _ in 0..SLICE_RUNS {
-            match self.give_back_run(left)? {
-                Some(pages) => left -= pages,
-                None => break,
-            }
-        }
-        Ok(self.bytes(slice - left))
-    }
-
-    /// Gives back the highest run of up to `max` idle pages; `None` if there is none.
-    fn give_back_run(&self, max: u32) -> io::Result<Option<u32>> {
-        let run = {
-            let mut state = self.state();
-            let Some(run) = state.runs.take_highest_resident(max) else { return Ok(None) };
-            // Allocated while the kernel works, so that no rope fills them; not counted as such.
-            state.decommitting += run.len;
-            run
-        };
-        let done = self.arena.decommit(run);
-        let wakers = {
-            let mut state = self.state();
-            state.decommitting -= run.len;
-            if done.is_ok() {
-                state.runs.clear_resident(run);
-                state.decay.given_back(run.len);
-            }
-            state.runs.free(run);
-            state.serve()
-        };
-        wakers.into_iter().for_each(Waker::wake);
-        done.map(|()| Some(run.len))
-    }
-
-    /// Pages for a reservation of so many bytes.
-    ///
-    /// # Errors
-    ///
-    /// When it is more than the capacity.
-    pub(super) fn pages_to_reserve(&self, bytes: u64) -> io::Result<u32> {
-        self.check_process()?;
-        let capacity = self.state().capacity.limit();
-        let pages = bytes.div_ceil(self.arena.page_size() as u64);
-        u32::try_from(pages).ok().filter(|&pages| pages <= capacity).ok_or_else(|| {
-            let (bytes, capacity) = (Size(bytes), Size(self.bytes(capacity)));
-            let message = format!(
-                "{bytes} requested of a pool with a capacity of {capacity}; ask for less or raise PoolOptions::capacity"
-            );
-            io::Error::new(io::ErrorKind::OutOfMemory, message)
-        })
-    }
-
-    /// Reserves pages if they are available.
-    pub(super) fn try_reserve(&self, pages: u32) -> io::Result<()> {
-        let mut state = self.state();
-        if state.capacity.available(state.used()) < pages {
-            self.flush_all(&mut state);
-        }
-        let used = state.used();
-        if state.capacity.try_reserve(pages, used) {
-            Ok(())
-        } else {
-            Err(self.at_capacity(&state, Want::UpTo(pages, 0)))
-        }
-    }
-
-    /// Reserves pages or queues the request; also returns whom to wake.
-    pub(super) fn request(&self, pages: u32, ticket: Option<u64>, waker: &mut Waker) -> (Request, Wakers) {
-        let mut state = self.state();
-        // While anybody waits, every free must be seen by the queue.
-        for shard in 0..SHARDS {
-            let cached = self.caches[shard].close();
-            state.uncache(cached);
-        }
-        let used = state.used();
-        let answer = state.capacity.request(pages, ticket, waker, used);
-        self.reopen(&state);
-        answer
-    }
-
-    /// Withdraws a queued request.
-    pub(super) fn cancel(&self, ticket: u64) {
-        self.with_capacity(|capacity, used| capacity.cancel(ticket, used));
-    }
-
-    /// Returns reserved pages that were not used.
-    pub(super) fn unreserve(&self, pages: u32) {
-        self.with_capacity(|capacity, used| {
-            capacity.unreserve(pages);
-            capacity.serve(used)
-        });
-    }
-
-    fn with_capacity(&self, change: impl FnOnce(&mut Capacity, u32) -> Wakers) {
-        if self.arena.is_inherited() {
-            return;
-        }
-        let wakers = {
-            let mut state = self.state();
-            let used = state.used();
-            let wakers = change(&mut state.capacity, used);
-            self.reopen(&state);
-            wakers
-        };
-        wakers.into_iter().for_each(Waker::wake);
-    }
-
-    fn reopen(&self, state: &State) {
-        if state.capacity.waiting() == 0 {
-            self.caches.iter().for_each(PageCache::open);
         }
     }
 
@@ -810,62 +470,6 @@ impl Drop for Core {
             spill.close();
             shown::hide(self.arena.addresses());
         }
-    }
-}
-
-impl Pages for Core {
-    fn write(&self, page: u32, len: usize) -> io::Result<()> {
-        let Some(spill) = &self.spill else { return Ok(()) };
-        let offset = self.bytes(page);
-        file::write_all_at(&spill.file, self.arena.filled(page, len), offset)?;
-        file::write_back(&spill.file, offset, len as u64)?;
-        self.arena.show(PageRun::new(page, 1), &spill.file, offset)
-    }
-
-    fn free(&self, run: PageRun) -> u32 {
-        let Some(spill) = &self.spill else { return 0 };
-        let mut had_memory = 0;
-        for page in run.range().map(|page| PageRun::new(page, 1)) {
-            let resident = self.state().runs.resident_prefix(page) > 0;
-            let in_file = self.arena.shows_file(page);
-            had_memory += u32::from(resident && !in_file);
-            // A write that failed may have got as far as the disk in part.
-            let hole = if resident && !spill.is_named() {
-                memory::punch_hole(&spill.file, self.bytes(page.start), self.bytes(1))
-            } else {
-                Ok(())
-            };
-            let freed = hole.map_err(io::Error::from).and_then(|()| self.arena.forget(page));
-            let mut state = self.state();
-            match freed {
-                Ok(()) => {
-                    if resident {
-                        state.runs.clear_resident(page);
-                    }
-                    state.runs.free(page);
-                }
-                // Its old bytes may be on their way to a socket, so it must not be reused.
-                Err(_lost) => {
-                    event!(warn, error = %_lost, "a spilled page could not be punched and is leaked");
-                }
-            }
-            let wakers = state.serve();
-            drop(state);
-            wakers.into_iter().for_each(Waker::wake);
-        }
-        had_memory
-    }
-}
-
-impl GiveBack for Core {
-    fn background(&self) -> Option<&Background> {
-        self.background.as_ref()
-    }
-
-    fn give_back(&self, all: bool) -> Option<Duration> {
-        // What the kernel does not take back stays usable, and is asked for again in the next epoch.
-        let _ = if all { self.trim() } else { self.decay() };
-        self.decay_timeout()
     }
 }
 

@@ -1,0 +1,123 @@
+//! Idle pages: what is given back to the system, and when.
+
+use std::io;
+use std::task::Waker;
+use std::time::Duration;
+
+use super::{Core, State, pages_of};
+use crate::pool::background::{Background, GiveBack};
+use crate::sys::memory;
+
+/// Bytes, and runs, that are given back to the system at once: well below a millisecond.
+const SLICE_BYTES: usize = 2 << 20;
+const SLICE_RUNS: usize = 64;
+
+impl Core {
+    /// Begins a new epoch if the last one has ended.
+    pub(super) fn tick(&self, state: &mut State, now: u64) {
+        if state.decay.has_ended(now) {
+            self.flush_all(state);
+            state.decay.begin_epoch(now, state.runs.resident_free(), state.used());
+        }
+    }
+
+    pub(super) fn due(&self, state: &State) -> u32 {
+        if self.arena.keeps_memory() { 0 } else { state.decay.due(state.runs.resident_free()) }
+    }
+
+    /// Gives back a slice of the pages that were idle for too long; returns how many bytes.
+    pub(in crate::pool) fn decay(&self) -> io::Result<u64> {
+        self.check_process()?;
+        let due = {
+            let mut state = self.state();
+            self.tick(&mut state, memory::now());
+            self.due(&state)
+        };
+        self.give_back_slice(due)
+    }
+
+    /// How long until [`decay`](Core::decay) should be called again; `None` while no page is idle.
+    pub(in crate::pool) fn decay_timeout(&self) -> Option<Duration> {
+        if self.arena.is_inherited() || self.arena.keeps_memory() {
+            return None;
+        }
+        let (state, now) = (self.state(), memory::now());
+        let cached = self.cached();
+        if state.decay.has_ended(now) && cached > 0 {
+            return Some(Duration::ZERO);
+        }
+        state.decay.timeout(now, state.runs.resident_free() + cached)
+    }
+
+    /// Gives all idle pages back; returns how many bytes. Linear in the arena's pages and in the runs that go.
+    pub(in crate::pool) fn trim(&self) -> io::Result<u64> {
+        self.check_process()?;
+        if let Some(overflow) = &self.overflow {
+            overflow.core().trim()?;
+        }
+        if let Some(spill) = &self.spill {
+            spill.settle();
+        }
+        let mut left = {
+            let mut state = self.state();
+            self.flush_all(&mut state);
+            state.runs.resident_free()
+        };
+        let mut bytes = 0;
+        while left > 0 {
+            let Some(pages) = self.give_back_run(left)? else { break };
+            left -= pages;
+            bytes += self.bytes(pages);
+            self.spill.iter().for_each(|spill| spill.withdraw(pages));
+        }
+        Ok(bytes)
+    }
+
+    pub(super) fn give_back_slice(&self, due: u32) -> io::Result<u64> {
+        let slice = due.min(pages_of(SLICE_BYTES as u64, self.arena.page_size() as u64));
+        let mut left = slice;
+        for _ in 0..SLICE_RUNS {
+            match self.give_back_run(left)? {
+                Some(pages) => left -= pages,
+                None => break,
+            }
+        }
+        Ok(self.bytes(slice - left))
+    }
+
+    /// Gives back the highest run of up to `max` idle pages; `None` if there is none.
+    pub(super) fn give_back_run(&self, max: u32) -> io::Result<Option<u32>> {
+        let run = {
+            let mut state = self.state();
+            let Some(run) = state.runs.take_highest_resident(max) else { return Ok(None) };
+            // Allocated while the kernel works, so that no rope fills them; not counted as such.
+            state.decommitting += run.len;
+            run
+        };
+        let done = self.arena.decommit(run);
+        let wakers = {
+            let mut state = self.state();
+            state.decommitting -= run.len;
+            if done.is_ok() {
+                state.runs.clear_resident(run);
+                state.decay.given_back(run.len);
+            }
+            state.runs.free(run);
+            state.serve()
+        };
+        wakers.into_iter().for_each(Waker::wake);
+        done.map(|()| Some(run.len))
+    }
+}
+
+impl GiveBack for Core {
+    fn background(&self) -> Option<&Background> {
+        self.background.as_ref()
+    }
+
+    fn give_back(&self, all: bool) -> Option<Duration> {
+        // What the kernel does not take back stays usable, and is asked for again in the next epoch.
+        let _ = if all { self.trim() } else { self.decay() };
+        self.decay_timeout()
+    }
+}

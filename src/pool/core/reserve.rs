@@ -1,0 +1,95 @@
+//! Reservations and the wait queue.
+
+use std::io;
+use std::task::Waker;
+
+use super::{Core, SHARDS, State, Want};
+use crate::pool::cache::PageCache;
+use crate::pool::capacity::{Capacity, Request, Wakers};
+use crate::pool::refused::Size;
+
+impl Core {
+    /// Pages for a reservation of so many bytes.
+    ///
+    /// # Errors
+    ///
+    /// When it is more than the capacity.
+    pub(in crate::pool) fn pages_to_reserve(&self, bytes: u64) -> io::Result<u32> {
+        self.check_process()?;
+        let capacity = self.state().capacity.limit();
+        let pages = bytes.div_ceil(self.arena.page_size() as u64);
+        u32::try_from(pages).ok().filter(|&pages| pages <= capacity).ok_or_else(|| {
+            let (bytes, capacity) = (Size(bytes), Size(self.bytes(capacity)));
+            let message = format!(
+                "{bytes} requested of a pool with a capacity of {capacity}; ask for less or raise PoolOptions::capacity"
+            );
+            io::Error::new(io::ErrorKind::OutOfMemory, message)
+        })
+    }
+
+    /// Reserves pages if they are available.
+    pub(in crate::pool) fn try_reserve(&self, pages: u32) -> io::Result<()> {
+        let mut state = self.state();
+        if state.capacity.available(state.used()) < pages {
+            self.flush_all(&mut state);
+        }
+        let used = state.used();
+        if state.capacity.try_reserve(pages, used) {
+            Ok(())
+        } else {
+            Err(self.at_capacity(&state, Want::UpTo(pages, 0)))
+        }
+    }
+
+    /// Reserves pages or queues the request; also returns whom to wake.
+    pub(in crate::pool) fn request(
+        &self,
+        pages: u32,
+        ticket: Option<u64>,
+        waker: &mut Waker,
+    ) -> (Request, Wakers) {
+        let mut state = self.state();
+        // While anybody waits, every free must be seen by the queue.
+        for shard in 0..SHARDS {
+            let cached = self.caches[shard].close();
+            state.uncache(cached);
+        }
+        let used = state.used();
+        let answer = state.capacity.request(pages, ticket, waker, used);
+        self.reopen(&state);
+        answer
+    }
+
+    /// Withdraws a queued request.
+    pub(in crate::pool) fn cancel(&self, ticket: u64) {
+        self.with_capacity(|capacity, used| capacity.cancel(ticket, used));
+    }
+
+    /// Returns reserved pages that were not used.
+    pub(in crate::pool) fn unreserve(&self, pages: u32) {
+        self.with_capacity(|capacity, used| {
+            capacity.unreserve(pages);
+            capacity.serve(used)
+        });
+    }
+
+    pub(super) fn with_capacity(&self, change: impl FnOnce(&mut Capacity, u32) -> Wakers) {
+        if self.arena.is_inherited() {
+            return;
+        }
+        let wakers = {
+            let mut state = self.state();
+            let used = state.used();
+            let wakers = change(&mut state.capacity, used);
+            self.reopen(&state);
+            wakers
+        };
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    pub(super) fn reopen(&self, state: &State) {
+        if state.capacity.waiting() == 0 {
+            self.caches.iter().for_each(PageCache::open);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Pages that go to a file: when they are written, and how they are freed.
+
+use std::io;
+use std::task::Waker;
+
+use super::Core;
+use crate::event::event;
+use crate::pool::refused::{AtCapacity, Full};
+use crate::pool::runs::PageRun;
+use crate::pool::spill::{Pages, Refusal, Spill};
+use crate::sys::{file, memory};
+
+impl Core {
+    /// Asks a spill file for room to stage these pages.
+    pub(super) fn admit(&self, run: PageRun) -> io::Result<()> {
+        let Some(spill) = &self.spill else { return Ok(()) };
+        spill.admit(run.len).map_err(|refusal| match refusal {
+            Refusal::Failed(error) => error,
+            Refusal::Staged(bytes) => AtCapacity {
+                in_use: bytes,
+                capacity: bytes,
+                requested: self.bytes(run.len),
+                what: Full::Staging,
+            }
+            .into(),
+        })
+    }
+
+    /// Lets a spill file have pages, of which the first `len` bytes are full and never change again.
+    pub(in crate::pool) fn write_out(&self, run: PageRun, len: usize) {
+        if let Some(spill) = self.spill.as_ref().filter(|_| !self.arena.is_inherited()) {
+            spill.write(run, len);
+        }
+    }
+
+    /// Lets the thread of the spill file free pages. A read that brought nothing frees one with its memory, for the next
+    /// read: it never was in the file, so nothing refers to its old bytes.
+    pub(super) fn free_spilled(&self, spill: &Spill, run: PageRun) {
+        let unused = run.len == 1 && !spill.has(run.start) && !self.arena.shows_file(run);
+        let mut state = self.state();
+        if unused && state.runs.resident_free() == 0 {
+            state.runs.free(run);
+            let wakers = state.serve();
+            drop(state);
+            wakers.into_iter().for_each(Waker::wake);
+        } else {
+            drop(state);
+            spill.free(run);
+        }
+    }
+}
+
+impl Pages for Core {
+    fn write(&self, page: u32, len: usize) -> io::Result<()> {
+        let Some(spill) = &self.spill else { return Ok(()) };
+        let offset = self.bytes(page);
+        file::write_all_at(&spill.file, self.arena.filled(page, len), offset)?;
+        file::write_back(&spill.file, offset, len as u64)?;
+        self.arena.show(PageRun::new(page, 1), &spill.file, offset)
+    }
+
+    fn free(&self, run: PageRun) -> u32 {
+        let Some(spill) = &self.spill else { return 0 };
+        let mut had_memory = 0;
+        for page in run.range().map(|page| PageRun::new(page, 1)) {
+            let resident = self.state().runs.resident_prefix(page) > 0;
+            let in_file = self.arena.shows_file(page);
+            had_memory += u32::from(resident && !in_file);
+            // A write that failed may have got as far as the disk in part.
+            let hole = if resident && !spill.is_named() {
+                memory::punch_hole(&spill.file, self.bytes(page.start), self.bytes(1))
+            } else {
+                Ok(())
+            };
+            let freed = hole.map_err(io::Error::from).and_then(|()| self.arena.forget(page));
+            let mut state = self.state();
+            match freed {
+                Ok(()) => {
+                    if resident {
+                        state.runs.clear_resident(page);
+                    }
+                    state.runs.free(page);
+                }
+                // Its old bytes may be on their way to a socket, so it must not be reused.
+                Err(_lost) => {
+                    event!(warn, error = %_lost, "a spilled page could not be punched and is leaked");
+                }
+            }
+            let wakers = state.serve();
+            drop(state);
+            wakers.into_iter().for_each(Waker::wake);
+        }
+        had_memory
+    }
+}
