@@ -45,6 +45,7 @@ mod upload;
 
 use std::fs;
 use std::io;
+use std::num::NonZero;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,11 +87,11 @@ struct Options {
 #[derive(Clone, Copy, Debug, clap::Args)]
 struct Limits {
     /// Parts of one upload that are being stored at the same time
-    #[arg(long, value_name = "N", default_value_t = 4)]
-    parallel: usize,
+    #[arg(long, value_name = "N", default_value = "4")]
+    parallel: NonZero<usize>,
     /// Most connections; further ones wait until one of them ends
-    #[arg(long, value_name = "N", default_value_t = 1000)]
-    max_connections: u16,
+    #[arg(long, value_name = "N", default_value = "1000")]
+    max_connections: NonZero<u16>,
     /// Longest time for one request to the store, and for a part to wait for room
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = start::seconds)]
     patience: Duration,

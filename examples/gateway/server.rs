@@ -39,7 +39,7 @@ pub(crate) async fn serve(
 }
 
 async fn accept(listener: &TcpListener, app: &Router, limits: &Limits, graceful: &GracefulShutdown) {
-    let slots = Arc::new(Semaphore::new(usize::from(limits.max_connections).max(1)));
+    let slots = Arc::new(Semaphore::new(limits.max_connections.get().into()));
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         match listener.accept().await {

@@ -56,7 +56,7 @@ impl Upload {
 
     /// Begins to store a part, once fewer than `parallel` others are being stored.
     async fn put(&mut self, part: object_store::PutPayload) -> Result<(), Failure> {
-        while self.running.len() >= self.limits.parallel.max(1) {
+        while self.running.len() >= self.limits.parallel.get() {
             self.one_is_stored().await?;
         }
         if let Some(inner) = &mut self.inner {
