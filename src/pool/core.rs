@@ -109,7 +109,7 @@ pub(super) struct Shard {
 ///
 /// Idle pages are given back in slices of at most 2 MiB, by the calls that free pages. A program that may fall silent
 /// calls [`decay`](Pool::decay) when [`decay_timeout`](Pool::decay_timeout) says so, or asks for a
-/// [thread](PoolOptions::background).
+/// [thread](super::PoolOptions::background).
 ///
 /// # Fork
 ///
