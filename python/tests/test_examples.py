@@ -31,16 +31,17 @@ def rust_transfer():
 WAYS = {"python": PYTHON} | ({"rust": rust_transfer()} if shutil.which("cargo") else {})
 
 
-def heed_hangups():
-    """Under nohup(1) they are ignored, by children too."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def heed_signals():
+    """Under nohup(1), and in the background of a shell, some are ignored, by children too."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 class Receiver:
     def __init__(self, command, *options):
         program = [*command, "recv", "--listen", "127.0.0.1:0", *map(str, options)]
         self.process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                        preexec_fn=heed_hangups)
+                                        preexec_fn=heed_signals)
         self.address = re.search(r"listening on (\S+)", self.process.stderr.readline())[1]
 
     def connect(self):
