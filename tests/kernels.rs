@@ -124,6 +124,7 @@ fn limits_too_small_for_any_pool_are_an_error() {
 
 /// Of memory that only this process can have, at most half of what the limits leave is taken too.
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "refuses a memfd")]
 fn a_data_limit_leaves_half_to_the_program_without_a_memfd_too() {
     in_child("a_data_limit_leaves_half_to_the_program_without_a_memfd_too", || {
         forbid(libc::SYS_memfd_create, None, libc::EPERM);
