@@ -308,6 +308,7 @@ fn pools_of_any_capacity() {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "needs a file")]
 fn pools_that_spill_as_much_as_anyone_likes() {
     const UNIT: u64 = 2 << 20;
     let directory = tempfile::tempdir().unwrap();

@@ -94,7 +94,7 @@ pub(crate) fn check_spill() -> io::Result<()> {
 pub(super) fn physical_memory() -> Option<u64> {
     // SAFETY: touches no memory of ours.
     let pages = unsafe { libc::sysconf(libc::_SC_PHYS_PAGES) };
-    Some(u64::try_from(pages).ok()? * super::memory::page_size() as u64)
+    u64::try_from(pages).ok()?.checked_mul(super::memory::page_size() as u64)
 }
 
 /// The system's limit is not asked for.
