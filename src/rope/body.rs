@@ -67,11 +67,6 @@ impl Body {
         self.len() >= if self.align > 1 { MIN_ALIGNED } else { LONG }
     }
 
-    /// Returns whether it is long and so little of it has arrived that moving that costs nothing.
-    fn has_just_begun(&self) -> bool {
-        self.is_received_alone() && self.arrived <= self.len() / NEXT_PART
-    }
-
     /// Bytes that are received behind it.
     fn next(&self) -> usize {
         (self.len() / NEXT_PART).max(self.header).min(MAX_NEXT)
@@ -206,17 +201,11 @@ impl Rope {
     }
 
     /// Returns whether what has arrived of `body` starts where it has to and ends where the spare bytes of the tail begin.
-    ///
-    /// A long body of which little has arrived has to start a page, so that it takes no more pages than it fills.
     fn is_in_place(&self, body: Body) -> bool {
         let Some(tail) = &self.tail else { return false };
         let start = tail.end_address().wrapping_sub(body.arrived);
         let in_one_run = || self.run_start(self.len() - body.arrived, body.arrived) == Some(start);
-        let align = match self.pool() {
-            Some(pool) if body.has_just_begun() => body.align.max(pool.page_size()),
-            _ => body.align,
-        };
-        start % align == 0 && (tail.len() >= body.arrived || self.pool().is_some() && in_one_run())
+        start % body.align == 0 && (tail.len() >= body.arrived || self.pool().is_some() && in_one_run())
     }
 
     /// Moves what has arrived of `body` to a place with room for all of it: in the tail, or a fresh one.
