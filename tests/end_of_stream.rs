@@ -651,7 +651,7 @@ fn any_other_descriptor_is_as_read_says() {
         match (count, at_limit) {
             (0, at_limit) => assert_eq!(at_limit, Ok(0), "{name}"),
             (1.., at_limit) => assert_eq!(at_limit, Err((ErrorKind::QuotaExceeded, None)), "{name}"),
-            (_, Err((ErrorKind::QuotaExceeded, None))) => {} // nobody can tell
+            (_, Err((ErrorKind::QuotaExceeded, None))) => {} // the kernel does not tell
             (_, Err((kind, _))) => assert_eq!(kind, error.kind(), "{name}"),
             (_, at_limit) => panic!("{name}: {at_limit:?}, but read(2) says {error}"),
         }

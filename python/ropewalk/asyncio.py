@@ -515,7 +515,7 @@ class _Protocol(asyncio.BufferedProtocol):
             self._drains.remove(drain)
 
     def _get_close_waiter(self, _stream):
-        # Whoever stops waiting does not stop those who wait too, or again.
+        # A caller that is cancelled must not cancel the future for the others that wait for it.
         return asyncio.shield(self._closed)
 
     def _replace_transport(self, transport):

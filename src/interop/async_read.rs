@@ -44,9 +44,10 @@ impl Rope {
     /// Only a read can tell whether there is more. The one byte that it takes is held back: it is not part of the rope
     /// yet, since that would exceed the limit, and the next receive of any kind that has room delivers it first. So
     /// continue with the same rope after these two errors; what it holds is taken off by
-    /// [`split_to(rope.len())`](Rope::split_to), not by `mem::take`, `finalize` or another replacement of the rope. [`clear`](Rope::clear), `split_to` and [`split_off`](Rope::split_off) leave the byte with this rope, a clone
-    /// has none, and [`append`](Rope::append) moves that of the other rope here if this one has none. An empty rope
-    /// holds nothing back for want of room in the pool: it receives the byte, `Ok(1)`, and fails the next time.
+    /// [`split_to(rope.len())`](Rope::split_to), not by `mem::take`, `finalize` or another replacement of the rope.
+    /// [`clear`](Rope::clear), `split_to` and [`split_off`](Rope::split_off) leave the byte with this rope, a clone has
+    /// none, and [`append`](Rope::append) moves that of the other rope here if this one has none. An empty rope holds
+    /// nothing back for want of room in the pool: it receives the byte, `Ok(1)`, and fails the next time.
     ///
     /// # Cancel safety
     ///

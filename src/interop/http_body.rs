@@ -127,9 +127,10 @@ impl Rope {
 
     /// Appends all data of `body`, up to the rope's [limit](Rope::set_limit); returns the trailers.
     ///
-    /// A rope in a pool copies the data into its pages, or a body of up to 4 KiB into a block of its own size. The pool's
-    /// capacity then bounds all bodies together, and the [view](Rope::finalize) is borrowed or mapped. A rope on the heap keeps the data without a copy, except for
-    /// pieces so short that a segment costs more.
+    /// A rope in a pool copies the data into its pages, so the pool's capacity bounds all bodies together, and the
+    /// [view](Rope::finalize) is borrowed or mapped. A body of up to 4 KiB that comes in one piece takes no page: it
+    /// becomes a heap block of its own size. A rope on the heap keeps the data without a copy, except for pieces so short
+    /// that a segment costs more.
     ///
     /// # Errors
     ///

@@ -8,7 +8,7 @@
 //! decay.rs       when idle pages are given back             (pure)
 //! background.rs  by whom, if the program makes no calls
 //! capacity.rs    limits, reservations, waiters              (pure)
-//! core.rs        the layers put together: allocate, grow, commit, free
+//! core.rs        the layers put together: allocate, grow, commit, free; core/ has what is not on the way of a byte
 //! page_ref.rs    a counted reference to a run of pages
 //! refused.rs     the errors with which a pool refuses
 //! handover.rs    the private pool of a rope for another process

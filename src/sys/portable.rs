@@ -1,11 +1,11 @@
-//! What other systems than Linux get: the names of `linux.rs`, by calls that all of them have, or refused. `mod.rs` chooses
-//! one of the two.
+//! What systems other than Linux get: the same names as in `linux.rs`, implemented by calls that all of these systems have,
+//! or refused. `mod.rs` chooses one of the two files.
 //!
 //! | on Linux | here |
 //! |---|---|
 //! | memfd, its seals, pages mapped a second time | refused: an arena is anonymous, a view borrows or copies, nothing is sealed |
 //! | `MADV_POPULATE_WRITE`, fallocate(2) | refused: a page takes a page fault when it is first touched |
-//! | `MADV_DONTNEED` | `MADV_FREE`: the kernel takes the memory when it has need of it |
+//! | `MADV_DONTNEED` | `MADV_FREE`: the kernel takes the memory when it needs some |
 //! | `MADV_DONTFORK`, `MADV_WIPEONFORK` | a child of fork(2) has a copy of the pages, which it does not use; getpid(2) tells |
 //! | control groups, available memory, PSI | not asked |
 //! | `O_TMPFILE` | a file with a name of its own until it gets another |
@@ -259,7 +259,7 @@ pub(crate) mod pressure {
     }
 }
 
-/// Nobody notifies of memory pressure.
+/// Memory pressure is not reported.
 pub(crate) mod psi {
     use std::io;
     use std::time::Duration;
