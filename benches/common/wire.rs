@@ -2,10 +2,12 @@
 
 use std::io::{self, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use nix::{libc, setsockopt_impl, sockopt_impl};
 
 /// Bytes after which what is sent repeats itself.
@@ -60,6 +62,27 @@ pub fn roomy(bytes: usize) -> io::Result<(TcpStream, TcpStream)> {
     setsockopt(&here, sockopt::RcvBuf, &(4 * bytes))?;
     setsockopt(&there, sockopt::SndBuf, &(4 * bytes))?;
     Ok((here, there))
+}
+
+/// The same over a local stream, the second of which has all bytes before the first read.
+///
+/// Over TCP, where the receiver's window is smaller than what waits, the rest stays with the sender until a read opens
+/// the window, and the kernel's work for it is done and counted within that read.
+///
+/// # Errors
+///
+/// What the kernel reports, or that `net.core.wmem_max` does not allow so much.
+pub fn local(bytes: usize) -> io::Result<(TcpStream, TcpStream)> {
+    let (here, there) = UnixStream::pair()?;
+    setsockopt(&there, sockopt::SndBuf, &(4 * bytes))?;
+    if getsockopt(&there, sockopt::SndBuf)? < 4 * bytes {
+        return Err(io::Error::other(format!(
+            "{bytes} bytes do not fit a socket: raise net.core.wmem_max to {}",
+            4 * bytes
+        )));
+    }
+    // Either type is no more than a descriptor, and the ways to receive are written for this one.
+    Ok((TcpStream::from(OwnedFd::from(here)), TcpStream::from(OwnedFd::from(there))))
 }
 
 /// What is sent: the bytes of one page are alike, those of its neighbours differ.

@@ -76,7 +76,7 @@ pub(super) fn small(tables: &mut Tables) -> io::Result<()> {
 const QUEUED: usize = 1 << 20;
 
 fn messages_received(name: &str, size: usize, messages: usize) -> io::Result<Contender<'static>> {
-    let (mine, theirs) = wire::roomy(QUEUED)?;
+    let (mine, theirs) = wire::local(QUEUED)?;
     let (mut variant, pattern) = (variant(name), wire::pattern());
     let mut some = move || {
         wire::send(&theirs, &pattern, size * messages).expect("sent");
