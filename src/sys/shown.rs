@@ -10,12 +10,12 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, TryLockError};
 use std::thread;
 use std::time::Duration;
 
-use super::file::read_exact_at;
 use super::process::Process;
 
 /// Where in a file bytes lie.
@@ -105,7 +105,7 @@ pub(crate) fn copy(from: &[u8], into: &mut [u8]) -> io::Result<()> {
     for (part, in_file) in parts(from) {
         let (to, behind) = rest.split_at_mut(part.len());
         match in_file {
-            Some(at) => read_exact_at(&at.file, to, at.offset)?,
+            Some(at) => at.file.read_exact_at(to, at.offset)?,
             None => to.copy_from_slice(part),
         }
         rest = behind;
