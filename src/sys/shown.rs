@@ -113,6 +113,25 @@ pub(crate) fn copy(from: &[u8], into: &mut [u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// Appends `from` to `into`, as [`copy`] does.
+///
+/// # Errors
+///
+/// As for [`copy`]. A part may have been appended.
+pub(crate) fn append(from: &[u8], into: &mut Vec<u8>) -> io::Result<()> {
+    for (part, in_file) in parts(from) {
+        let end = into.len();
+        match in_file {
+            Some(at) => {
+                into.resize(end + part.len(), 0);
+                at.file.read_exact_at(&mut into[end..], at.offset)?;
+            }
+            None => into.extend_from_slice(part),
+        }
+    }
+    Ok(())
+}
+
 /// How many of the first bytes are in one place, and where, if that is a file.
 #[inline]
 pub(crate) fn first_part(bytes: &[u8]) -> (usize, Option<InFile>) {
