@@ -531,6 +531,26 @@ fn packets_behind_a_long_frame_are_not_cut() {
     assert!(frames[0] == first && frames[1] == second);
 }
 
+/// As read(2) does: a pipe that is not `O_NONBLOCK` is waited for.
+#[test]
+#[cfg_attr(ropewalk_portable, ignore = "knows no pipes of packets")]
+fn the_next_packet_of_a_pipe_is_waited_for() {
+    let (read, write) = pipe2(OFlag::O_DIRECT | OFlag::O_CLOEXEC).unwrap();
+    let mut write = File::from(write);
+    write.write_all(b"more than two bytes").unwrap();
+    let mut rope = Rope::new();
+    // From now on the rope knows that these are packets.
+    assert_eq!(rope.readv_up_to(&read, 2).unwrap_err().kind(), ErrorKind::InvalidInput);
+    assert_eq!(rope.readv_from(&read).unwrap(), 19);
+    let writer = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(50));
+        write.write_all(b"late").unwrap();
+    });
+    assert_eq!(rope.readv_up_to(&read, 5).unwrap(), 4);
+    writer.join().unwrap();
+    assert_eq!(rope.readv_from(&read).unwrap(), 0);
+}
+
 /// Bytes, which a small read may leave a part of.
 #[test]
 fn a_pipe_of_bytes_is_read_in_any_pieces() {

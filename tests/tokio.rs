@@ -254,6 +254,25 @@ async fn without_room_a_read_fails_or_waits_as_the_caller_likes() {
     assert_eq!(pool.stats().waiting, 0);
 }
 
+/// A reader that waits returns only the room that it has waited for.
+#[tokio::test]
+async fn a_reader_keeps_the_room_that_its_rope_was_made_with() {
+    let pool = pool_of(64);
+    let (here, there) = greeted();
+    let mut rope = Rope::in_room(pool.try_room(64 * PAGE).unwrap());
+    let reserved = async |rope: &mut Rope| {
+        assert_eq!(there.when_room().read_rope_up_to(rope, 5).await.unwrap(), 5);
+        let held = pool.stats().reserved + pool.stats().in_use;
+        assert_eq!(held, 64 * PAGE as u64);
+    };
+    reserved(&mut rope).await;
+    here.try_write(&[7; 5000]).unwrap();
+    reserved(&mut rope).await;
+    here.try_write(b"hello").unwrap();
+    rope.receive_from_when_room(&mut &b"hello"[..]).await.unwrap();
+    assert_eq!(pool.stats().reserved + pool.stats().in_use, 64 * PAGE as u64);
+}
+
 #[tokio::test]
 async fn a_cancelled_wait_leaves_the_line() {
     let (pool, _held) = full_pool();

@@ -117,15 +117,13 @@ impl Rope {
         &mut self,
         reader: &mut R,
     ) -> io::Result<usize> {
-        loop {
-            match self.receive_from(reader).await {
-                Err(error) if is_at_capacity(&error) => self.wait_for_room().await?,
-                done => {
-                    self.release_room();
-                    return done;
-                }
-            }
+        let mut received = self.receive_from(reader).await;
+        while received.as_ref().is_err_and(is_at_capacity) {
+            self.wait_for_room().await?;
+            received = self.receive_from(reader).await;
+            self.release_room(); // what is left of it, for other waiters
         }
+        received
     }
 
     /// Appends exactly `count` bytes of `reader`, and leaves those behind them there.

@@ -68,12 +68,6 @@ impl PartialEq<[u8]> for Rope {
     }
 }
 
-impl PartialEq<Rope> for [u8] {
-    fn eq(&self, other: &Rope) -> bool {
-        other == self
-    }
-}
-
 macro_rules! equal_as_slice {
     ($this:ty: $($other:ty),*) => {$(
         impl PartialEq<$other> for $this {
@@ -95,6 +89,12 @@ equal_as_slice!(View: &[u8], Vec<u8>, Bytes, str, &str, String);
 
 macro_rules! equal_as_array {
     ($($this:ty),*) => {$(
+        impl PartialEq<$this> for [u8] {
+            fn eq(&self, other: &$this) -> bool {
+                other == self
+            }
+        }
+
         impl<const N: usize> PartialEq<[u8; N]> for $this {
             fn eq(&self, other: &[u8; N]) -> bool {
                 *self == other[..]
@@ -122,12 +122,6 @@ impl Eq for View {}
 impl PartialEq<[u8]> for View {
     fn eq(&self, other: &[u8]) -> bool {
         **self == *other
-    }
-}
-
-impl PartialEq<View> for [u8] {
-    fn eq(&self, other: &View) -> bool {
-        *self == **other
     }
 }
 

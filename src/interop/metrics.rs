@@ -2,60 +2,7 @@
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 
-use crate::pool::{Pool, PoolStats};
-
-/// Name, unit, description, and where the value is.
-type Metric = (&'static str, Unit, &'static str, fn(&PoolStats) -> u64);
-
-const GAUGES: [Metric; 14] = [
-    ("ropewalk.pool.memory.capacity", Unit::Bytes, "Most bytes that ropes may hold", |stats| stats.capacity),
-    ("ropewalk.pool.memory.in_use", Unit::Bytes, "Held by ropes, views and Bytes", |stats| stats.in_use),
-    ("ropewalk.pool.memory.in_use_peak", Unit::Bytes, "Highest value of in_use", |stats| stats.peak),
-    ("ropewalk.pool.memory.in_use_low", Unit::Bytes, "Lowest recent value of in_use", |stats| stats.low),
-    (
-        "ropewalk.pool.memory.pinned",
-        Unit::Bytes,
-        "Held by segments that use less than a tenth of their pages",
-        |stats| stats.pinned,
-    ),
-    ("ropewalk.pool.memory.reserved", Unit::Bytes, "Reserved by rooms and not in use", |stats| {
-        stats.reserved
-    }),
-    ("ropewalk.pool.memory.idle", Unit::Bytes, "Resident and free", |stats| stats.warm),
-    ("ropewalk.pool.memory.resident", Unit::Bytes, "Resident: in use or idle", |stats| stats.resident),
-    ("ropewalk.pool.memory.resident_peak", Unit::Bytes, "Highest value of resident", |stats| {
-        stats.peak_resident
-    }),
-    ("ropewalk.pool.spill.in_use", Unit::Bytes, "In the spill file, or on the way there", |stats| {
-        stats.spilled
-    }),
-    ("ropewalk.pool.spill.capacity", Unit::Bytes, "Most bytes that the spill file may hold", |stats| {
-        stats.spill_capacity
-    }),
-    ("ropewalk.pool.waiters", Unit::Count, "Requests that wait for room", |stats| stats.waiting),
-    (
-        "ropewalk.pool.reduced",
-        Unit::Count,
-        "1 if the kernel refused a memfd or a mapping of the size asked for",
-        |stats| u64::from(stats.reduced),
-    ),
-    ("ropewalk.pool.keeps_memory", Unit::Count, "1 if the kernel does not take idle pages back", |stats| {
-        u64::from(stats.keeps_memory)
-    }),
-];
-
-const COUNTERS: [Metric; 5] = [
-    ("ropewalk.pool.extents", Unit::Count, "Extents allocated", |stats| stats.extents),
-    (
-        "ropewalk.pool.fallbacks",
-        Unit::Count,
-        "Allocations from the heap because the pool had no room",
-        |stats| stats.fallbacks,
-    ),
-    ("ropewalk.view.copied", Unit::Bytes, "Copied to make views contiguous", |stats| stats.bytes_copied),
-    ("ropewalk.view.mapped", Unit::Bytes, "Mapped to make views contiguous", |stats| stats.bytes_mapped),
-    ("ropewalk.view.maps", Unit::Count, "Maps that views made", |stats| stats.maps),
-];
+use crate::pool::Pool;
 
 impl Pool {
     /// Reports [`stats`](Pool::stats) to the recorder of the crate `metrics`: gauges and counters with the label
@@ -84,13 +31,43 @@ impl Pool {
             return;
         }
         let (stats, label) = (self.stats(), [("ropewalk.pool.name", self.name().to_owned())]);
-        for (name, unit, description, value) in GAUGES {
+        let gauge = |name, unit, value: u64, description| {
             describe_gauge!(name, unit, description);
-            gauge!(name, &label).set(value(&stats) as f64);
-        }
-        for (name, unit, description, value) in COUNTERS {
+            gauge!(name, &label).set(value as f64);
+        };
+        let bytes = |name, value, description| gauge(name, Unit::Bytes, value, description);
+        bytes("ropewalk.pool.memory.capacity", stats.capacity, "Most bytes that ropes may hold");
+        bytes("ropewalk.pool.memory.in_use", stats.in_use, "Held by ropes, views and Bytes");
+        bytes("ropewalk.pool.memory.in_use_peak", stats.peak, "Highest value of in_use");
+        bytes("ropewalk.pool.memory.in_use_low", stats.low, "Lowest recent value of in_use");
+        let pinned = "Held by segments that use less than a tenth of their pages";
+        bytes("ropewalk.pool.memory.pinned", stats.pinned, pinned);
+        bytes("ropewalk.pool.memory.reserved", stats.reserved, "Reserved by rooms and not in use");
+        bytes("ropewalk.pool.memory.idle", stats.warm, "Resident and free");
+        bytes("ropewalk.pool.memory.resident", stats.resident, "Resident: in use or idle");
+        bytes("ropewalk.pool.memory.resident_peak", stats.peak_resident, "Highest value of resident");
+        bytes("ropewalk.pool.spill.in_use", stats.spilled, "In the spill file, or on the way there");
+        bytes(
+            "ropewalk.pool.spill.capacity",
+            stats.spill_capacity,
+            "Most bytes that the spill file may hold",
+        );
+        let number = |name, value, description| gauge(name, Unit::Count, value, description);
+        number("ropewalk.pool.waiters", stats.waiting, "Requests that wait for room");
+        let reduced = "1 if the kernel refused a memfd or a mapping of the size asked for";
+        number("ropewalk.pool.reduced", stats.reduced.into(), reduced);
+        let keeps = "1 if the kernel does not take idle pages back";
+        number("ropewalk.pool.keeps_memory", stats.keeps_memory.into(), keeps);
+
+        let count = |name, unit, value, description| {
             describe_counter!(name, unit, description);
-            counter!(name, &label).absolute(value(&stats));
-        }
+            counter!(name, &label).absolute(value);
+        };
+        count("ropewalk.pool.extents", Unit::Count, stats.extents, "Extents allocated");
+        let fallbacks = "Allocations from the heap because the pool had no room";
+        count("ropewalk.pool.fallbacks", Unit::Count, stats.fallbacks, fallbacks);
+        count("ropewalk.view.copied", Unit::Bytes, stats.bytes_copied, "Copied to make views contiguous");
+        count("ropewalk.view.mapped", Unit::Bytes, stats.bytes_mapped, "Mapped to make views contiguous");
+        count("ropewalk.view.maps", Unit::Count, stats.maps, "Maps that views made");
     }
 }

@@ -1,10 +1,10 @@
 //! serde: ropes and views as byte strings, or as sequences of numbers in formats without byte strings.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde_core::de::{Error, SeqAccess, Visitor};
-use serde_core::{Deserialize, Deserializer, Serialize, Serializer};
+use bytes::Bytes;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::rope::Rope;
 use crate::view::View;
@@ -49,7 +49,7 @@ impl Serialize for View {
 /// Deserialises into a rope on the heap.
 impl<'de> Deserialize<'de> for Rope {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Rope, D::Error> {
-        deserializer.deserialize_byte_buf(Bytes)
+        Bytes::deserialize(deserializer).map(Rope::from)
     }
 }
 
@@ -57,35 +57,5 @@ impl<'de> Deserialize<'de> for Rope {
 impl<'de> Deserialize<'de> for View {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<View, D::Error> {
         Rope::deserialize(deserializer)?.finalize().map_err(D::Error::custom)
-    }
-}
-
-struct Bytes;
-
-impl<'de> Visitor<'de> for Bytes {
-    type Value = Rope;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("bytes")
-    }
-
-    fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Rope, E> {
-        Ok(Rope::from(bytes.to_vec()))
-    }
-
-    fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Rope, E> {
-        Ok(Rope::from(bytes))
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Rope, E> {
-        self.visit_bytes(text.as_bytes())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut numbers: A) -> Result<Rope, A::Error> {
-        let mut rope = Rope::new();
-        while let Some(byte) = numbers.next_element::<u8>()? {
-            rope.extend_from_slice(&[byte]);
-        }
-        Ok(rope)
     }
 }

@@ -3,8 +3,6 @@
 use std::borrow::Borrow;
 use std::io::{self, BufRead, IoSlice, Read, Seek, SeekFrom, Write};
 
-use bytes::Buf;
-
 use crate::rope::{Cursor, Rope};
 use crate::sys::shown;
 
@@ -30,21 +28,32 @@ use crate::sys::shown;
 /// ```
 impl Read for Rope {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        Ok(take(self, into))
+        self.take_by(|cursor| cursor.read(into))
     }
 
     fn read_exact(&mut self, into: &mut [u8]) -> io::Result<()> {
-        take_exact(self, into)
+        self.take_by(|cursor| cursor.read_exact(into))
     }
 
     fn read_to_end(&mut self, into: &mut Vec<u8>) -> io::Result<usize> {
-        take_all(self, into)
+        self.take_by(|cursor| cursor.read_to_end(into))
+    }
+}
+
+impl Rope {
+    /// Drops the bytes that `read` passes.
+    fn take_by<T>(&mut self, read: impl FnOnce(&mut Cursor<&Rope>) -> T) -> T {
+        let mut cursor = self.cursor();
+        let result = read(&mut cursor);
+        let passed = cursor.position();
+        self.advance(passed);
+        result
     }
 }
 
 impl BufRead for Rope {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        Ok(Buf::chunk(self))
+        Ok(self.piece(0))
     }
 
     fn consume(&mut self, count: usize) {
@@ -116,21 +125,23 @@ impl<R: Borrow<Rope>> Read for Cursor<R> {
     }
 
     fn read_exact(&mut self, into: &mut [u8]) -> io::Result<()> {
-        if self.remaining() < into.len() {
-            return take_exact(self, into);
+        let (want, have) = (into.len(), self.remaining());
+        if have < want {
+            // `read_exact` leaves unspecified what was read before an error; here all bytes are.
+            self.advance(have);
+            let message = format!("{want} bytes wanted, {have} left");
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
         }
         read_all(self, into)
     }
 
     fn read_to_end(&mut self, into: &mut Vec<u8>) -> io::Result<usize> {
-        if shown::is_empty() {
-            return take_all(self, into);
-        }
         let (before, count) = (into.len(), self.remaining());
         into.try_reserve(count).map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error))?;
-        into.resize(before + count, 0);
-        let done = read_all(self, &mut into[before..]);
-        done.inspect_err(|_| into.truncate(before)).map(|()| count)
+        let read = self.chunks().try_for_each(|chunk| shown::append(chunk, into));
+        read.inspect_err(|_| into.truncate(before))?;
+        self.advance(count);
+        Ok(count)
     }
 }
 
@@ -196,34 +207,4 @@ impl<R: Borrow<Rope>> Seek for Cursor<R> {
             }
         }
     }
-}
-
-fn take(from: &mut impl Buf, into: &mut [u8]) -> usize {
-    let count = into.len().min(from.remaining());
-    from.copy_to_slice(&mut into[..count]);
-    count
-}
-
-fn take_exact(from: &mut impl Buf, into: &mut [u8]) -> io::Result<()> {
-    let (want, have) = (into.len(), from.remaining());
-    if have < want {
-        // `read_exact` leaves unspecified what was read before an error; here all bytes are.
-        from.advance(have);
-        let message = format!("{want} bytes wanted, {have} left");
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
-    }
-    from.copy_to_slice(into);
-    Ok(())
-}
-
-fn take_all(from: &mut impl Buf, into: &mut Vec<u8>) -> io::Result<usize> {
-    let count = from.remaining();
-    into.try_reserve(count).map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error))?;
-    while from.has_remaining() {
-        let chunk = from.chunk();
-        let len = chunk.len();
-        into.extend_from_slice(chunk);
-        from.advance(len);
-    }
-    Ok(count)
 }

@@ -253,32 +253,7 @@ pub struct WhenRoom<'a, S: ?Sized>(&'a S);
 
 impl<S: Watched> ReadRope for WhenRoom<'_, S> {
     async fn read_rope_up_to(&self, rope: &mut Rope, max: usize) -> io::Result<usize> {
-        if max == 0 {
-            return Ok(0);
-        }
-        while let Some(delivered) = rope.deliver_held_back(max) {
-            match delivered {
-                Err(error) if is_at_capacity(&error) => rope.wait_for_room().await?,
-                done => {
-                    rope.release_room();
-                    return done;
-                }
-            }
-        }
-        loop {
-            rope.restart_if_empty(); // before it waits
-            self.0.ready(Interest::READABLE).await?;
-            rope.wait_for_spill().await;
-            match try_read(self.0, rope, |rope, fd| rope.readv_up_to(fd, max)) {
-                // Another reader took the bytes: return the room to other waiters.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => rope.release_room(),
-                Err(error) if is_at_capacity(&error) => rope.wait_for_room().await?,
-                done => {
-                    rope.release_room();
-                    return done;
-                }
-            }
-        }
+        Direct { from: self.0, waits: true }.read_up_to(rope, max).await
     }
 
     fn read_frame(
@@ -286,48 +261,73 @@ impl<S: Watched> ReadRope for WhenRoom<'_, S> {
         rope: &mut Rope,
         codec: &RopeCodec,
     ) -> impl Future<Output = io::Result<Option<Rope>>> + Send {
-        next_frame(WhenRoom(self.0), rope, codec)
+        next_frame(Direct { from: self.0, waits: true }, rope, codec)
     }
 }
 
-impl<S: Watched> Fill for WhenRoom<'_, S> {
-    async fn fill(&mut self, rope: &mut Rope, body: Option<Body>) -> io::Result<usize> {
-        if rope.held_back.is_some() {
-            return self.read_rope_up_to(rope, usize::MAX).await;
-        }
-        rope.restart_if_empty(); // before it waits
-        self.0.ready(Interest::READABLE).await?;
-        rope.wait_for_spill().await;
-        if let (Some(body), Err(error)) = (body, rope.prepare_body(body)) {
-            if !is_at_capacity(&error) {
-                return Err(error);
-            }
-            // Room does not have to be in one run, so this is tried once.
-            rope.wait_for_room_for(body.room()).await?;
-            let prepared = rope.prepare_body(Some(body));
-            rope.release_room();
-            prepared?;
-        }
-        match try_read(self.0, rope, |rope, fd| rope.readv_body(fd, body)) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock || is_at_capacity(&error) => {
-                let max = rope.prepare_body(body)?;
-                self.read_rope_up_to(rope, max).await
-            }
-            done => done,
-        }
-    }
+/// Reads of a socket or a pipe, once it is readable.
+struct Direct<'a, S> {
+    from: &'a S,
+    /// Whether they wait for room in a full pool.
+    waits: bool,
 }
-
-/// Reads of a socket or a pipe.
-struct Direct<'a, S>(&'a S);
 
 impl<S: Watched> Fill for Direct<'_, S> {
     async fn fill(&mut self, rope: &mut Rope, body: Option<Body>) -> io::Result<usize> {
-        if let Some(delivered) = rope.deliver_held_back(usize::MAX) {
-            return delivered;
+        self.read(rope, usize::MAX, body, |rope, fd| rope.readv_body(fd, body)).await
+    }
+}
+
+impl<S: Watched> Direct<'_, S> {
+    async fn read_up_to(&self, rope: &mut Rope, max: usize) -> io::Result<usize> {
+        if max == 0 {
+            return Ok(0);
         }
-        rope.wait_for_spill().await;
-        read(self.0, rope, |rope, fd| rope.readv_body(fd, body)).await
+        self.read(rope, max, None, |rope, fd| rope.readv_up_to(fd, max)).await
+    }
+
+    /// Delivers the byte that was held back, or makes the call.
+    async fn read(
+        &self,
+        rope: &mut Rope,
+        max: usize,
+        body: Option<Body>,
+        mut receive: impl FnMut(&mut Rope, BorrowedFd<'_>) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let mut attempt = |rope: &mut Rope| match rope.deliver_held_back(max) {
+            Some(delivered) => delivered,
+            None => try_read(self.from, rope, &mut receive),
+        };
+        let mut waits = self.waits;
+        loop {
+            if rope.held_back.is_none() {
+                rope.restart_if_empty(); // before it waits
+                self.from.ready(Interest::READABLE).await?;
+                rope.wait_for_spill().await;
+            }
+            let mut received = attempt(rope);
+            while waits && received.as_ref().is_err_and(is_at_capacity) {
+                // Room does not have to be in one run: for a body that has to, it is waited for once.
+                let one_run = body.filter(|body| body.align > 1);
+                waits = one_run.is_none();
+                // Boxed, so that the futures of reads that do not wait are small.
+                Box::pin(wait_for_room(rope, one_run)).await?;
+                received = attempt(rope);
+                rope.release_room(); // what is left of it, for other waiters
+            }
+            match received {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return done,
+            }
+        }
+    }
+}
+
+/// Waits for room for all of a body that has to be in one run, or else for a usual read.
+async fn wait_for_room(rope: &mut Rope, one_run: Option<Body>) -> io::Result<()> {
+    match one_run {
+        Some(body) => rope.wait_for_room_for(body.room()).await,
+        None => rope.wait_for_room().await,
     }
 }
 
@@ -471,21 +471,6 @@ impl<R: Borrow<Rope> + Send> sealed::Outgoing for Cursor<R> {
     }
 }
 
-async fn read(
-    from: &impl Watched,
-    rope: &mut Rope,
-    mut receive: impl FnMut(&mut Rope, BorrowedFd<'_>) -> io::Result<usize>,
-) -> io::Result<usize> {
-    loop {
-        rope.restart_if_empty(); // before it waits
-        from.ready(Interest::READABLE).await?;
-        match try_read(from, rope, &mut receive) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            done => return done,
-        }
-    }
-}
-
 /// Receives, and clears the readiness if nothing is left: so the next receive is not one that fails.
 fn try_read<S: Watched>(
     from: &S,
@@ -525,14 +510,7 @@ macro_rules! read_rope {
     ($($type:ty),* $(,)?) => {$(
         impl ReadRope for $type {
             async fn read_rope_up_to(&self, rope: &mut Rope, max: usize) -> io::Result<usize> {
-                if max == 0 {
-                    return Ok(0);
-                }
-                if let Some(delivered) = rope.deliver_held_back(max) {
-                    return delivered;
-                }
-                rope.wait_for_spill().await;
-                read(self, rope, |rope, fd| rope.readv_up_to(fd, max)).await
+                Direct { from: self, waits: false }.read_up_to(rope, max).await
             }
 
             #[inline]
@@ -541,7 +519,7 @@ macro_rules! read_rope {
                 rope: &mut Rope,
                 codec: &RopeCodec,
             ) -> impl Future<Output = io::Result<Option<Rope>>> + Send {
-                next_frame(Direct(self), rope, codec)
+                next_frame(Direct { from: self, waits: false }, rope, codec)
             }
         }
     )*};

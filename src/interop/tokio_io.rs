@@ -5,12 +5,10 @@ use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Buf;
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncSeek, AsyncWrite, ReadBuf};
 
 use super::in_memory::{buf_read_methods, write_methods};
 use crate::rope::{Cursor, Rope};
-use crate::sys::shown;
 
 /// Reads from the front; bytes that were read leave the rope. O(bytes copied).
 ///
@@ -35,8 +33,8 @@ use crate::sys::shown;
 /// ```
 impl AsyncRead for Rope {
     fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        fill(into, self.get_mut());
-        Poll::Ready(Ok(()))
+        let count = self.len();
+        Poll::Ready(fill(into, self.get_mut(), count))
     }
 }
 
@@ -98,15 +96,8 @@ impl AsyncWrite for Rope {
 /// ```
 impl<R: Borrow<Rope> + Unpin> AsyncRead for Cursor<R> {
     fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let cursor = self.get_mut();
-        if shown::is_empty() {
-            fill(into, cursor);
-        } else {
-            let count = into.remaining().min(cursor.remaining());
-            cursor.read_exact(into.initialize_unfilled_to(count))?;
-            into.advance(count);
-        }
-        Poll::Ready(Ok(()))
+        let count = self.remaining();
+        Poll::Ready(fill(into, self.get_mut(), count))
     }
 }
 
@@ -125,11 +116,10 @@ impl<R: Borrow<Rope> + Unpin> AsyncSeek for Cursor<R> {
     }
 }
 
-fn fill(into: &mut ReadBuf<'_>, from: &mut impl Buf) {
-    while into.remaining() > 0 && from.has_remaining() {
-        let chunk = from.chunk();
-        let count = chunk.len().min(into.remaining());
-        into.put_slice(&chunk[..count]);
-        from.advance(count);
-    }
+/// Reads as much of the `count` bytes of `from` as there is room for.
+fn fill(into: &mut ReadBuf<'_>, from: &mut impl Read, count: usize) -> io::Result<()> {
+    let count = count.min(into.remaining());
+    from.read_exact(into.initialize_unfilled_to(count))?;
+    into.advance(count);
+    Ok(())
 }

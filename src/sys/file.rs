@@ -1,18 +1,14 @@
 //! The calls on files: one without a name for a pool to spill to, its pages in the page cache, and its way to a socket.
-#![allow(unsafe_code)] // raw calls that nix does not have
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags};
-use nix::libc;
 use nix::unistd::linkat;
 
 use super::io::{retry, within_offer};
@@ -20,7 +16,7 @@ use super::iovec::MAX_BYTES;
 use super::memory::{file_size_limit, to_off};
 #[cfg(test)]
 use super::mock::{self, Call};
-use super::platform::{self, O_TMPFILE, copy_file_range, sendfile64, sigtimedwait};
+use super::platform::{self, O_TMPFILE, copy_file_range};
 
 /// A file without a name, or with a random one until it gets another.
 #[derive(Debug)]
@@ -134,7 +130,7 @@ pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result
 }
 
 /// Refuses what the kernel would raise SIGXFSZ for.
-fn check_size(offset: u64, len: usize) -> io::Result<()> {
+pub(super) fn check_size(offset: u64, len: usize) -> io::Result<()> {
     if offset.saturating_add(len as u64) <= file_size_limit() {
         return Ok(());
     }
@@ -163,11 +159,6 @@ pub(crate) fn write_back(file: &File, offset: u64, len: u64) -> io::Result<()> {
         let _ = platform::drop_cached(file, from, bytes);
     }
     Ok(())
-}
-
-/// pread(2): reads all of `into`, or says what is missing.
-pub(crate) fn read_exact_at(file: &File, into: &mut [u8], offset: u64) -> io::Result<()> {
-    file.read_exact_at(into, offset)
 }
 
 /// fstat(2): bytes of a regular file.
@@ -212,7 +203,7 @@ fn copy_through(from: &File, offset: u64, len: usize, to: &File, at: u64, done: 
     let mut done = done;
     while done < len {
         let part = (len - done).min(buffer.len());
-        read_exact_at(from, &mut buffer[..part], offset + done as u64)?;
+        from.read_exact_at(&mut buffer[..part], offset + done as u64)?;
         write_all_at(to, &buffer[..part], at + done as u64)?;
         done += part;
     }
@@ -238,13 +229,7 @@ pub(crate) fn sendfile(
     len: usize,
 ) -> io::Result<Option<usize>> {
     let offer = len.min(MAX_BYTES);
-    let sent = without_sigpipe(|| {
-        retry(|| {
-            let mut at = to_off64(offset)?;
-            sendfile64(fd, file, Some(&mut at), offer)
-        })
-    });
-    match sent {
+    match retry(|| platform::sendfile(fd, file, to_off64(offset)?, offer)) {
         Ok(0) => Err(shrunk(offset)),
         Ok(count) => within_offer(count, offer, "sendfile").map(Some),
         Err(error) if error.raw_os_error().map(Errno::from_raw).is_some_and(super::is_unsupported) => {
@@ -262,37 +247,4 @@ fn to_off64(offset: u64) -> nix::Result<i64> {
 fn shrunk(offset: u64) -> io::Error {
     let message = format!("the file ends before byte {offset}, which the rope holds: it was made shorter");
     io::Error::new(io::ErrorKind::UnexpectedEof, message)
-}
-
-/// pthread_sigmask(3) and sigtimedwait(2): runs `call`, and takes back the SIGPIPE that it raised in this thread.
-fn without_sigpipe<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    let (mut pipe, mut before) = (MaybeUninit::<libc::sigset_t>::uninit(), MaybeUninit::uninit());
-    let mut pending = MaybeUninit::uninit();
-    // SAFETY: initialises the set.
-    unsafe { libc::sigemptyset(pipe.as_mut_ptr()) };
-    // SAFETY: a set, and a signal that exists.
-    unsafe { libc::sigaddset(pipe.as_mut_ptr(), libc::SIGPIPE) };
-    // SAFETY: initialised above.
-    let pipe = unsafe { pipe.assume_init() };
-    // SAFETY: memory for a set.
-    let was_pending = unsafe { libc::sigpending(pending.as_mut_ptr()) } == 0
-        // SAFETY: filled by the call before.
-        && unsafe { libc::sigismember(pending.as_ptr(), libc::SIGPIPE) } == 1;
-    // SAFETY: one set, and memory for another.
-    let blocked =
-        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const pipe, before.as_mut_ptr()) } == 0;
-    let result = call();
-    if blocked {
-        let broken = result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
-        if broken && !was_pending {
-            let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-            // SAFETY: takes the signal if it is pending; nothing is written to a null pointer.
-            while unsafe { sigtimedwait(&raw const pipe, ptr::null_mut(), &raw const at_once) } < 0
-                && Errno::last() == Errno::EINTR
-            {}
-        }
-        // SAFETY: the mask that the first call has filled.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut()) };
-    }
-    result
 }

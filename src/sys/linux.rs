@@ -1,46 +1,38 @@
-//! What Linux has and other systems lack or do in another way. `portable.rs` has the same names for them; `mod.rs` chooses
-//! one of the two.
+//! Calls that Linux has and other systems lack or make in another way. `portable.rs` has the same names for them; `mod.rs`
+//! chooses one of the two.
 #![allow(unsafe_code)] // raw calls, and advice about memory
-
-pub(crate) mod pipe;
-pub(crate) mod pressure;
-pub(crate) mod psi;
-pub(crate) mod seal;
-pub(crate) mod space;
 
 use std::ffi::CStr;
 use std::fs::{self, File};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::ptr::{self, NonNull};
 
 use nix::errno::Errno;
 use nix::fcntl::{
-    FallocateFlags, FcntlArg, OFlag, PosixFadviseAdvice, SealFlag, fallocate, fcntl, posix_fadvise,
+    self, FallocateFlags, FcntlArg, OFlag, PosixFadviseAdvice, SealFlag, SpliceFFlags, fallocate, fcntl,
+    posix_fadvise,
 };
-use nix::libc::{self, c_int, c_void, off_t};
+use nix::libc::{self, SYS_mremap, c_int, c_long, c_void, off_t};
 use nix::sys::mman::{MapFlags, MmapAdvise, madvise};
 use nix::sys::resource::Resource;
+use nix::sys::sendfile::sendfile64;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::sys::sysinfo::sysinfo;
 use nix::time::ClockId;
-use nix::unistd::pipe2;
+use nix::unistd::{Whence, lseek64, pipe2};
 
 #[cfg(test)]
-use super::mock;
-// The modules above know these as their parent's.
-use super::{io, is_unsupported, memory, peek, process, shown};
+use super::mock::{self, Call};
+use super::{io, memory, peek, pressure};
 
 pub(super) use libc::{
-    MSG_CMSG_CLOEXEC, MSG_ERRQUEUE, MSG_NOSIGNAL, MSG_ZEROCOPY, O_TMPFILE, POLLRDHUP, fstat64, lseek64,
-    pread64, preadv64, sigtimedwait, stat64,
+    MREMAP_DONTUNMAP, MREMAP_FIXED, MSG_CMSG_CLOEXEC, MSG_ERRQUEUE, MSG_NOSIGNAL, MSG_ZEROCOPY, O_TMPFILE,
+    POLLRDHUP, preadv64,
 };
 pub(super) use nix::fcntl::copy_file_range;
-pub(super) use nix::sys::sendfile::sendfile64;
-
-/// An arena is a memfd, which can be mapped twice and sealed.
-pub(crate) const HAS_MEMFD: bool = true;
-
-/// A pipe may have packets.
-pub(super) const HAS_PACKET_PIPES: bool = true;
 
 /// Since Linux 6.5; not in `libc` for all targets.
 pub(super) const SCM_PIDFD: c_int = 4;
@@ -51,6 +43,7 @@ pub(super) const MSG_TELL_LEN: c_int = libc::MSG_TRUNC;
 /// Domains whose seqpacket sockets drop what a receive has no room for.
 pub(super) const MESSAGE_DOMAINS: [c_int; 2] = [libc::AF_UNIX, libc::AF_BLUETOOTH];
 
+pub(super) const NOREPLACE: MapFlags = MapFlags::MAP_FIXED_NOREPLACE;
 pub(super) const NORESERVE: MapFlags = MapFlags::MAP_NORESERVE;
 pub(super) const DONTFORK: MmapAdvise = MmapAdvise::MADV_DONTFORK;
 pub(super) const DONTDUMP: MmapAdvise = MmapAdvise::MADV_DONTDUMP;
@@ -65,12 +58,6 @@ pub(super) const COARSE: ClockId = ClockId::CLOCK_MONOTONIC_COARSE;
 pub(super) const O_DIRECT: OFlag = OFlag::O_DIRECT;
 pub(super) const ADDRESS_SPACE: Resource = Resource::RLIMIT_AS;
 
-/// Returns whether a pool can spill, if its file system makes holes.
-#[allow(clippy::unnecessary_wraps)] // elsewhere it cannot
-pub(crate) fn check_spill() -> std::io::Result<()> {
-    Ok(())
-}
-
 /// sysinfo(2), or `MemTotal` of proc_meminfo(5): bytes of physical memory. sysconf(3) does not look whether the call
 /// fails.
 pub(super) fn physical_memory() -> Option<u64> {
@@ -81,16 +68,9 @@ pub(super) fn physical_memory() -> Option<u64> {
     sysinfo().ok().map(|info| info.ram_total()).or_else(by_file)
 }
 
-/// Bytes that the system lets all processes map, where it never overcommits: `overcommit_memory` 2 of proc_sys_vm(5).
-/// `MAP_NORESERVE` has no effect there.
-pub(super) fn committable() -> u64 {
-    let never = fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.trim() == "2");
-    let left = || {
-        let text = fs::read_to_string("/proc/meminfo").ok()?;
-        let kib = |name| pressure::field(&text, name);
-        Some(kib("CommitLimit:")?.saturating_sub(kib("Committed_AS:")?).saturating_mul(1024))
-    };
-    if never { left().unwrap_or(u64::MAX) } else { u64::MAX }
+/// sysinfo(2): bytes of memory that nothing uses.
+pub(super) fn free_memory() -> Option<u64> {
+    sysinfo().ok().map(|info| info.ram_unused())
 }
 
 /// memfd_create(2): close-on-exec, empty.
@@ -103,6 +83,78 @@ pub(super) fn memfd_create(name: &CStr) -> std::io::Result<OwnedFd> {
 pub(super) fn seal_size(memfd: &File) -> nix::Result<()> {
     let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
     fcntl(memfd, FcntlArg::F_ADD_SEALS(seals)).map(drop)
+}
+
+const SEALS: SealFlag = SealFlag::F_SEAL_SEAL
+    .union(SealFlag::F_SEAL_SHRINK)
+    .union(SealFlag::F_SEAL_GROW)
+    .union(SealFlag::F_SEAL_WRITE);
+
+/// fcntl(2) with `F_ADD_SEALS`, against any change.
+pub(super) fn seal(memfd: &File) -> nix::Result<()> {
+    fcntl(memfd, FcntlArg::F_ADD_SEALS(SEALS)).map(drop)
+}
+
+/// Returns the length of a sealed memfd.
+///
+/// fcntl(2) with `F_GET_SEALS`, fstatfs(2), fstat(2), and cachestat(2) or lseek(2) with `SEEK_HOLE`, which are linear in
+/// the pages.
+///
+/// # Errors
+///
+/// `InvalidData` if the file is not a memfd, lacks a seal, or has holes: reading one gives it memory of the reader's, and
+/// raises SIGBUS where there is none. So does one of huge pages (`MFD_HUGETLB`), whose holes the kernel does not tell.
+pub(super) fn sealed_len(file: &File) -> std::io::Result<usize> {
+    let seals = match fcntl(file, FcntlArg::F_GET_SEALS) {
+        Ok(seals) => SealFlag::from_bits_retain(seals),
+        Err(Errno::EINVAL) => return Err(refused("the descriptor is no memfd: it has no seals")),
+        Err(error) => return Err(error.into()),
+    };
+    if !seals.contains(SEALS) {
+        let (seals, needed) = (seals.bits(), SEALS.bits());
+        return Err(refused(format!("the file has seals {seals:#x}, {needed:#x} are needed; seal it first")));
+    }
+    if fstatfs(file)?.filesystem_type() != TMPFS_MAGIC {
+        return Err(refused("the memfd has huge pages (MFD_HUGETLB); send one of ordinary pages"));
+    }
+    let stat = file.metadata()?;
+    let (len, memory) = (stat.len(), stat.blocks().saturating_mul(512));
+    // The kernel also counts pages behind the end, so that enough of them does not mean that there is no hole.
+    if memory < len || !(is_cached(file, len) || first_hole(file, len)? == len) {
+        return Err(refused(format!(
+            "the memfd has holes: {memory} of its {len} bytes, at most, have memory"
+        )));
+    }
+    usize::try_from(len).map_err(|_| refused(format!("{len} bytes are more than this process can map")))
+}
+
+/// cachestat(2), since Linux 6.5: whether all pages of the file are in memory. Cheaper than lseek(2), but what is in
+/// swap does not count, and some files are refused.
+fn is_cached(file: &File, len: u64) -> bool {
+    const CACHESTAT: c_long = 451; // on all targets of this crate; not in `libc` for each
+    let (range, mut counts) = ([0, len], [0u64; 5]);
+    #[cfg(test)]
+    if mock::refuse(Call::CacheStat).is_err() {
+        return false;
+    }
+    let (fd, range, to) = (file.as_raw_fd(), range.as_ptr(), counts.as_mut_ptr());
+    // SAFETY: `range` is the struct of offset and length, `counts` memory for that of five counts, both of 64 bits each.
+    let done = unsafe { libc::syscall(CACHESTAT, fd, range, to, 0) };
+    done == 0 && counts[0] == len.div_ceil(memory::page_size() as u64)
+}
+
+/// lseek(2) with `SEEK_HOLE`; the position is set to 0.
+fn first_hole(file: &File, len: u64) -> std::io::Result<u64> {
+    if len == 0 {
+        return Ok(0);
+    }
+    let hole = lseek64(file, 0, Whence::SeekHole)?;
+    lseek64(file, 0, Whence::SeekSet)?;
+    Ok(hole.unsigned_abs())
+}
+
+fn refused(message: impl Into<String>) -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::InvalidData, message.into())
 }
 
 /// madvise(2) with `MADV_POPULATE_WRITE`: gives a range memory and page table entries.
@@ -153,8 +205,8 @@ pub(super) fn drop_cached(file: &File, offset: off_t, len: off_t) -> nix::Result
 }
 
 /// getsockopt(2), `SO_DOMAIN`.
-pub(super) fn domain(fd: BorrowedFd<'_>) -> Option<c_int> {
-    peek::option(fd, libc::SO_DOMAIN).ok()
+pub(super) fn domain(fd: BorrowedFd<'_>) -> nix::Result<c_int> {
+    peek::option(fd, libc::SO_DOMAIN)
 }
 
 /// recv(2) with `MSG_PEEK` and `MSG_TRUNC`: bytes of the next message.
@@ -165,18 +217,85 @@ pub(super) fn message_len(fd: BorrowedFd<'_>, flags: c_int) -> nix::Result<usize
 }
 
 /// pipe2(2) and tee(2): a copy of the first `len` bytes of a pipe, which `waits` for some.
-pub(super) fn tee(fd: BorrowedFd<'_>, len: usize, waits: bool) -> std::io::Result<OwnedFd> {
-    let (read, write) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-    let flags = if waits { 0 } else { libc::SPLICE_F_NONBLOCK };
-    // SAFETY: moves no memory of this process.
-    io::retry(|| Errno::result(unsafe { libc::tee(fd.as_raw_fd(), write.as_raw_fd(), len, flags) }))?;
-    Ok(read)
+pub(super) fn tee(fd: BorrowedFd<'_>, len: usize, waits: bool) -> std::io::Result<File> {
+    let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+    let flags = if waits { SpliceFFlags::empty() } else { SpliceFFlags::SPLICE_F_NONBLOCK };
+    io::retry(|| fcntl::tee(fd, &write, len, flags))?;
+    Ok(read.into())
+}
+
+/// pipe2(2); fcntl(2) with `F_SETPIPE_SZ`: a pipe of so many bytes, where the kernel grants them.
+pub(super) fn pipe(bytes: c_int) -> nix::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+    // With less it takes more calls.
+    let _ = fcntl(&write, FcntlArg::F_SETPIPE_SZ(bytes));
+    Ok((read, write))
+}
+
+/// splice(2): moves up to `len` bytes from or to a pipe, to an offset of what is a file.
+pub(super) fn splice(
+    from: impl AsFd,
+    to: impl AsFd,
+    offset: Option<&mut i64>,
+    len: usize,
+) -> nix::Result<usize> {
+    fcntl::splice(from, None, to, offset, len, SpliceFFlags::empty())
+}
+
+/// sendfile(2), without the SIGPIPE that it raises in this thread: pthread_sigmask(3), sigtimedwait(2).
+pub(super) fn sendfile(to: impl AsFd, from: impl AsFd, mut offset: i64, len: usize) -> nix::Result<usize> {
+    let mut pipe = SigSet::empty();
+    pipe.add(Signal::SIGPIPE);
+    let was_pending = is_pending(Signal::SIGPIPE);
+    let blocked = pipe.thread_swap_mask(SigmaskHow::SIG_BLOCK);
+    let sent = sendfile64(to, from, Some(&mut offset), len);
+    if let Ok(before) = blocked {
+        if sent == Err(Errno::EPIPE) && !was_pending {
+            let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+            // SAFETY: takes the signal if it is pending; nothing is written to a null pointer.
+            while unsafe { libc::sigtimedwait(pipe.as_ref(), ptr::null_mut(), &raw const at_once) } < 0
+                && Errno::last() == Errno::EINTR
+            {}
+        }
+        let _ = before.thread_set_mask();
+    }
+    sent
+}
+
+/// sigpending(2)
+fn is_pending(signal: Signal) -> bool {
+    let mut pending = MaybeUninit::uninit();
+    // SAFETY: memory for a set.
+    let filled = unsafe { libc::sigpending(pending.as_mut_ptr()) } == 0;
+    // SAFETY: looked at only if the call has filled it.
+    let pending = filled.then(|| unsafe { pending.assume_init() });
+    // SAFETY: a set that the kernel has made.
+    pending.is_some_and(|pending| unsafe { SigSet::from_sigset_t_unchecked(pending) }.contains(signal))
+}
+
+/// mremap(2): moves a mapping. A raw call, because musl's wrapper drops the address unless it comes with `MREMAP_FIXED`.
+///
+/// # Safety
+///
+/// Nothing refers to memory at `from` that mremap(2) unmaps, nor to what it replaces at `to` with `MREMAP_FIXED`.
+pub(super) unsafe fn mremap(
+    from: NonNull<u8>,
+    len: usize,
+    how: c_int,
+    to: *mut u8,
+) -> nix::Result<NonNull<u8>> {
+    let flags = c_long::from(libc::MREMAP_MAYMOVE | how);
+    // SAFETY: promised by the caller.
+    let got = Errno::result(unsafe { libc::syscall(SYS_mremap, from.as_ptr(), len, len, flags, to) })?;
+    #[allow(clippy::cast_possible_truncation)] // a long is as wide as an address
+    let got = got as usize;
+    NonNull::new(ptr::with_exposed_provenance_mut(got)).ok_or(Errno::EINVAL)
 }
 
 /// Returns whether a character device is one of memory: `null`, `zero`, `full`, `random`, `urandom`, mem(4).
-pub(super) fn is_memory_device(stat: &stat64) -> bool {
+pub(super) fn is_memory_device(number: u64) -> bool {
     const MEMORY: u32 = 1;
-    libc::major(stat.st_rdev) == MEMORY && [3, 5, 7, 8, 9].contains(&libc::minor(stat.st_rdev))
+    libc::major(number) == MEMORY && [3, 5, 7, 8, 9].contains(&libc::minor(number))
 }
 
 /// Received descriptors are close-on-exec already.

@@ -25,6 +25,7 @@ use nix::unistd::{SysconfVar, sysconf};
 #[cfg(test)]
 use super::mock::{self, Call};
 use super::platform::{self, ADDRESS_SPACE, COARSE, DISCARD, DONTDUMP, DONTFORK, HUGEPAGE, NORESERVE};
+use super::pressure;
 use super::process::Process;
 
 /// Bytes that one page table maps, and of a huge page, where a page is 4 KiB.
@@ -47,6 +48,7 @@ pub(crate) fn unsealed_memfd(len: u64) -> io::Result<(File, u64)> {
     if cfg!(miri) {
         return Err(Errno::ENOSYS.into()); // it knows no memfd_create(2)
     }
+    super::need_linux("sealing and handing over")?;
     #[cfg(test)]
     mock::refuse(Call::Memfd)?;
     let file = File::from(platform::memfd_create(c"ropewalk")?);
@@ -369,7 +371,7 @@ pub(crate) fn mappable(private: bool) -> u64 {
     };
     let left = |resource, field| limit(resource).saturating_sub(used(field));
     let all = left(ADDRESS_SPACE, 0);
-    if private { all.min(left(Resource::RLIMIT_DATA, 5)).min(platform::committable()) } else { all }
+    if private { all.min(left(Resource::RLIMIT_DATA, 5)).min(pressure::committable()) } else { all }
 }
 
 fn system_value(name: SysconfVar) -> Option<usize> {

@@ -10,12 +10,17 @@ pub(crate) mod memory;
 #[cfg(test)]
 pub(crate) mod mock;
 mod peek;
+pub(crate) mod pipe;
 // The switch between the two: `RUSTFLAGS="--cfg ropewalk_portable"` builds on Linux what other systems get.
 #[cfg_attr(all(target_os = "linux", not(ropewalk_portable)), path = "linux.rs")]
 #[cfg_attr(not(all(target_os = "linux", not(ropewalk_portable))), path = "portable.rs")]
 mod platform;
+pub(crate) mod pressure;
 pub(crate) mod process;
+pub(crate) mod psi;
+pub(crate) mod seal;
 pub(crate) mod shown;
+pub(crate) mod space;
 
 pub use io::Received;
 pub(crate) use io::{
@@ -26,7 +31,19 @@ pub(crate) use peek::{
     FdKind, KnownFd, at_end_of_file, is_no_socket, is_stream_type, needs_alignment, next_message_len,
     next_with_bytes, position, set_position,
 };
-pub(crate) use platform::{HAS_MEMFD, check_spill, pipe, pressure, psi, seal, space};
+
+/// Whether this is Linux: an arena is a memfd, whose pages can be mapped twice and sealed; a pipe may have packets.
+pub(crate) const IS_LINUX: bool = cfg!(all(target_os = "linux", not(ropewalk_portable)));
+
+/// # Errors
+///
+/// `Unsupported` on another system, where `what` cannot be had.
+pub(crate) fn need_linux(what: &str) -> std::io::Result<()> {
+    if IS_LINUX {
+        return Ok(());
+    }
+    Err(std::io::Error::new(std::io::ErrorKind::Unsupported, format!("{what} need Linux")))
+}
 
 /// What a call behind an arena returns.
 pub(crate) type Result = nix::Result<()>;
@@ -42,12 +59,9 @@ pub(crate) fn is_unsupported(error: nix::errno::Errno) -> bool {
 
 /// pthread_sigmask(3): runs `call`, and lets threads that it starts block all signals.
 pub(crate) fn without_signals<T>(call: impl FnOnce() -> T) -> T {
-    use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
-    let mut before = SigSet::empty();
-    let blocked = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before));
+    use nix::sys::signal::{SigSet, SigmaskHow};
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
     let result = call();
-    if blocked.is_ok() {
-        let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
-    }
+    let _ = before.map(|before| before.thread_set_mask());
     result
 }

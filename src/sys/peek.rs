@@ -24,10 +24,12 @@
 //! A byte of `/proc/kmsg` cannot be looked at without taking it.
 #![allow(unsafe_code)] // raw calls: what nix has of these knows neither POLLRDHUP nor 64 bits on all targets
 
-use std::io;
-use std::mem::MaybeUninit;
+use std::fs::{File, Metadata};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::mem::ManuallyDrop;
 use std::net::TcpStream;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::ptr;
 
@@ -39,7 +41,7 @@ use super::io::{recvmsg, retry};
 use super::memory;
 #[cfg(test)]
 use super::mock;
-use super::platform::{self, O_DIRECT, POLLRDHUP, fstat64, lseek64, pread64, stat64};
+use super::platform::{self, O_DIRECT, POLLRDHUP, tee};
 
 /// What a descriptor would deliver next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +79,7 @@ impl FdKind {
             return FdKind::Other;
         }
         let keeps_messages =
-            || platform::domain(fd).is_some_and(|domain| platform::MESSAGE_DOMAINS.contains(&domain));
+            || platform::domain(fd).is_ok_and(|domain| platform::MESSAGE_DOMAINS.contains(&domain));
         match option(fd, libc::SO_TYPE) {
             Ok(libc::SOCK_STREAM) => FdKind::Stream,
             Ok(libc::SOCK_DGRAM | libc::SOCK_RAW) => FdKind::Message,
@@ -110,18 +112,18 @@ impl FdKind {
 /// ioctl(2), `FIONREAD`; for a pipe that holds more, pipe2(2) and tee(2). A pipe of bytes is assumed to stay one.
 #[cold]
 pub(super) fn kind_before_read(fd: BorrowedFd<'_>, offer: usize) -> io::Result<FdKind> {
-    if !platform::HAS_PACKET_PIPES {
+    if !super::IS_LINUX {
         return Ok(FdKind::Bytes);
     }
     match bytes_left(fd) {
         Some(left) if left <= offer => Ok(FdKind::Other),
-        Some(_) if is_pipe(&stat(fd)?) => {
+        Some(_) if as_file(fd).metadata()?.file_type().is_fifo() => {
             // The first of these reads does not get two bytes if the packet has one; the second one drops the rest of a
             // longer packet.
-            let packets = copy_of_pipe(fd, 2, false)?.next(2)? == 1 || {
-                let mut copy = copy_of_pipe(fd, 2, false)?;
-                copy.next(1)?;
-                copy.next(1)? == 0
+            let packets = next_of(&tee(fd, 2, false)?, 2)? == 1 || {
+                let copy = tee(fd, 2, false)?;
+                next_of(&copy, 1)?;
+                next_of(&copy, 1)? == 0
             };
             Ok(if packets { FdKind::Packets } else { FdKind::Bytes })
         }
@@ -135,27 +137,15 @@ pub(super) fn max_packet() -> usize {
     memory::page_size()
 }
 
-/// The bytes that were in a pipe, and still are.
-struct CopyOfPipe(OwnedFd);
-
-impl CopyOfPipe {
-    /// read(2) of at most `len` bytes; returns how many there were.
-    fn next(&mut self, len: usize) -> io::Result<usize> {
-        let mut memory = vec![0; len];
-        match nix::unistd::read(&self.0, &mut memory) {
-            Err(Errno::EAGAIN) => Ok(0),
-            read => Ok(read?),
-        }
-    }
+/// read(2) of at most `len` bytes of a pipe's copy; returns how many there were.
+fn next_of(mut copy: &File, len: usize) -> io::Result<usize> {
+    copy.read(&mut vec![0; len])
 }
 
-/// tee(2) of the first `len` bytes of a pipe, which `waits` for some. At the end of the stream there are none.
-fn copy_of_pipe(fd: BorrowedFd<'_>, len: usize, waits: bool) -> io::Result<CopyOfPipe> {
-    platform::tee(fd, len, waits).map(CopyOfPipe)
-}
-
-fn is_pipe(stat: &stat64) -> bool {
-    stat.st_mode & libc::S_IFMT == libc::S_IFIFO
+/// What is behind a descriptor, as a file of `std`, which has 64-bit offsets on all targets.
+fn as_file(fd: BorrowedFd<'_>) -> ManuallyDrop<File> {
+    // SAFETY: the descriptor is open, and this value does not close it; callers drop it before the borrow ends.
+    ManuallyDrop::new(unsafe { File::from_raw_fd(fd.as_raw_fd()) })
 }
 
 /// The kind of the descriptor that a rope received from last, so that it is asked for once.
@@ -253,7 +243,7 @@ pub(crate) fn is_no_socket(fd: BorrowedFd<'_>, error: &io::Error) -> bool {
         #[cfg(test)]
         _ if mock::is_set() => false,
         Some(error) if is_refused(error) => {
-            stat(fd).is_ok_and(|stat| stat.st_mode & libc::S_IFMT != libc::S_IFSOCK)
+            as_file(fd).metadata().is_ok_and(|found| !found.file_type().is_socket())
         }
         _ => false,
     }
@@ -264,7 +254,7 @@ pub(crate) fn is_no_socket(fd: BorrowedFd<'_>, error: &io::Error) -> bool {
 pub(crate) fn next_with_bytes(fd: BorrowedFd<'_>, kind: FdKind) -> io::Result<usize> {
     if kind == FdKind::Packets {
         let waits = !OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?).contains(OFlag::O_NONBLOCK);
-        return copy_of_pipe(fd, max_packet(), waits)?.next(max_packet());
+        return next_of(&tee(fd, max_packet(), waits)?, max_packet());
     }
     loop {
         let len = next_message_len(fd, 0)?;
@@ -292,25 +282,23 @@ fn peek_file(fd: BorrowedFd<'_>, flags: i32) -> io::Result<Next> {
     // SAFETY: names no memory. The kernel checks that the descriptor can be read, and does nothing else.
     Errno::result(unsafe { libc::readv(fd.as_raw_fd(), ptr::null(), 0) })?;
     let status = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
-    let stat = stat(fd)?;
-    if has_position(&stat) {
-        match peek_at_position(fd, &stat) {
+    let found = as_file(fd).metadata()?;
+    if has_position(&found) {
+        match position(fd).and_then(|position| peek_at(fd, position)) {
             Err(error) if error.raw_os_error() == Some(libc::ESPIPE) => {}
             next => return next,
         }
     }
     let waits = !status.contains(OFlag::O_NONBLOCK) && flags & libc::MSG_DONTWAIT == 0;
-    peek_by_poll(fd, &stat, waits)
+    peek_by_poll(fd, &found, waits)
 }
 
 /// Whether pread(2) takes nothing out of what is behind the descriptor. A device may ignore the position, so of
 /// those only memory devices are asked, mem(4).
-fn has_position(stat: &stat64) -> bool {
-    match stat.st_mode & libc::S_IFMT {
-        libc::S_IFREG | libc::S_IFBLK | libc::S_IFDIR => true,
-        libc::S_IFCHR => platform::is_memory_device(stat),
-        _ => false,
-    }
+fn has_position(found: &Metadata) -> bool {
+    let kind = found.file_type();
+    let is_file = kind.is_file() || kind.is_block_device() || kind.is_dir();
+    is_file || kind.is_char_device() && platform::is_memory_device(found.rdev())
 }
 
 /// Whether a read failed because the file is open with `O_DIRECT`, and the address, the length or the position is no
@@ -318,64 +306,49 @@ fn has_position(stat: &stat64) -> bool {
 #[cold]
 pub(crate) fn needs_alignment(fd: BorrowedFd<'_>, error: &io::Error) -> bool {
     let is_direct = |status| OFlag::from_bits_retain(status).intersects(O_DIRECT);
-    let is_file = |stat: stat64| [libc::S_IFREG, libc::S_IFBLK].contains(&(stat.st_mode & libc::S_IFMT));
+    let is_file = |found: Metadata| found.is_file() || found.file_type().is_block_device();
     error.raw_os_error() == Some(libc::EINVAL)
         && fcntl(fd, FcntlArg::F_GETFL).is_ok_and(is_direct)
-        && stat(fd).is_ok_and(is_file)
+        && as_file(fd).metadata().is_ok_and(is_file)
 }
 
 /// lseek(2): the position of a file.
 pub(crate) fn position(fd: BorrowedFd<'_>) -> io::Result<u64> {
-    // SAFETY: moves the position by nothing.
-    let position = Errno::result(unsafe { lseek64(fd.as_raw_fd(), 0, libc::SEEK_CUR) })?;
-    Ok(position.unsigned_abs())
+    as_file(fd).stream_position()
 }
 
 /// lseek(2): moves the position of a file.
 pub(crate) fn set_position(fd: BorrowedFd<'_>, position: u64) -> io::Result<()> {
-    let position = i64::try_from(position).map_err(|_| Errno::EINVAL)?;
-    // SAFETY: names no memory.
-    Errno::result(unsafe { lseek64(fd.as_raw_fd(), position, libc::SEEK_SET) })?;
-    Ok(())
+    as_file(fd).seek(SeekFrom::Start(position)).map(drop)
 }
 
 /// pread(2) of one byte: whether a file ends at or before an offset.
 ///
 /// # Errors
 ///
-/// `ESPIPE` for a pipe or a socket.
+/// `ESPIPE` for a pipe or a socket; `EINVAL` for an offset beyond 2^63.
 pub(crate) fn at_end_of_file(fd: BorrowedFd<'_>, offset: u64) -> io::Result<bool> {
-    let offset = i64::try_from(offset).map_err(|_| Errno::EINVAL)?;
-    Ok(peek_at(fd, offset, &stat(fd)?)? == Next::End)
-}
-
-/// lseek(2), then pread(2) of one byte.
-fn peek_at_position(fd: BorrowedFd<'_>, stat: &stat64) -> io::Result<Next> {
-    let position = i64::try_from(position(fd)?).map_err(|_| Errno::EINVAL)?;
-    peek_at(fd, position, stat)
+    i64::try_from(offset).map_err(|_| Errno::EINVAL)?;
+    Ok(peek_at(fd, offset)? == Next::End)
 }
 
 /// pread(2) of one byte.
-fn peek_at(fd: BorrowedFd<'_>, position: i64, stat: &stat64) -> io::Result<Next> {
-    let mut byte = 0u8;
-    let read = retry(|| {
-        // SAFETY: one byte may be written to `byte`, which outlives the call.
-        Errno::result(unsafe { pread64(fd.as_raw_fd(), (&raw mut byte).cast(), 1, position) })
-    });
-    match read {
-        Ok(0) => Ok(Next::End),
-        Ok(_) => Ok(Next::More),
+fn peek_at(fd: BorrowedFd<'_>, position: u64) -> io::Result<Next> {
+    let file = as_file(fd);
+    match file.read_exact_at(&mut [0], position) {
+        Ok(()) => Ok(Next::More),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Next::End),
         // `O_DIRECT`, or a file of records.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            Ok(if (1..=position).contains(&stat.st_size) { Next::End } else { Next::More })
+            Ok(if (1..=position).contains(&file.metadata()?.len()) { Next::End } else { Next::More })
         }
         Err(error) => Err(error),
     }
 }
 
 /// poll(2), and what tells more where that is not enough.
-fn peek_by_poll(fd: BorrowedFd<'_>, stat: &stat64, waits: bool) -> io::Result<Next> {
-    let is_pipe = is_pipe(stat);
+fn peek_by_poll(fd: BorrowedFd<'_>, found: &Metadata, waits: bool) -> io::Result<Next> {
+    let is_pipe = found.file_type().is_fifo();
     let mut ready = poll(fd, POLLIN | POLLPRI, AT_ONCE)?;
     if ready == 0 {
         if is_pipe && has_no_writer(fd) {
@@ -387,7 +360,7 @@ fn peek_by_poll(fd: BorrowedFd<'_>, stat: &stat64, waits: bool) -> io::Result<Ne
         ready = poll(fd, POLLIN | POLLPRI, FOR_EVER)?;
     }
     // A descriptor of the kernel's own kinds may say so for another reason: that of a performance counter does.
-    let hangs_up = is_pipe || stat.st_mode & libc::S_IFMT == libc::S_IFCHR;
+    let hangs_up = is_pipe || found.file_type().is_char_device();
     let hung_up = hangs_up && ready & POLLHUP != 0;
     Ok(match ready & (POLLIN | POLLPRI) {
         0 if hung_up => Next::End,
@@ -431,16 +404,7 @@ fn bytes_left(fd: BorrowedFd<'_>) -> Option<usize> {
 
 /// tee(2): whether reading from this empty pipe returns 0. poll(2) does not tell before the first writer has come.
 fn has_no_writer(fd: BorrowedFd<'_>) -> bool {
-    copy_of_pipe(fd, 1, false).and_then(|mut copy| copy.next(1)).is_ok_and(|copied| copied == 0)
-}
-
-/// fstat(2), in its 64-bit form on all targets.
-fn stat(fd: BorrowedFd<'_>) -> io::Result<stat64> {
-    let mut stat = MaybeUninit::uninit();
-    // SAFETY: `stat` is memory for such a struct.
-    Errno::result(unsafe { fstat64(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
-    // SAFETY: the call has succeeded, so it has filled the struct.
-    Ok(unsafe { stat.assume_init() })
+    tee(fd, 1, false).and_then(|copy| next_of(&copy, 1)).is_ok_and(|copied| copied == 0)
 }
 
 #[cfg(test)]

@@ -5,12 +5,11 @@ use std::io::{self, Read};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
-use nix::unistd::pipe2;
 
 use super::io::{retry, within_offer};
 #[cfg(test)]
 use super::mock::{self, Call};
+use super::platform::{self, splice};
 
 /// Bytes of the pipe, where the kernel grants so many.
 const PIPE_BYTES: i32 = 1 << 20;
@@ -24,11 +23,9 @@ pub(crate) struct Pipe {
 }
 
 impl Pipe {
-    /// pipe2(2); fcntl(2) with `F_SETPIPE_SZ`.
+    /// pipe2(2)
     pub(crate) fn new() -> io::Result<Pipe> {
-        let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
-        // With less it takes more calls.
-        let _ = fcntl(&write, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
+        let (read, write) = platform::pipe(PIPE_BYTES)?;
         Ok(Pipe { read: File::from(read), write, refused: false })
     }
 
@@ -46,7 +43,7 @@ impl Pipe {
         let taken = retry(|| {
             #[cfg(test)]
             mock::refuse(Call::Splice)?;
-            splice(from, None, &self.write, None, len, SpliceFFlags::empty())
+            splice(from, &self.write, None, len)
         });
         match taken {
             Err(error) if error.raw_os_error().map(Errno::from_raw).is_some_and(super::is_unsupported) => {
@@ -66,7 +63,7 @@ impl Pipe {
             let call = || {
                 #[cfg(test)]
                 mock::refuse(Call::SpliceOut)?;
-                splice(&self.read, None, to, Some(&mut at), len - moved, SpliceFFlags::empty())
+                splice(&self.read, to, Some(&mut at), len - moved)
             };
             match retry(call) {
                 Ok(count) if count > 0 => moved += count.min(len - moved),

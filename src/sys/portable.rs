@@ -1,5 +1,5 @@
-//! What systems other than Linux get: the same names as in `linux.rs`, implemented by calls that all of these systems have,
-//! or refused. `mod.rs` chooses one of the two files.
+//! What systems other than Linux get: the calls of `linux.rs`, implemented by others that all of these systems have, or
+//! refused. `mod.rs` chooses one of the two files.
 //!
 //! | on Linux | here |
 //! |---|---|
@@ -7,7 +7,7 @@
 //! | `MADV_POPULATE_WRITE`, fallocate(2) | refused: a page takes a page fault when it is first touched |
 //! | `MADV_DONTNEED` | `MADV_FREE`: the kernel takes the memory when it needs some |
 //! | `MADV_DONTFORK`, `MADV_WIPEONFORK` | a child of fork(2) has a copy of the pages, which it does not use; getpid(2) tells |
-//! | control groups, available memory, PSI | not asked |
+//! | control groups, available memory, PSI | files that are not there |
 //! | `O_TMPFILE` | a file with a name of its own until it gets another |
 //! | sendfile(2), copy_file_range(2) | refused: bytes of files are sent from their mapping, and copied through memory |
 //! | recv(2) with `MSG_TRUNC` | recvmsg(2) with `MSG_PEEK`, with as much memory as the message needs |
@@ -30,15 +30,13 @@ use nix::sys::resource::Resource;
 use nix::sys::socket::{MsgFlags, SockaddrLike, SockaddrStorage, getsockname, recvmsg};
 use nix::time::ClockId;
 
-use super::UNSUPPORTED;
+use super::{UNSUPPORTED, need_linux};
 
+pub(super) use libc::preadv as preadv64;
 #[cfg(not(target_vendor = "apple"))]
 pub(super) use libc::{MSG_CMSG_CLOEXEC, MSG_NOSIGNAL, POLLRDHUP};
 #[cfg(target_os = "linux")]
 pub(super) use libc::{MSG_ERRQUEUE, MSG_ZEROCOPY};
-pub(super) use libc::{
-    fstat as fstat64, lseek as lseek64, pread as pread64, preadv as preadv64, stat as stat64,
-};
 
 #[cfg(target_vendor = "apple")]
 pub(super) const MSG_CMSG_CLOEXEC: c_int = 0; // see `close_on_exec`
@@ -47,8 +45,6 @@ pub(super) const MSG_NOSIGNAL: c_int = 0; // see `raise_no_sigpipe`
 #[cfg(target_vendor = "apple")]
 pub(super) const POLLRDHUP: libc::c_short = libc::POLLHUP;
 
-pub(crate) const HAS_MEMFD: bool = false;
-pub(super) const HAS_PACKET_PIPES: bool = false;
 #[cfg(not(target_os = "linux"))]
 pub(super) const MSG_ERRQUEUE: c_int = 0;
 #[cfg(not(target_os = "linux"))]
@@ -60,6 +56,9 @@ pub(super) const MESSAGE_DOMAINS: [c_int; 1] = [libc::AF_UNIX];
 pub(super) const SCM_PIDFD: c_int = if cfg!(target_os = "linux") { 4 } else { -1 };
 
 // What changes nothing.
+pub(super) const MREMAP_DONTUNMAP: c_int = 0;
+pub(super) const MREMAP_FIXED: c_int = 0;
+pub(super) const NOREPLACE: MapFlags = MapFlags::empty();
 pub(super) const DONTFORK: MmapAdvise = MmapAdvise::MADV_NORMAL;
 pub(super) const DONTDUMP: MmapAdvise = MmapAdvise::MADV_NORMAL;
 pub(super) const HUGEPAGE: MmapAdvise = MmapAdvise::MADV_NORMAL;
@@ -85,11 +84,6 @@ pub(super) const O_DIRECT: OFlag = OFlag::empty();
 /// Without a flag, a directory that is opened for writing is `EISDIR`, as before Linux 3.11.
 pub(super) const O_TMPFILE: c_int = 0;
 
-/// Says that a pool cannot spill.
-pub(crate) fn check_spill() -> io::Result<()> {
-    unsupported("a pool has no file here: PoolOptions::spill and Rope::for_file need Linux")
-}
-
 /// sysconf(3), `_SC_PHYS_PAGES`.
 pub(super) fn physical_memory() -> Option<u64> {
     // SAFETY: touches no memory of ours.
@@ -97,21 +91,25 @@ pub(super) fn physical_memory() -> Option<u64> {
     u64::try_from(pages).ok()?.checked_mul(super::memory::page_size() as u64)
 }
 
-/// The system's limit is not asked for.
-pub(super) fn committable() -> u64 {
-    u64::MAX
+/// Not asked for.
+pub(super) fn free_memory() -> Option<u64> {
+    None
 }
 
 pub(super) fn memfd_create(_: &CStr) -> io::Result<OwnedFd> {
-    unsupported("there is no memfd here: sealing and handing over need Linux")
-}
-
-fn unsupported<T>(message: &str) -> io::Result<T> {
-    Err(io::Error::new(io::ErrorKind::Unsupported, message))
+    Err(UNSUPPORTED.into())
 }
 
 pub(super) fn seal_size(_: &File) -> nix::Result<()> {
     Err(UNSUPPORTED)
+}
+
+pub(super) fn seal(_: &File) -> nix::Result<()> {
+    Err(UNSUPPORTED)
+}
+
+pub(super) fn sealed_len(_: &File) -> io::Result<usize> {
+    need_linux("sealed memfds").map(|()| 0)
 }
 
 pub(super) unsafe fn populate(_: NonNull<c_void>, _: usize) -> nix::Result<()> {
@@ -148,27 +146,30 @@ pub(super) fn copy_file_range(
     Err(UNSUPPORTED)
 }
 
-pub(super) fn sendfile64(_: impl AsFd, _: impl AsFd, _: Option<&mut i64>, _: usize) -> nix::Result<usize> {
+pub(super) fn sendfile(_: impl AsFd, _: impl AsFd, _: i64, _: usize) -> nix::Result<usize> {
     Err(UNSUPPORTED)
 }
 
-/// No signal is pending, since nothing was sent.
-pub(super) unsafe fn sigtimedwait(
-    _: *const libc::sigset_t,
-    _: *mut libc::siginfo_t,
-    _: *const libc::timespec,
-) -> c_int {
-    0
-}
-
-pub(super) fn tee(_: BorrowedFd<'_>, _: usize, _: bool) -> io::Result<OwnedFd> {
+pub(super) fn tee(_: BorrowedFd<'_>, _: usize, _: bool) -> io::Result<File> {
     Err(UNSUPPORTED.into())
 }
 
+pub(super) fn pipe(_: c_int) -> nix::Result<(OwnedFd, OwnedFd)> {
+    Err(UNSUPPORTED)
+}
+
+pub(super) fn splice(_: impl AsFd, _: impl AsFd, _: Option<&mut i64>, _: usize) -> nix::Result<usize> {
+    Err(UNSUPPORTED)
+}
+
+pub(super) unsafe fn mremap(_: NonNull<u8>, _: usize, _: c_int, _: *mut u8) -> nix::Result<NonNull<u8>> {
+    Err(UNSUPPORTED)
+}
+
 /// getsockname(2), whose first field is the domain.
-pub(super) fn domain(fd: BorrowedFd<'_>) -> Option<c_int> {
-    let address: SockaddrStorage = getsockname(fd.as_raw_fd()).ok()?;
-    address.family().map(|family| family as c_int)
+pub(super) fn domain(fd: BorrowedFd<'_>) -> nix::Result<c_int> {
+    let address: SockaddrStorage = getsockname(fd.as_raw_fd())?;
+    address.family().map(|family| family as c_int).ok_or(Errno::EAFNOSUPPORT)
 }
 
 /// recvmsg(2) with `MSG_PEEK`: bytes of the next message, which is copied to see them.
@@ -189,7 +190,7 @@ pub(super) fn message_len(fd: BorrowedFd<'_>, flags: c_int) -> nix::Result<usize
 }
 
 /// Device numbers differ from system to system, so none is known.
-pub(super) fn is_memory_device(_: &stat64) -> bool {
+pub(super) fn is_memory_device(_: u64) -> bool {
     false
 }
 
@@ -208,185 +209,5 @@ pub(super) fn raise_no_sigpipe(_socket: BorrowedFd<'_>) {
         let (fd, from) = (_socket.as_raw_fd(), (&raw const on).cast());
         // SAFETY: `on` has `LEN` bytes, and outlives the call. What is no socket refuses.
         unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_NOSIGPIPE, from, LEN) };
-    }
-}
-
-/// Bytes of a socket are received into pages.
-pub(crate) mod pipe {
-    use std::fs::File;
-    use std::io;
-    use std::os::fd::BorrowedFd;
-
-    pub(crate) enum Pipe {}
-
-    impl Pipe {
-        pub(crate) fn new() -> io::Result<Pipe> {
-            Err(io::ErrorKind::Unsupported.into())
-        }
-
-        pub(crate) fn is_refused(&self) -> bool {
-            match *self {}
-        }
-
-        pub(crate) fn take(&mut self, _from: BorrowedFd<'_>, _len: usize) -> io::Result<Option<usize>> {
-            match *self {}
-        }
-
-        pub(crate) fn give(&self, _to: &File, _offset: u64, _len: usize) -> usize {
-            match *self {}
-        }
-
-        pub(crate) fn read(&self, _len: usize) -> io::Result<Vec<u8>> {
-            match *self {}
-        }
-    }
-}
-
-/// Available memory is not asked for.
-pub(crate) mod pressure {
-    use std::io;
-
-    /// Nothing to be dropped.
-    pub(crate) struct Admission;
-
-    #[allow(clippy::unnecessary_wraps)] // as on Linux
-    pub(crate) fn admit(_bytes: u64) -> io::Result<Admission> {
-        Ok(Admission)
-    }
-
-    pub(crate) fn memory_limit() -> u64 {
-        super::super::memory::physical_memory()
-    }
-}
-
-/// Memory pressure is not reported.
-pub(crate) mod psi {
-    use std::io;
-    use std::time::Duration;
-
-    pub(crate) enum PressureWatch {}
-
-    impl PressureWatch {
-        #[allow(clippy::unnecessary_wraps)] // as on Linux
-        pub(crate) fn from_env() -> io::Result<Option<PressureWatch>> {
-            Ok(None)
-        }
-
-        pub(crate) fn wait(&self, _timeout: Duration) -> io::Result<bool> {
-            match *self {}
-        }
-    }
-}
-
-/// Nothing is mapped a second time, so views copy.
-pub(crate) mod space {
-    use std::fs::File;
-    use std::io;
-    use std::ptr::NonNull;
-    use std::sync::Arc;
-
-    use super::super::shown::InFile;
-
-    pub(crate) const MAP_COST: u64 = 0;
-
-    pub(crate) enum Space {}
-
-    impl Space {
-        pub(crate) fn reserve(_len: usize) -> io::Result<Space> {
-            Err(io::ErrorKind::Unsupported.into())
-        }
-
-        pub(crate) fn vacant(_len: usize, _like: usize) -> io::Result<Space> {
-            Err(io::ErrorKind::Unsupported.into())
-        }
-
-        pub(crate) fn push_zeros(&mut self, _len: usize) -> io::Result<()> {
-            match *self {}
-        }
-
-        pub(crate) fn push_pages(&mut self, _file: &File, _len: usize, _offset: usize) -> io::Result<()> {
-            match *self {}
-        }
-
-        pub(crate) unsafe fn push_moved(
-            &mut self,
-            _file: &Arc<File>,
-            _len: usize,
-            _home: NonNull<u8>,
-            _offset: usize,
-        ) -> io::Result<()> {
-            match *self {}
-        }
-
-        pub(crate) fn push_shown(&mut self, _at: InFile, _len: usize) -> io::Result<()> {
-            match *self {}
-        }
-
-        pub(crate) fn keep_private(&self) -> io::Result<()> {
-            match *self {}
-        }
-
-        pub(crate) fn give_back(&mut self) -> io::Result<()> {
-            match *self {}
-        }
-
-        pub(crate) fn at(&self, _offset: usize) -> NonNull<u8> {
-            match *self {}
-        }
-    }
-}
-
-/// Without a memfd nothing is sealed, sent or received.
-pub(crate) mod seal {
-    use std::fs::File;
-    use std::io;
-    use std::os::fd::BorrowedFd;
-
-    use bytes::Bytes;
-
-    use super::super::memory;
-
-    fn refuse<T>() -> io::Result<T> {
-        super::memfd_create(c"").and(Err(io::ErrorKind::Unsupported.into()))
-    }
-
-    pub(crate) fn memfd() -> io::Result<File> {
-        memory::unsealed_memfd(0).map(|(file, _)| file)
-    }
-
-    pub(crate) fn seal(_file: &File, _len: usize) -> io::Result<()> {
-        refuse()
-    }
-
-    pub(crate) fn map_sealed(_file: &File) -> io::Result<Bytes> {
-        refuse()
-    }
-
-    pub(crate) unsafe fn map(_file: &File, _len: usize) -> io::Result<Bytes> {
-        refuse()
-    }
-
-    pub(crate) fn allocate(_file: &File, _len: usize) -> io::Result<()> {
-        refuse()
-    }
-
-    pub(crate) fn write(_file: &File, _bytes: &[u8]) -> io::Result<()> {
-        refuse()
-    }
-
-    pub(crate) fn copy(_file: &File, _from: BorrowedFd<'_>, _len: usize) -> io::Result<()> {
-        refuse()
-    }
-
-    pub(crate) fn peek_message(_fd: BorrowedFd<'_>, _buffer: &mut [u8]) -> io::Result<usize> {
-        refuse()
-    }
-
-    pub(crate) fn check_unix(_fd: BorrowedFd<'_>) -> io::Result<()> {
-        refuse()
-    }
-
-    pub(crate) fn is_one_packet(_fd: BorrowedFd<'_>, _len: usize) -> bool {
-        false
     }
 }

@@ -32,9 +32,7 @@ use std::path::{Path, PathBuf};
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use nix::sys::sysinfo::sysinfo;
-use nix::sys::time::TimeValLike;
-use nix::time::{ClockId, clock_gettime};
+use super::{memory, platform};
 
 /// Left to the rest of the process, to page tables and to the buffers of sockets.
 const MARGIN: u64 = 4 << 20;
@@ -43,8 +41,8 @@ const MARGIN: u64 = 4 << 20;
 /// down since leaves room for them.
 const REFRESH_BYTES: u64 = MARGIN / 2;
 
-/// Milliseconds for which the limits are not read again.
-const REFRESH_TIME: u64 = 20;
+/// Nanoseconds for which the limits are not read again.
+const REFRESH_TIME: u64 = 20_000_000;
 
 /// Bytes that are being committed just now, by all pools of this process.
 static UNDER_WAY: AtomicU64 = AtomicU64::new(0);
@@ -92,7 +90,7 @@ pub(crate) fn memory_limit() -> u64 {
         return 1 << 30; // it knows none of the calls below
     }
     refresh();
-    let physical = super::memory::physical_memory();
+    let physical = memory::physical_memory();
     GROUPS.try_read().map_or(physical, |groups| {
         groups.found.iter().map(|group| group.limit.load(Relaxed)).fold(physical, u64::min)
     })
@@ -105,7 +103,7 @@ fn refusal(bytes: u64, whose: &str) -> io::Error {
 
 /// When the limits were read, and how much was admitted by them.
 struct Freshness {
-    /// Milliseconds on the monotonic clock.
+    /// On the coarse clock, which makes no system call.
     read_at: AtomicU64,
     admitted: AtomicU64,
 }
@@ -117,7 +115,7 @@ static FRESHNESS: Freshness =
 impl Freshness {
     /// Reads the limits again if it is time, before another `bytes` are admitted by them.
     fn refresh(&self, bytes: u64) {
-        let now = milliseconds();
+        let now = memory::now_coarse();
         let admitted = self.admitted.fetch_add(bytes, Relaxed).saturating_add(bytes);
         if admitted > REFRESH_BYTES || now.saturating_sub(self.read_at.load(Relaxed)) >= REFRESH_TIME {
             self.read_at.store(now, Relaxed);
@@ -125,12 +123,6 @@ impl Freshness {
             refresh();
         }
     }
-}
-
-/// clock_gettime(2). It makes no system call, and is as precise as the kernel's tick.
-fn milliseconds() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map(|now| now.num_milliseconds());
-    now.ok().and_then(|now| u64::try_from(now).ok()).unwrap_or(0)
 }
 
 /// The groups that limit this process, from its own up to the root.
@@ -144,7 +136,7 @@ static GROUPS: RwLock<Groups> = RwLock::new(Groups { memberships: Vec::new(), fo
 
 /// Reads the limits again, and finds the groups again if this process has been moved.
 fn refresh() {
-    let (mut buffer, physical) = ([0; MEMBERSHIPS], super::memory::physical_memory());
+    let (mut buffer, physical) = ([0; MEMBERSHIPS], memory::physical_memory());
     let memberships = read_memberships(&mut buffer);
     if let Ok(groups) = GROUPS.try_read() {
         // Nothing could be read where no descriptor is left: the groups that are known stay.
@@ -169,7 +161,6 @@ fn read_memberships(buffer: &mut [u8; MEMBERSHIPS]) -> &[u8] {
 }
 
 /// The directory of this process's group in version 2, mounted or not.
-#[allow(dead_code)] // see `psi`
 pub(super) fn own_group() -> Option<PathBuf> {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     directories(&VERSIONS[0], &read("/proc/self/mountinfo"), &read("/proc/self/cgroup"))?.into_iter().next()
@@ -186,11 +177,23 @@ fn find(memberships: &str) -> Vec<Group> {
 
 /// sysinfo(2), and `MemAvailable` of proc_meminfo(5) only where that is not enough.
 fn machine_has(bytes: u64) -> bool {
-    sysinfo().is_ok_and(|info| info.ram_unused() >= bytes)
+    platform::free_memory().is_some_and(|free| free >= bytes)
         || fs::read_to_string("/proc/meminfo")
             .ok()
             .and_then(|text| field(&text, "MemAvailable:"))
             .is_none_or(|kib| kib * 1024 >= bytes)
+}
+
+/// Bytes that the system lets all processes map, where it never overcommits: `overcommit_memory` 2 of proc_sys_vm(5).
+/// `MAP_NORESERVE` has no effect there.
+pub(super) fn committable() -> u64 {
+    let never = fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.trim() == "2");
+    let left = || {
+        let text = fs::read_to_string("/proc/meminfo").ok()?;
+        let kib = |name| field(&text, name);
+        Some(kib("CommitLimit:")?.saturating_sub(kib("Committed_AS:")?).saturating_mul(1024))
+    };
+    if never { left().unwrap_or(u64::MAX) } else { u64::MAX }
 }
 
 /// A control group, cgroups(7). It may have no limit yet.
@@ -374,7 +377,8 @@ mod tests {
 
     #[test]
     fn limits_are_read_again_in_time() {
-        let freshness = Freshness { read_at: AtomicU64::new(milliseconds()), admitted: AtomicU64::new(0) };
+        let freshness =
+            Freshness { read_at: AtomicU64::new(memory::now_coarse()), admitted: AtomicU64::new(0) };
         let is_read = |bytes| {
             let before = freshness.admitted.load(Relaxed);
             freshness.refresh(bytes);
@@ -384,7 +388,7 @@ mod tests {
         assert!(is_read(1), "more than may be admitted");
         assert!(is_read(u64::MAX / 2));
         freshness.admitted.store(7, Relaxed);
-        freshness.read_at.store(milliseconds() - REFRESH_TIME, Relaxed);
+        freshness.read_at.store(memory::now_coarse() - REFRESH_TIME, Relaxed);
         assert!(is_read(1), "too old");
     }
 

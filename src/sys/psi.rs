@@ -7,7 +7,7 @@ use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
@@ -79,46 +79,31 @@ impl PressureWatch {
     ///
     /// When no more will come.
     pub(crate) fn wait(&self, timeout: Duration) -> io::Result<bool> {
-        let mut polled = [PollFd::new(self.as_fd(), self.interest())];
+        let interest = if self.is_stream { PollFlags::POLLIN } else { PollFlags::POLLPRI };
+        let mut polled = [PollFd::new(self.fd.as_fd(), interest)];
         // Rounded up, so that nothing is waited for in a loop.
         let timeout = PollTimeout::try_from(timeout + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
         if retry(|| poll(&mut polled, timeout))? == 0 {
             return Ok(false);
         }
-        if self.clear()? { Ok(true) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+        let ended = if self.is_stream {
+            self.clear()?
+        } else {
+            polled[0].revents().is_some_and(|ready| ready.contains(PollFlags::POLLERR))
+        };
+        if ended { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(true) }
     }
 
-    /// What to poll [`AsFd::as_fd`] for: `POLLPRI` of a PSI file, `POLLIN` of a FIFO or socket.
-    pub(crate) fn interest(&self) -> PollFlags {
-        if self.is_stream { PollFlags::POLLIN } else { PollFlags::POLLPRI }
-    }
-
-    /// read(2) until there is nothing more: takes the notifications that have come. `false` if no more will, because
-    /// the socket was closed or the control group is gone: stop polling then.
-    pub(crate) fn clear(&self) -> io::Result<bool> {
-        if !self.is_stream {
-            return Ok(!self.ready(PollFlags::POLLPRI)?.contains(PollFlags::POLLERR));
-        }
+    /// read(2) until there is nothing more: takes the notifications that have come; returns whether the socket was closed.
+    fn clear(&self) -> io::Result<bool> {
         loop {
             match retry(|| read(&self.fd, &mut [0; 512])) {
-                Ok(0) => return Ok(false),
+                Ok(0) => return Ok(true),
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error),
             }
         }
-    }
-
-    fn ready(&self, interest: PollFlags) -> io::Result<PollFlags> {
-        let mut polled = [PollFd::new(self.as_fd(), interest)];
-        retry(|| poll(&mut polled, PollTimeout::ZERO))?;
-        Ok(polled[0].revents().unwrap_or(PollFlags::empty()))
-    }
-}
-
-impl AsFd for PressureWatch {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
     }
 }
 
@@ -154,8 +139,8 @@ mod tests {
 
     use super::*;
 
-    fn is_ready(watch: &PressureWatch) -> bool {
-        watch.ready(watch.interest()).expect("polled").contains(watch.interest())
+    fn is_notified(watch: &PressureWatch) -> bool {
+        watch.wait(Duration::ZERO).expect("more may come")
     }
 
     #[test]
@@ -181,12 +166,11 @@ mod tests {
         let path = directory.path().join("fifo");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("made");
         let watch = PressureWatch::open(&path, TRIGGER).expect("opened");
-        assert!(!is_ready(&watch), "not by its own trigger");
+        assert!(!is_notified(&watch), "not by its own trigger");
         for _ in 0..2 {
             fs::write(&path, [1; 1000]).expect("written");
-            assert!(is_ready(&watch));
-            assert!(watch.clear().expect("read"));
-            assert!(!is_ready(&watch), "nor when the writer leaves");
+            assert!(is_notified(&watch));
+            assert!(!is_notified(&watch), "nor when the writer leaves");
         }
     }
 
@@ -201,11 +185,11 @@ mod tests {
         let mut trigger = [0; 7];
         peer.read_exact(&mut trigger).expect("read");
         assert_eq!(&trigger, b"trigger");
-        assert!(!is_ready(&watch));
+        assert!(!is_notified(&watch));
         peer.write_all(b"!").expect("written");
-        assert!(is_ready(&watch) && watch.clear().expect("read") && !is_ready(&watch));
+        assert!(is_notified(&watch) && !is_notified(&watch));
         drop(peer);
-        assert!(is_ready(&watch) && !watch.clear().expect("read"), "nothing more will come");
+        watch.wait(Duration::ZERO).expect_err("nothing more will come");
     }
 
     /// The kernel's own file takes the trigger and is quiet as long as memory is not short.
@@ -220,8 +204,7 @@ mod tests {
             Ok(watch) => watch,
             Err(error) => return println!("skipped: {} takes no trigger: {error}", path.display()),
         };
-        assert_eq!(watch.interest(), PollFlags::POLLPRI);
-        assert!(watch.clear().expect("polled"));
+        watch.wait(Duration::ZERO).expect("more may come");
         let refused = PressureWatch::open(&path, b"some 1 2\0").expect_err("no such window");
         assert_eq!(refused.raw_os_error(), Some(libc::EINVAL));
     }
@@ -240,7 +223,7 @@ mod tests {
         let watch = PressureWatch::open(&group.join("memory.pressure"), TRIGGER);
         fs::remove_dir(&group).expect("removed");
         match watch {
-            Ok(watch) => assert!(!watch.clear().expect("polled")),
+            Ok(watch) => drop(watch.wait(Duration::ZERO).expect_err("the group is gone")),
             Err(error) => println!("skipped: {error}"),
         }
     }

@@ -14,37 +14,30 @@
 #![allow(unsafe_code)] // a map
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek};
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
+use std::ptr::NonNull;
 
 use bytes::Bytes;
-use memmap2::{Advice, MmapOptions};
+use memmap2::MmapOptions;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::libc;
-use nix::sys::sendfile::sendfile64;
+use nix::sys::mman::madvise;
 use nix::sys::socket::{MsgFlags, recv};
-use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
-use nix::unistd::{Whence, lseek64};
 
+use super::file::check_size;
 use super::io::retry;
-use super::memory;
 #[cfg(test)]
 use super::mock::{self, Call};
 use super::peek::{is_refused, option};
-use super::pressure;
+use super::{memory, need_linux, platform, pressure};
 
 /// Bytes that are given memory at a time.
 const STEP: usize = 2 << 20;
 
 /// Bytes by which a message has to be shorter than half of the send buffer for the kernel to make one packet of it.
 const PACKET_OVERHEAD: usize = 64;
-
-const SEALS: SealFlag = SealFlag::F_SEAL_SEAL
-    .union(SealFlag::F_SEAL_SHRINK)
-    .union(SealFlag::F_SEAL_GROW)
-    .union(SealFlag::F_SEAL_WRITE);
 
 /// memfd_create(2): close-on-exec, empty, without seals.
 pub(crate) fn memfd() -> io::Result<File> {
@@ -64,8 +57,7 @@ pub(crate) fn seal(file: &File, len: usize) -> io::Result<()> {
     file.set_len(len as u64)?;
     #[cfg(test)]
     mock::refuse(Call::Seal).map_err(not_sealed)?;
-    fcntl(file, FcntlArg::F_ADD_SEALS(SEALS)).map_err(not_sealed)?;
-    Ok(())
+    platform::seal(file).map_err(not_sealed)
 }
 
 fn not_sealed(error: Errno) -> io::Error {
@@ -81,9 +73,9 @@ fn not_sealed(error: Errno) -> io::Error {
 ///
 /// # Errors
 ///
-/// `InvalidData` if it is not one: see [`check`]. What mmap(2) reports.
+/// `InvalidData` if it is not one: see [`platform::sealed_len`]. What mmap(2) reports.
 pub(crate) fn map_sealed(file: &File) -> io::Result<Bytes> {
-    let len = check(file)?;
+    let len = platform::sealed_len(file)?;
     // SAFETY: all four seals are set, so no process writes to the file or cuts it; all of its pages have memory.
     unsafe { map(file, len) }
 }
@@ -101,76 +93,14 @@ pub(crate) unsafe fn map(file: &File, len: usize) -> io::Result<Bytes> {
     mock::refuse(Call::Map)?;
     // SAFETY: promised by the caller.
     let map = unsafe { MmapOptions::new().len(len).map_copy_read_only(file) }?;
-    // Failure only makes core dumps larger.
-    let _ = map.advise(Advice::DontDump);
+    // SAFETY: the advice changes no byte. Failure only makes core dumps larger.
+    let _ = unsafe { madvise(NonNull::from(&map[..]).cast(), len, platform::DONTDUMP) };
     Ok(Bytes::from_owner(map))
-}
-
-/// Returns the length of a sealed memfd.
-///
-/// fcntl(2) with `F_GET_SEALS`, fstatfs(2), fstat(2), and cachestat(2) or lseek(2) with `SEEK_HOLE`, which are linear in
-/// the pages.
-///
-/// # Errors
-///
-/// `InvalidData` if the file is not a memfd, lacks a seal, or has holes: reading one gives it memory of the reader's, and
-/// raises SIGBUS where there is none. So does one of huge pages (`MFD_HUGETLB`), whose holes the kernel does not tell.
-fn check(file: &File) -> io::Result<usize> {
-    let seals = match fcntl(file, FcntlArg::F_GET_SEALS) {
-        Ok(seals) => SealFlag::from_bits_retain(seals),
-        Err(Errno::EINVAL) => return Err(refused("the descriptor is no memfd: it has no seals")),
-        Err(error) => return Err(error.into()),
-    };
-    if !seals.contains(SEALS) {
-        let (seals, needed) = (seals.bits(), SEALS.bits());
-        return Err(refused(format!("the file has seals {seals:#x}, {needed:#x} are needed; seal it first")));
-    }
-    if fstatfs(file)?.filesystem_type() != TMPFS_MAGIC {
-        return Err(refused("the memfd has huge pages (MFD_HUGETLB); send one of ordinary pages"));
-    }
-    let stat = file.metadata()?;
-    let (len, memory) = (stat.len(), stat.blocks().saturating_mul(512));
-    // The kernel also counts pages behind the end, so that enough of them does not mean that there is no hole.
-    if memory < len || !(is_cached(file, len) || first_hole(file, len)? == len) {
-        return Err(refused(format!(
-            "the memfd has holes: {memory} of its {len} bytes, at most, have memory"
-        )));
-    }
-    usize::try_from(len).map_err(|_| refused(format!("{len} bytes are more than this process can map")))
-}
-
-/// cachestat(2), since Linux 6.5: whether all pages of the file are in memory. Cheaper than lseek(2), but what is in
-/// swap does not count, and some files are refused.
-fn is_cached(file: &File, len: u64) -> bool {
-    const CACHESTAT: libc::c_long = 451; // on all targets of this crate; not in `libc` for each
-    let (range, mut counts) = ([0, len], [0u64; 5]);
-    #[cfg(test)]
-    if mock::refuse(Call::CacheStat).is_err() {
-        return false;
-    }
-    let (fd, range, to) = (file.as_raw_fd(), range.as_ptr(), counts.as_mut_ptr());
-    // SAFETY: `range` is the struct of offset and length, `counts` memory for that of five counts, both of 64 bits each.
-    let done = unsafe { libc::syscall(CACHESTAT, fd, range, to, 0) };
-    done == 0 && counts[0] == len.div_ceil(memory::page_size() as u64)
-}
-
-/// lseek(2) with `SEEK_HOLE`; the position is set to 0.
-fn first_hole(file: &File, len: u64) -> io::Result<u64> {
-    if len == 0 {
-        return Ok(0);
-    }
-    let hole = lseek64(file, 0, Whence::SeekHole)?;
-    lseek64(file, 0, Whence::SeekSet)?;
-    Ok(hole.unsigned_abs())
-}
-
-fn refused(message: impl Into<String>) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, message.into())
 }
 
 /// fallocate(2), where the kernel has it: gives the empty file memory for `len` bytes, so that writing them cannot fail.
 pub(crate) fn allocate(file: &File, len: usize) -> io::Result<()> {
-    check_file_size(len)?;
+    check_size(0, len)?;
     let _admission = pressure::admit(len as u64)?;
     match memory::allocate(file, 0, len as u64) {
         Err(error) if !super::is_unsupported(error) => Err(error.into()),
@@ -191,23 +121,22 @@ pub(crate) fn write(file: &File, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 ///
 /// `UnexpectedEof` if it has fewer.
-pub(crate) fn copy(file: &File, from: BorrowedFd<'_>, len: usize) -> io::Result<()> {
+pub(crate) fn copy(mut file: &File, from: BorrowedFd<'_>, len: usize) -> io::Result<()> {
     in_steps(len, |offset, most| {
-        let mut offset = i64::try_from(offset).map_err(|_| Errno::EFBIG)?;
-        let count = retry(|| sendfile64(file, from, Some(&mut offset), most))?;
+        let offset = i64::try_from(offset).map_err(|_| Errno::EFBIG)?;
+        let count = retry(|| platform::sendfile(file, from, offset, most))?;
         if count == 0 {
             let message = format!("the file ends at byte {offset}, {len} were requested");
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
         }
         Ok(count)
     })?;
-    lseek64(file, 0, Whence::SeekSet)?;
-    Ok(())
+    file.rewind()
 }
 
 /// Asks for memory before each step, and lets `step` fill the bytes from an offset on, at most so many.
 fn in_steps(len: usize, mut step: impl FnMut(usize, usize) -> io::Result<usize>) -> io::Result<()> {
-    check_file_size(len)?;
+    check_size(0, len)?;
     let mut done = 0;
     while done < len {
         let next = STEP.min(len - done);
@@ -217,18 +146,9 @@ fn in_steps(len: usize, mut step: impl FnMut(usize, usize) -> io::Result<usize>)
     Ok(())
 }
 
-/// Beyond `RLIMIT_FSIZE` the kernel would raise SIGXFSZ.
-fn check_file_size(len: usize) -> io::Result<()> {
-    let limit = memory::file_size_limit();
-    if len as u64 <= limit {
-        return Ok(());
-    }
-    let message = format!("{len} bytes are more than RLIMIT_FSIZE allows a file, {limit}; raise it");
-    Err(io::Error::new(io::ErrorKind::FileTooLarge, message))
-}
-
 /// recv(2) with `MSG_PEEK`: the first bytes of the next message. Waits for one unless the socket is non-blocking.
 pub(crate) fn peek_message(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    need_linux("sealed payloads")?;
     retry(|| recv(fd.as_raw_fd(), buffer, MsgFlags::MSG_PEEK))
 }
 
@@ -239,7 +159,7 @@ pub(crate) fn peek_message(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<
 /// `InvalidInput` if it is no Unix socket, since TCP drops descriptors without an error; what getsockopt(2) reports where
 /// a sandbox forbids it.
 pub(crate) fn check_unix(fd: BorrowedFd<'_>) -> io::Result<()> {
-    match option(fd, libc::SO_DOMAIN) {
+    match platform::domain(fd) {
         Ok(libc::AF_UNIX) => return Ok(()),
         Err(error) if error != Errno::ENOTSOCK && is_refused(error) => return Err(error.into()),
         _ => {}

@@ -10,12 +10,12 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, TryLockError};
 use std::thread;
 use std::time::Duration;
 
-use super::file::read_exact_at;
 use super::process::Process;
 
 /// Where in a file bytes lie.
@@ -105,10 +105,29 @@ pub(crate) fn copy(from: &[u8], into: &mut [u8]) -> io::Result<()> {
     for (part, in_file) in parts(from) {
         let (to, behind) = rest.split_at_mut(part.len());
         match in_file {
-            Some(at) => read_exact_at(&at.file, to, at.offset)?,
+            Some(at) => at.file.read_exact_at(to, at.offset)?,
             None => to.copy_from_slice(part),
         }
         rest = behind;
+    }
+    Ok(())
+}
+
+/// Appends `from` to `into`, as [`copy`] does.
+///
+/// # Errors
+///
+/// As for [`copy`]. A part may have been appended.
+pub(crate) fn append(from: &[u8], into: &mut Vec<u8>) -> io::Result<()> {
+    for (part, in_file) in parts(from) {
+        let end = into.len();
+        match in_file {
+            Some(at) => {
+                into.resize(end + part.len(), 0);
+                at.file.read_exact_at(&mut into[end..], at.offset)?;
+            }
+            None => into.extend_from_slice(part),
+        }
     }
     Ok(())
 }

@@ -18,18 +18,18 @@ use std::io;
 use std::mem;
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::libc::{SYS_mremap, c_long, syscall};
-use nix::sys::mman::{
-    MRemapFlags, MapFlags, MmapAdvise, MsFlags, ProtFlags, madvise, mmap, mmap_anonymous, msync, munmap,
-};
+use nix::libc::c_int;
+use nix::sys::mman::{MapFlags, MsFlags, ProtFlags, madvise, mmap, mmap_anonymous, msync, munmap};
 
 use super::memory::{TABLE, to_off};
 #[cfg(test)]
 use super::mock::{self, Call};
+use super::need_linux;
+use super::platform::{self, DONTDUMP, DONTFORK, MREMAP_DONTUNMAP, MREMAP_FIXED, NOREPLACE, NORESERVE};
 use super::pressure;
 use super::process::Process;
 use super::shown::{self, InFile};
@@ -78,6 +78,7 @@ impl Space {
     /// mmap(2) and munmap(2): finds a hole of `len` bytes. Its address agrees with `like` modulo 2 MiB, so that whole
     /// page tables can be moved and huge pages stay whole. Another thread may map something into it.
     pub(crate) fn vacant(len: usize, like: usize) -> io::Result<Space> {
+        need_linux("maps of a view")?;
         let hole = len.saturating_add(TABLE);
         let start = anonymous(None, hole, ProtFlags::PROT_NONE, MapFlags::empty())?;
         // SAFETY: mapped just now; nothing refers to it.
@@ -93,11 +94,7 @@ impl Space {
 
     /// madvise(2) with `MADV_DONTFORK` and `MADV_DONTDUMP`: no child inherits the space, and core dumps leave it out.
     pub(crate) fn keep_private(&self) -> io::Result<()> {
-        for advice in [MmapAdvise::MADV_DONTFORK, MmapAdvise::MADV_DONTDUMP] {
-            // SAFETY: the advice changes no byte of this process.
-            unsafe { madvise(self.start.cast(), self.mapped, advice) }?;
-        }
-        Ok(())
+        keep_private(self.start, self.mapped)
     }
 
     /// mmap(2): maps whole pages of the file, read only.
@@ -145,7 +142,7 @@ impl Space {
         // Without `MREMAP_FIXED` the address is a hint, and nothing is replaced.
         let to = NonZeroUsize::get(at) as *mut u8;
         // SAFETY: `home` stays mapped, with the same bytes; nothing is replaced.
-        let Ok(got) = (unsafe { remap(home, len, MRemapFlags::MREMAP_DONTUNMAP, NonNull::new(to)) }) else {
+        let Ok(got) = (unsafe { remap(home, len, MREMAP_DONTUNMAP, to) }) else {
             return self.push_pages(file, len, offset);
         };
         self.push(got, len)?;
@@ -198,7 +195,7 @@ impl Space {
     fn go_home(&self, moved: &Moved) -> io::Result<bool> {
         let (from, len) = (self.at(moved.at.start), moved.at.len());
         // SAFETY: both addresses map the same pages, and nothing refers to this one: the view is being dropped.
-        if unsafe { remap(from, len, MRemapFlags::MREMAP_FIXED, Some(moved.home)) }.is_ok() {
+        if unsafe { remap(from, len, MREMAP_FIXED, moved.home.as_ptr()) }.is_ok() {
             return Ok(true);
         }
         // The kernel nearly always refuses before it unmaps the destination. msync(2) fails where nothing is mapped.
@@ -209,14 +206,11 @@ impl Space {
         #[cfg(test)]
         mock::refuse(Call::MapBack)?;
         let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED_NOREPLACE;
+        let flags = MapFlags::MAP_SHARED | NOREPLACE;
         let (at, offset) = (Some(moved.home.addr()), to_off(moved.offset as u64)?);
         // SAFETY: `MAP_FIXED_NOREPLACE` replaces nothing.
         let home = unsafe { mmap(at, size(len)?, prot, flags, &*moved.file, offset) }?;
-        for advice in [MmapAdvise::MADV_DONTFORK, MmapAdvise::MADV_DONTDUMP] {
-            // SAFETY: the advice changes no byte of this process.
-            unsafe { madvise(home, len, advice) }?;
-        }
+        keep_private(home.cast(), len)?;
         Ok(false)
     }
 
@@ -245,7 +239,7 @@ impl Space {
         let reserved = self.filled < self.mapped;
         assert!(!reserved || self.filled + len <= self.mapped, "more than was reserved");
         let at = self.start.addr().saturating_add(self.filled);
-        (at, if reserved { MapFlags::MAP_FIXED } else { MapFlags::MAP_FIXED_NOREPLACE })
+        (at, if reserved { MapFlags::MAP_FIXED } else { NOREPLACE })
     }
 
     fn push(&mut self, got: NonNull<u8>, len: usize) -> io::Result<()> {
@@ -280,40 +274,30 @@ impl Drop for Space {
     }
 }
 
-/// mremap(2): moves a mapping. A raw call, because musl's wrapper drops the address unless it comes with `MREMAP_FIXED`.
+/// madvise(2) with `MADV_DONTFORK` and `MADV_DONTDUMP`.
+fn keep_private(start: NonNull<u8>, len: usize) -> io::Result<()> {
+    for advice in [DONTFORK, DONTDUMP] {
+        // SAFETY: the advice changes no byte of this process.
+        unsafe { madvise(start.cast(), len, advice) }?;
+    }
+    Ok(())
+}
+
+/// mremap(2). Where the mock kernel refuses to move pages back with ENOMEM, it has unmapped what was there.
 ///
 /// # Safety
 ///
-/// Nothing refers to memory at `from` that mremap(2) unmaps, nor to what it replaces at `to` with `MREMAP_FIXED`.
-unsafe fn remap(
-    from: NonNull<u8>,
-    len: usize,
-    how: MRemapFlags,
-    to: Option<NonNull<u8>>,
-) -> nix::Result<NonNull<u8>> {
+/// As for [`platform::mremap`].
+unsafe fn remap(from: NonNull<u8>, len: usize, how: c_int, to: *mut u8) -> nix::Result<NonNull<u8>> {
     #[cfg(test)]
-    refuse_move(how, to, len)?;
-    let flags = c_long::from((MRemapFlags::MREMAP_MAYMOVE | how).bits());
-    let to = to.map_or(ptr::null_mut(), NonNull::as_ptr);
-    // SAFETY: promised by the caller.
-    let got = Errno::result(unsafe { syscall(SYS_mremap, from.as_ptr(), len, len, flags, to) })?;
-    #[allow(clippy::cast_possible_truncation)] // a long is as wide as an address
-    let got = got as usize;
-    NonNull::new(ptr::with_exposed_provenance_mut(got)).ok_or(Errno::EINVAL)
-}
-
-/// The error that the mock kernel has for mremap(2). To go back it fails with ENOMEM after it has unmapped what was there.
-#[cfg(test)]
-fn refuse_move(how: MRemapFlags, to: Option<NonNull<u8>>, len: usize) -> nix::Result<()> {
-    if how == MRemapFlags::MREMAP_DONTUNMAP {
-        return mock::refuse(Call::Move);
-    }
-    mock::refuse(Call::MoveBack).inspect_err(|error| {
-        if let (Errno::ENOMEM, Some(to)) = (error, to) {
+    mock::refuse(if how == MREMAP_FIXED { Call::MoveBack } else { Call::Move }).inspect_err(|error| {
+        if let (Errno::ENOMEM, MREMAP_FIXED, Some(to)) = (error, how, NonNull::new(to)) {
             // SAFETY: as the kernel would have done; the caller knows that it may.
             unsafe { munmap(to.cast(), len) }.expect("mapped until now");
         }
-    })
+    })?;
+    // SAFETY: promised by the caller.
+    unsafe { platform::mremap(from, len, how, to) }
 }
 
 /// mmap(2): maps anonymous memory.
@@ -325,7 +309,7 @@ fn anonymous(
 ) -> io::Result<NonNull<u8>> {
     #[cfg(test)]
     mock::refuse(Call::Zeros)?;
-    let flags = flags | MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
+    let flags = flags | MapFlags::MAP_PRIVATE | NORESERVE;
     // SAFETY: without `MAP_FIXED` nothing is replaced.
     Ok(unsafe { mmap_anonymous(at, size(len)?, prot, flags) }?.cast())
 }

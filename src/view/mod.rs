@@ -253,6 +253,7 @@ impl From<View> for Bytes {
 /// }
 /// # assert!(contiguous(Rope::from("one")).is_ok());
 /// ```
+#[derive(Debug)]
 pub struct FinalizeError {
     rope: Box<Rope>,
     source: io::Error,
@@ -275,12 +276,6 @@ impl FinalizeError {
     #[must_use]
     pub fn into_rope(self) -> Rope {
         *self.rope
-    }
-}
-
-impl fmt::Debug for FinalizeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FinalizeError").field("rope", &self.rope).field("source", &self.source).finish()
     }
 }
 

@@ -139,6 +139,7 @@ fn busy(others: usize) -> io::Error {
 /// }
 /// # assert!(sealed(ropewalk::Rope::from("one").finalize().unwrap()).is_ok());
 /// ```
+#[derive(Debug)]
 pub struct SealError {
     view: View,
     source: io::Error,
@@ -179,12 +180,6 @@ impl SealError {
     #[must_use]
     pub fn kind(&self) -> io::ErrorKind {
         self.source.kind()
-    }
-}
-
-impl fmt::Debug for SealError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SealError").field("view", &self.view).field("source", &self.source).finish()
     }
 }
 

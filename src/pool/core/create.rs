@@ -15,7 +15,7 @@ use crate::pool::refused::Size;
 use crate::pool::runs::{Placement, Runs};
 use crate::pool::spill::{self, Spill};
 use crate::sys::memory::{self, Table};
-use crate::sys::{HAS_MEMFD, check_spill};
+use crate::sys::{IS_LINUX, need_linux};
 
 /// Bytes above what is in use in which new extents are placed with slack, at least.
 const SPREAD_BYTES: usize = 64 << 20;
@@ -46,7 +46,7 @@ impl Core {
 
     /// Makes the pool of the pages that go to a file of this `mode`.
     pub(in crate::pool) fn on_disk(options: &PoolOptions, mode: u32) -> io::Result<Core> {
-        check_spill()?;
+        need_linux("PoolOptions::spill and Rope::for_file")?;
         if options.zero_on_release {
             let message = "bytes on a disk cannot be overwritten for good: PoolOptions::spill and zero_on_release \
                            exclude each other";
@@ -144,7 +144,7 @@ impl Core {
             background: options.background.then(Background::default),
             overflow: None,
             spill: None,
-            reduced: capacity < asked || HAS_MEMFD && arena.file().is_none(),
+            reduced: capacity < asked || IS_LINUX && arena.file().is_none(),
             handover: options.handover,
             pipe: OnceLock::new(),
             counters: Counters::default(),
