@@ -20,8 +20,8 @@ pub struct Limits {
     pub total: Duration,
 }
 
-async fn echo(stream: TcpStream, pool: &Pool, limits: Limits) -> io::Result<()> {
-    let mut body = Rope::in_pool(pool);
+pub async fn echo(stream: TcpStream, pool: Pool, limits: Limits) -> io::Result<()> {
+    let mut body = Rope::in_pool(&pool);
     body.set_limit(limits.body);
     while timeout(limits.idle, stream.read_rope(&mut body)).await?? > 0 {}
     while !body.is_empty() {
@@ -30,8 +30,15 @@ async fn echo(stream: TcpStream, pool: &Pool, limits: Limits) -> io::Result<()> 
     Ok(())
 }
 
-/// Serves at most `connections` at a time; further ones wait in the listen backlog.
-pub async fn serve(listener: TcpListener, pool: Pool, connections: usize, limits: Limits) {
+/// Serves at most `connections` at a time, each for at most `total`; further ones wait in the listen backlog.
+pub async fn serve<F>(
+    listener: TcpListener,
+    connections: usize,
+    total: Duration,
+    service: impl Fn(TcpStream) -> F,
+) where
+    F: Future<Output = io::Result<()>> + Send + 'static,
+{
     let slots = Arc::new(Semaphore::new(connections));
     loop {
         let slot = Arc::clone(&slots).acquire_owned().await.expect("it is never closed");
@@ -43,10 +50,9 @@ pub async fn serve(listener: TcpListener, pool: Pool, connections: usize, limits
                 continue;
             }
         };
-        let pool = pool.clone();
+        let served = timeout(total, service(stream));
         tokio::spawn(async move {
-            // An error is the peer's: log it.
-            let _ = timeout(limits.total, echo(stream, &pool, limits)).await;
+            let _ = served.await; // an error is the peer's: log it
             drop(slot);
         });
     }

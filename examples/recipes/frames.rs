@@ -25,20 +25,20 @@ pub fn take_frame(received: &mut Rope) -> io::Result<Option<Rope>> {
     Ok(Some(received.split_to(len)))
 }
 
-/// Receives once from a non-blocking socket, and returns the frames that are whole then. `None` is the end
-/// of the stream; one that ends inside a frame is an error, and so is `WouldBlock`. Call it until then.
+/// Receives once from a non-blocking socket, and gives each frame that is whole then to `each`. `false` is the
+/// end of the stream; one that ends inside a frame is an error, and so is `WouldBlock`. Call it until then.
 ///
-/// Between calls the rope holds less than one frame, and a call adds at most what one lacks.
-pub fn receive_frames(from: impl AsFd, received: &mut Rope) -> io::Result<Option<Vec<Rope>>> {
+/// Between calls the rope holds less than one frame, and a call adds at most what one lacks. A MiB may be
+/// 262 144 frames without a payload, so they are not collected.
+pub fn receive_frames(from: impl AsFd, received: &mut Rope, mut each: impl FnMut(Rope)) -> io::Result<bool> {
     let room = HEADER + MAX - received.len();
     match received.readv_up_to(from, room)? {
-        0 if received.is_empty() => return Ok(None),
+        0 if received.is_empty() => return Ok(false),
         0 => return Err(ErrorKind::UnexpectedEof.into()),
         _ => {}
     }
-    let mut frames = Vec::new();
     while let Some(frame) = take_frame(received)? {
-        frames.push(frame);
+        each(frame);
     }
-    Ok(Some(frames))
+    Ok(true)
 }

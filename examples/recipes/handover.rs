@@ -24,6 +24,7 @@ pub fn hand_over(socket: &TcpStream, worker: &UnixStream, max: usize, time: Dura
             Err(error) => return Err(error),
         }
     }
+    worker.set_write_timeout(Some(time_left(deadline)?))?; // it may be stuck, with its queue full
     payload.finalize()?.seal()?.send(worker)
 }
 

@@ -1,4 +1,4 @@
-//! Receives what may be of any length.
+//! Receives what may be of any length, and answers.
 
 use std::io::{self, ErrorKind};
 use std::net::TcpStream;
@@ -28,4 +28,18 @@ pub fn time_left(deadline: Instant) -> io::Result<Duration> {
         .checked_duration_since(Instant::now())
         .filter(|left| !left.is_zero())
         .ok_or(ErrorKind::TimedOut.into())
+}
+
+/// Sends all of `rope` within `time`.
+pub fn send(socket: &TcpStream, mut rope: Rope, time: Duration) -> io::Result<()> {
+    let deadline = Instant::now() + time;
+    while !rope.is_empty() {
+        socket.set_write_timeout(Some(time_left(deadline)?))?;
+        match rope.writev_to(socket) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {} // the write timeout
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }

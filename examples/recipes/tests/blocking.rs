@@ -248,6 +248,24 @@ fn broadcast_delays_no_reader() {
     drop(stuck);
 }
 
+/// A byte now and then is no progress: such a reader would keep the rope for as long as it likes.
+#[test]
+fn broadcast_drops_who_takes_a_byte_at_a_time() {
+    let (mut peer, socket) = UnixStream::pair().unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let rope = Arc::new(Rope::from(pattern(4 * MIB)));
+    let mut readers = vec![Reader::new(socket, &rope)];
+    let begin = Instant::now();
+    peer.set_nonblocking(true).unwrap();
+    while !readers.is_empty() {
+        send_to_all(&mut readers, TIME);
+        let _ = peer.read(&mut [0; 100]).unwrap();
+        thread::sleep(Duration::from_millis(5));
+        assert!(begin.elapsed() < PATIENCE, "it is still served");
+    }
+    assert!(begin.elapsed() >= TIME && Arc::strong_count(&rope) == 1);
+}
+
 #[test]
 fn broadcast_of_nothing_ends() {
     let (_peer, socket) = UnixStream::pair().unwrap();
@@ -263,17 +281,16 @@ fn frames_in_any_pieces() {
     let wire: Vec<u8> =
         frames.iter().flat_map(|frame| [&(frame.len() as u32).to_be_bytes()[..], frame].concat()).collect();
     let mut received = Rope::in_pool(&pool(MIB));
-    assert_eq!(receive_frames(&socket, &mut received).unwrap_err().kind(), ErrorKind::WouldBlock);
+    let blocked = receive_frames(&socket, &mut received, |_| panic!("a frame")).unwrap_err();
+    assert_eq!(blocked.kind(), ErrorKind::WouldBlock);
     let mut got = Vec::new();
     for piece in wire.chunks(1).take(400).chain(wire[400..].chunks(30_000)) {
         peer.write_all(piece).unwrap();
-        while let Ok(Some(frames)) = receive_frames(&socket, &mut received) {
-            got.extend(frames);
-        }
+        while let Ok(true) = receive_frames(&socket, &mut received, |frame| got.push(frame)) {}
     }
     assert_eq!(got, frames);
     drop(peer);
-    assert!(receive_frames(&socket, &mut received).unwrap().is_none());
+    assert!(!receive_frames(&socket, &mut received, |_| panic!("a frame")).unwrap());
 }
 
 #[test]
@@ -289,7 +306,7 @@ fn frames_that_lie() {
         peer.write_all(wire).unwrap();
         drop(peer);
         let mut received = Rope::new();
-        let refused = (0..2).find_map(|_| receive_frames(&socket, &mut received).err());
+        let refused = (0..2).find_map(|_| receive_frames(&socket, &mut received, drop).err());
         assert_eq!(refused.map(|error| error.kind()), Some(kind), "{wire:?}");
     }
     let mut largest = Rope::from(vec![0; 16 << 20]);
@@ -312,8 +329,7 @@ fn frames_without_end_take_no_more_than_one_at_a_time() {
             drop(peer);
         });
         let mut count = 0;
-        while let Some(frames) = receive_frames(&socket, &mut received).unwrap() {
-            count += frames.len();
+        while receive_frames(&socket, &mut received, |_| count += 1).unwrap() {
             assert!(received.len() < wire.len());
         }
         assert_eq!(count, 64);
@@ -350,6 +366,23 @@ fn uploads_are_handed_over_whole_or_not_at_all() {
         assert_eq!(refused.kind(), ErrorKind::TimedOut);
         drop(socket);
     });
+    // Nor does a worker that takes nothing: its socket is full in the end.
+    let begin = Instant::now();
+    let late = loop {
+        let (mut peer, socket) = tcp_pair();
+        peer.write_all(b"a payload").unwrap();
+        drop(peer);
+        if let Err(late) = hand_over(&socket, &worker, MIB, TIME) {
+            break late;
+        }
+        assert!(begin.elapsed() < PATIENCE);
+    };
+    assert_eq!(late.kind(), ErrorKind::WouldBlock);
+    worker.set_write_timeout(None).unwrap();
+    server.set_nonblocking(true).unwrap();
+    while let Ok(payload) = take_over(&server) {
+        assert_eq!(*payload.unwrap(), b"a payload"[..]);
+    }
     (&worker).write_all(b"something else").unwrap();
     assert_eq!(take_over(&server).unwrap_err().kind(), ErrorKind::InvalidData);
     drop(worker);

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use recipes::echo::{Limits, serve};
+use recipes::echo::{Limits, echo, serve};
 use ropewalk::Pool;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -21,7 +21,9 @@ async fn those_that_come_then_are_served_later() {
     // Each connection has both its ends here.
     setrlimit(Resource::RLIMIT_NOFILE, 60, hard).unwrap();
     let limits = Limits { body: 1 << 20, idle: Duration::from_millis(500), total: PATIENCE };
-    tokio::spawn(serve(listener, pool, 1000, limits));
+    tokio::spawn(async move {
+        serve(listener, 1000, limits.total, |peer| echo(peer, pool.clone(), limits)).await;
+    });
 
     let mut idle = Vec::new();
     let mut last = loop {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use recipes::echo::{Limits, serve};
+use recipes::echo::{Limits, echo, serve};
 use recipes::http::upload;
 use recipes::room::rope_with_room;
 use ropewalk::Pool;
@@ -34,7 +34,10 @@ fn pattern(len: usize) -> Vec<u8> {
 async fn start(pool: &Pool, connections: usize, limits: Limits) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(serve(listener, pool.clone(), connections, limits));
+    let pool = pool.clone();
+    tokio::spawn(async move {
+        serve(listener, connections, limits.total, |peer| echo(peer, pool.clone(), limits)).await;
+    });
     address
 }
 
