@@ -3,14 +3,16 @@
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
+use pyo3::PyTraverseError;
 use pyo3::exceptions::PyIndexError;
+use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
 
 use crate::attach;
 use crate::error::plain;
+use crate::exports::Exports;
 use crate::fork::Born;
-use crate::pushed::Sweep;
+use crate::pushed::{Segment, Sweep};
 use crate::send::{self, Source};
 
 type Inner = ropewalk::Cursor<Arc<ropewalk::Rope>>;
@@ -22,18 +24,19 @@ type Inner = ropewalk::Cursor<Arc<ropewalk::Rope>>;
 #[pyclass(frozen, weakref, module = "ropewalk")]
 pub(crate) struct Cursor {
     inner: Mutex<Inner>,
+    exports: Exports,
     len: usize,
     born: Born,
     _sweep: Sweep,
 }
 
 impl Cursor {
-    pub(crate) fn new(rope: Arc<ropewalk::Rope>, position: usize) -> PyResult<Cursor> {
+    pub(crate) fn new(rope: Arc<ropewalk::Rope>, exports: Exports, position: usize) -> PyResult<Cursor> {
         let len = rope.len();
         check(position, len)?;
         let mut inner = Inner::new(rope);
         inner.set_position(position);
-        Ok(Cursor { inner: Mutex::new(inner), len, born: Born::now(), _sweep: Sweep })
+        Ok(Cursor { inner: Mutex::new(inner), exports, len, born: Born::now(), _sweep: Sweep })
     }
 
     /// Does something with the cursor, detached.
@@ -63,12 +66,13 @@ impl Source for Cursor {
         self.with(py, |cursor| cursor.sendmsg_to(fd, flags, fds))?.map_err(|error| plain(&error))
     }
 
-    fn next(&self, py: Python<'_>) -> PyResult<Option<Bytes>> {
-        self.with(py, |cursor| {
+    fn next(&self, py: Python<'_>) -> PyResult<Option<Segment>> {
+        let next = self.with(py, |cursor| {
             let at = cursor.position();
             let len = cursor.chunk().len();
             cursor.get_ref().slice(at..at + len).into_iter().next()
-        })
+        })?;
+        Ok(next.map(|bytes| Segment { exports: self.exports.of(py, [&bytes[..]]), bytes }))
     }
 
     fn sent(&self, py: Python<'_>, sent: usize) -> PyResult<()> {
@@ -122,6 +126,10 @@ impl Cursor {
     #[getter]
     fn remaining(&self, py: Python<'_>) -> PyResult<usize> {
         Ok(self.len - self.at(py)?)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.exports.traverse(&visit)
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {

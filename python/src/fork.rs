@@ -89,7 +89,7 @@ pub(crate) fn watch() -> PyResult<()> {
 /// has not, and the memory that was lent.
 struct Forking {
     _exported: MutexGuard<'static, BTreeMap<usize, (usize, usize)>>,
-    _pushed: pushed::Locks,
+    _pushed: pushed::Lock,
     lent: Vec<Range<usize>>,
 }
 
@@ -101,7 +101,7 @@ extern "C" fn before() {
     let exported = exported();
     let lent = if exported.is_empty() { Vec::new() } else { within_pools(&exported) };
     lent.iter().for_each(|pages| advise(pages, libc::MADV_DOFORK));
-    FORKING.set(Some(Forking { _exported: exported, _pushed: pushed::lock_all(), lent }));
+    FORKING.set(Some(Forking { _exported: exported, _pushed: pushed::lock(), lent }));
 }
 
 extern "C" fn in_parent() {

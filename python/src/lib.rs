@@ -7,6 +7,7 @@
 //! view.rs    View, an object of the buffer protocol
 //! lent.rs    the room behind a rope, exported writable
 //! pushed.rs  other objects' buffers as segments
+//! exports.rs which of them a rope refers to, for the garbage collector
 //! send.rs    sending, which ropes and cursors have in common
 //! attach.rs  leaving the interpreter, and coming back to it at shutdown
 //! fd.rs      descriptors of Python objects, TLS sockets among them
@@ -17,6 +18,7 @@
 mod attach;
 mod cursor;
 mod error;
+mod exports;
 mod fd;
 mod fork;
 mod lent;

@@ -3,7 +3,7 @@
 //! Nothing runs Python code while the lock is held, so that none of it can wait for the lock: what dies there
 //! is released behind it (`pushed.rs`), and objects are made before or after.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::mem;
 use std::os::fd::{BorrowedFd, IntoRawFd};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -19,11 +19,12 @@ use pyo3::types::{PyBytes, PyMemoryView, PySlice};
 use crate::attach;
 use crate::cursor::Cursor;
 use crate::error::{Context, PoolFull};
+use crate::exports::Exports;
 use crate::fd::Fd;
 use crate::fork::Born;
 use crate::lent::{Lending, Tail};
 use crate::pool::{self, Pool};
-use crate::pushed::{self, Sweep};
+use crate::pushed::{self, Segment, Sweep};
 use crate::send::{self, Source};
 use crate::view::{self, View};
 
@@ -38,6 +39,8 @@ use crate::view::{self, View};
 #[pyclass(frozen, weakref, sequence, module = "ropewalk")]
 pub(crate) struct Rope {
     state: Mutex<State>,
+    /// What the bytes refer to; changed under the lock of the state, attached.
+    exports: Exports,
     born: Born,
     _sweep: Sweep,
 }
@@ -122,9 +125,9 @@ const MIN_DETACHED: usize = 64 << 10;
 const MAX_HINT: usize = 64 << 10;
 
 impl Rope {
-    fn of(rope: ropewalk::Rope) -> Rope {
+    fn of(rope: ropewalk::Rope, exports: Exports) -> Rope {
         let state = State { rope, lending: Lending::default(), refused: None, snapshot: None };
-        Rope { state: Mutex::new(state), born: Born::now(), _sweep: Sweep }
+        Rope { state: Mutex::new(state), exports, born: Born::now(), _sweep: Sweep }
     }
 
     fn lock(&self, py: Python<'_>) -> PyResult<MutexGuard<'_, State>> {
@@ -147,7 +150,7 @@ impl Rope {
     ) -> PyResult<R> {
         self.born.check("rope")?;
         let result = attach::detached(py, &self.state, |state| change(state.changed()));
-        pushed::release(py);
+        self.sweep(py);
         Ok(result)
     }
 
@@ -161,9 +164,52 @@ impl Rope {
         done.map_err(|(context, error)| context.raise(py, &error))
     }
 
+    /// To be called behind whatever may have dropped bytes, or given them away.
+    fn sweep(&self, py: Python<'_>) {
+        if !self.exports.is_empty() {
+            let state = attach::lock(py, &self.state);
+            if state.len() == 0 {
+                self.exports.take();
+            }
+        }
+        pushed::release(py);
+    }
+
+    /// Puts bytes in front or behind.
+    fn put(
+        &self,
+        py: Python<'_>,
+        segment: Segment,
+        put: impl FnOnce(&mut ropewalk::Rope, Bytes),
+    ) -> PyResult<()> {
+        let mut state = self.lock(py)?;
+        self.exports.append(segment.exports);
+        put(state.changed(), segment.bytes);
+        Ok(())
+    }
+
+    /// All bytes, which share the memory, and what they refer to.
+    fn all(&self, py: Python<'_>) -> PyResult<(ropewalk::Rope, Exports)> {
+        self.look(py, |rope| (rope.clone(), self.exports.of(py, rope.chunks())))
+    }
+
+    /// Takes all bytes, and what they refer to.
+    fn take(&self, py: Python<'_>) -> PyResult<(ropewalk::Rope, Exports)> {
+        let mut state = self.lock(py)?;
+        let rope = state.changed();
+        let mut rest = rope.pool().map(ropewalk::Rope::in_pool).unwrap_or_default();
+        rest.set_limit(rope.limit());
+        Ok((mem::replace(rope, rest), self.exports.take()))
+    }
+
     /// Looks at the rope, attached.
     fn look<R>(&self, py: Python<'_>, look: impl FnOnce(&ropewalk::Rope) -> R) -> PyResult<R> {
         Ok(look(&self.settled(py)?.rope))
+    }
+
+    /// One of the rope's segments. To be called under its lock.
+    fn segment(&self, py: Python<'_>, bytes: Bytes) -> Segment {
+        Segment { exports: self.exports.of(py, [&bytes[..]]), bytes }
     }
 
     fn within(&self, what: &str, at: usize, len: usize) -> PyResult<()> {
@@ -182,7 +228,7 @@ impl Rope {
         let pool = pool.map_or_else(|| pool::default_pool(py), Ok)?;
         let mut rope = ropewalk::Rope::in_pool(pool.get().check()?);
         rope.set_limit(limit.unwrap_or(usize::MAX));
-        Ok(Rope::of(rope))
+        Ok(Rope::of(rope, Exports::default()))
     }
 
     /// Most bytes that the rope may hold by receiving; None without a limit.
@@ -200,24 +246,21 @@ impl Rope {
     /// Appends any contiguous buffer without a copy. O(1). Its owner is kept alive, and exported: a bytearray cannot
     /// be resized meanwhile. What is in it must not be changed until it was sent or dropped.
     fn push(&self, py: Python<'_>, buffer: &Bound<'_, PyAny>) -> PyResult<()> {
-        let segment = segment(buffer)?;
-        self.lock(py)?.changed().push(segment);
-        Ok(())
+        self.put(py, segment(buffer)?, ropewalk::Rope::push)
     }
 
     /// Puts any contiguous buffer in front without a copy; as :meth:`push`.
     fn push_front(&self, py: Python<'_>, buffer: &Bound<'_, PyAny>) -> PyResult<()> {
-        let segment = segment(buffer)?;
-        self.lock(py)?.changed().push_front(segment);
-        Ok(())
+        self.put(py, segment(buffer)?, ropewalk::Rope::push_front)
     }
 
     /// Appends a copy of any contiguous buffer. Consecutive ones are one segment.
     fn extend(&self, py: Python<'_>, buffer: &Bound<'_, PyAny>) -> PyResult<()> {
-        let segment = segment(buffer)?;
-        self.change(py, move |rope| {
-            rope.extend_from_slice(&segment);
-        })
+        let Segment { bytes, exports: _during_the_call } = segment(buffer)?;
+        self.change(py, |rope| rope.extend_from_slice(&bytes))?;
+        drop(bytes);
+        pushed::release(py);
+        Ok(())
     }
 
     /// Moves all of ``other`` to the end without a copy; ``other`` is empty then. O(segments of the shorter one).
@@ -226,12 +269,11 @@ impl Rope {
             return Err(PyValueError::new_err("a rope cannot be appended to itself; append a slice of it"));
         }
         self.born.check("rope")?;
-        let moved = other.get().change(py, |other| {
-            let all = other.len();
-            other.split_to(all)
-        })?;
-        other.get().lock(py)?.tidy();
-        self.change(py, |rope| rope.append(moved))
+        let (moved, exports) = other.get().take(py)?;
+        let mut state = self.lock(py)?;
+        self.exports.append(exports);
+        state.changed().append(moved);
+        Ok(())
     }
 
     /// Takes the first ``at`` bytes off as a rope of their own, without a copy. IndexError if there are fewer.
@@ -240,13 +282,11 @@ impl Rope {
         self.within("split_to", at, state.rope.len())?;
         state.snapshot = None;
         let front = state.rope.split_to(at);
-        let (last, first) = (front.chunks().next_back(), state.rope.chunks().next());
-        if last.map(|last| last.as_ptr_range().end) == first.map(<[u8]>::as_ptr) {
-            pushed::share(first); // cut in the middle
-        }
+        let exports = self.exports.of(py, front.chunks());
         state.tidy();
         drop(state);
-        Ok(Rope::of(front))
+        self.sweep(py);
+        Ok(Rope::of(front, exports))
     }
 
     /// Drops the first ``count`` bytes; pages that are used up are free at once. IndexError if there are fewer.
@@ -257,7 +297,7 @@ impl Rope {
         state.rope.advance(count);
         state.tidy();
         drop(state);
-        pushed::release(py);
+        self.sweep(py);
         Ok(())
     }
 
@@ -312,7 +352,7 @@ impl Rope {
                 };
                 Ok(())
             })?;
-            pushed::release(py);
+            self.sweep(py);
             if taken {
                 return Ok(copy);
             }
@@ -321,11 +361,7 @@ impl Rope {
 
     /// The pieces as views that share the memory, in order, none of them empty.
     fn segments(&self, py: Python<'_>) -> PyResult<Vec<View>> {
-        let segments = self.look(py, |rope| {
-            pushed::share(rope.chunks());
-            rope.segments().collect::<Vec<Bytes>>()
-        })?;
-        Ok(segments.into_iter().map(View::part).collect())
+        self.look(py, |rope| rope.segments().map(|bytes| View::part(self.segment(py, bytes))).collect())
     }
 
     /// readv(2): appends what has arrived, at most ``max`` bytes. Returns how many bytes that were; 0 is the end of
@@ -386,10 +422,10 @@ impl Rope {
     fn cursor(&self, py: Python<'_>, position: usize) -> PyResult<Cursor> {
         let mut state = self.settled(py)?;
         let State { snapshot, rope, .. } = &mut *state;
-        pushed::share(rope.chunks());
+        let exports = self.exports.of(py, rope.chunks());
         let snapshot = Arc::clone(snapshot.get_or_insert_with(|| Arc::new(rope.clone())));
         drop(state);
-        Cursor::new(snapshot, position)
+        Cursor::new(snapshot, exports, position)
     }
 
     /// All bytes as one contiguous, read-only :class:`View`; the rope is empty then.
@@ -398,19 +434,24 @@ impl Rope {
     /// second address, a system call a run; only short pieces, and buffers that were pushed, are copied. Raises PoolFull or
     /// MemoryError when there is no memory for the copies; the rope is as it was then.
     fn finalize(&self, py: Python<'_>) -> PyResult<View> {
-        let view = self.attempt(py, |rope| {
-            let mut rest = ropewalk::Rope::default();
-            if let Some(pool) = rope.pool() {
-                rest = ropewalk::Rope::in_pool(pool);
+        let (rope, exports) = self.take(py)?;
+        let context = Context::of(&rope);
+        match py.detach(|| rope.finalize()) {
+            Ok(view) => {
+                let view = View::of(py, view, &exports);
+                pushed::release(py);
+                Ok(view)
             }
-            rest.set_limit(rope.limit());
-            mem::replace(rope, rest).finalize().map_err(|error| {
-                let message = error.to_string();
-                *rope = error.into_rope();
-                io::Error::new(io::ErrorKind::OutOfMemory, message)
-            })
-        })?;
-        Ok(View::of(view))
+            Err(error) => {
+                let short = io::Error::new(ErrorKind::OutOfMemory, error.to_string());
+                let mut state = self.lock(py)?;
+                let rest = mem::replace(state.changed(), error.into_rope());
+                state.rope.append(rest);
+                self.exports.append(exports);
+                drop(state);
+                Err(context.raise(py, &short))
+            }
+        }
     }
 
     /// Room behind the rope's bytes as a writable memoryview, for ``recv_into`` and the like: what
@@ -466,17 +507,17 @@ impl Rope {
     fn __getitem__(&self, at: &Bound<'_, PyAny>) -> PyResult<Rope> {
         let py = at.py();
         let slice = at.cast::<PySlice>().map_err(|_| PyTypeError::new_err("a rope is sliced: rope[a:b]"))?;
-        let (from, to) = view::range(slice, self.__len__(py)?)?;
-        let part = self.look(py, |rope| {
-            pushed::share(rope.chunks());
-            let to = to.min(rope.len());
-            rope.slice(from.min(to)..to)
-        })?;
-        Ok(Rope::of(part))
+        let range = view::range(slice, self.__len__(py)?)?;
+        self.look(py, |rope| {
+            let to = range.end.min(rope.len());
+            let part = rope.slice(range.start.min(to)..to);
+            let exports = self.exports.of(py, part.chunks());
+            Rope::of(part, exports)
+        })
     }
 
     fn __bytes__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let all = self.look(py, ropewalk::Rope::clone)?;
+        let (all, _exports) = self.all(py)?;
         let copy = PyBytes::new_with(py, all.len(), |copy| {
             py.detach(|| all.cursor().copy_to_slice(copy));
             Ok(())
@@ -488,9 +529,12 @@ impl Rope {
 
     fn __eq__(&self, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         let py = other.py();
-        let ours = self.look(py, ropewalk::Rope::clone)?;
+        let (ours, _exports) = self.all(py)?;
         let equal = match other.cast::<Rope>() {
-            Ok(other) => Ok(ours == other.get().look(py, ropewalk::Rope::clone)?),
+            Ok(other) => {
+                let (theirs, _exports) = other.get().all(py)?;
+                Ok(ours == theirs)
+            }
             Err(_) => pushed::with_bytes(other, |other| ours == *other),
         };
         drop(ours);
@@ -502,8 +546,7 @@ impl Rope {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        // Where it is locked, a call is under way, whose caller holds the rope anyway.
-        self.state.try_lock().map_or(Ok(()), |state| pushed::traverse(state.rope.chunks(), &visit))
+        self.exports.traverse(&visit)
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
@@ -513,13 +556,9 @@ impl Rope {
 }
 
 /// Bytes of a view as they are, of any other object by an export of its buffer.
-fn segment(buffer: &Bound<'_, PyAny>) -> PyResult<Bytes> {
+fn segment(buffer: &Bound<'_, PyAny>) -> PyResult<Segment> {
     match buffer.cast::<View>() {
-        Ok(view) => {
-            let bytes = view.get().bytes()?;
-            pushed::share([&bytes[..]]);
-            Ok(bytes.clone())
-        }
+        Ok(view) => view.get().segment(buffer.py(), ..),
         Err(_) => pushed::segment(buffer),
     }
 }
@@ -568,11 +607,8 @@ impl Source for Rope {
         self.attempt(py, |rope| rope.sendmsg_to(fd, flags, fds))
     }
 
-    fn next(&self, py: Python<'_>) -> PyResult<Option<Bytes>> {
-        self.change(py, |rope| {
-            let len = Buf::chunk(rope).len();
-            rope.slice(..len).into_iter().next()
-        })
+    fn next(&self, py: Python<'_>) -> PyResult<Option<Segment>> {
+        self.look(py, |rope| rope.segments().next().map(|bytes| self.segment(py, bytes)))
     }
 
     fn sent(&self, py: Python<'_>, sent: usize) -> PyResult<()> {

@@ -2,13 +2,13 @@
 
 use std::os::fd::BorrowedFd;
 
-use bytes::Bytes;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::attach;
 use crate::fd::Fd;
+use crate::pushed::Segment;
 use crate::view::View;
 
 /// What bytes are sent from.
@@ -24,7 +24,7 @@ pub(crate) trait Source {
     ) -> PyResult<usize>;
 
     /// The next bytes, as many as are contiguous.
-    fn next(&self, py: Python<'_>) -> PyResult<Option<Bytes>>;
+    fn next(&self, py: Python<'_>) -> PyResult<Option<Segment>>;
 
     /// Moves on by `sent` bytes, at most to the end.
     fn sent(&self, py: Python<'_>, sent: usize) -> PyResult<()>;

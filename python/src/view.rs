@@ -1,5 +1,6 @@
 //! A finalised rope as an object of the buffer protocol.
 
+use std::ops::{Range, RangeBounds};
 use std::os::raw::c_int;
 
 use bytes::Bytes;
@@ -11,8 +12,9 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PySlice};
 
+use crate::exports::Exports;
 use crate::fork::{self, Born};
-use crate::pushed::{self, Sweep};
+use crate::pushed::{self, Segment, Sweep};
 
 /// All bytes of a rope, contiguous, read-only: an object of the buffer protocol.
 ///
@@ -23,6 +25,7 @@ use crate::pushed::{self, Sweep};
 #[pyclass(frozen, weakref, sequence, module = "ropewalk")]
 pub(crate) struct View {
     bytes: Bytes,
+    exports: Exports,
     copied: usize,
     mapped: usize,
     born: Born,
@@ -30,18 +33,27 @@ pub(crate) struct View {
 }
 
 impl View {
-    pub(crate) fn of(view: ropewalk::View) -> View {
+    /// A rope that was finalised, whose segments referred to `exports`.
+    pub(crate) fn of(py: Python<'_>, view: ropewalk::View, exports: &Exports) -> View {
         let (copied, mapped) = (view.copied_bytes(), view.mapped_bytes());
-        View { copied, mapped, ..View::part(view.into()) }
+        let exports = exports.of(py, [&view[..]]);
+        View { copied, mapped, ..View::part(Segment { bytes: view.into(), exports }) }
     }
 
-    pub(crate) fn part(bytes: Bytes) -> View {
-        View { bytes, copied: 0, mapped: 0, born: Born::now(), _sweep: Sweep }
+    pub(crate) fn part(Segment { bytes, exports }: Segment) -> View {
+        View { bytes, exports, copied: 0, mapped: 0, born: Born::now(), _sweep: Sweep }
     }
 
-    pub(crate) fn bytes(&self) -> PyResult<&Bytes> {
+    fn bytes(&self) -> PyResult<&Bytes> {
         self.born.check("view")?;
         Ok(&self.bytes)
+    }
+
+    /// Some of its bytes.
+    pub(crate) fn segment(&self, py: Python<'_>, range: impl RangeBounds<usize>) -> PyResult<Segment> {
+        let bytes = self.bytes()?.slice(range);
+        let exports = self.exports.of(py, [&bytes[..]]);
+        Ok(Segment { bytes, exports })
     }
 }
 
@@ -93,9 +105,8 @@ impl View {
         let Ok(slice) = at.cast::<PySlice>() else {
             return Ok(bytes[index(at, bytes.len())?].into_pyobject(py)?.into_any());
         };
-        let (from, to) = range(slice, bytes.len())?;
-        pushed::share([&bytes[..]]);
-        Ok(Bound::new(py, View::part(bytes.slice(from..to)))?.into_any())
+        let part = self.segment(py, range(slice, bytes.len())?)?;
+        Ok(Bound::new(py, View::part(part))?.into_any())
     }
 
     fn __eq__(&self, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
@@ -156,7 +167,7 @@ impl View {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        pushed::traverse([&self.bytes[..]], &visit)
+        self.exports.traverse(&visit)
     }
 }
 
@@ -173,11 +184,11 @@ fn index(at: &Bound<'_, PyAny>, len: usize) -> PyResult<usize> {
 }
 
 /// The bounds of a slice whose step is 1.
-pub(crate) fn range(slice: &Bound<'_, PySlice>, len: usize) -> PyResult<(usize, usize)> {
+pub(crate) fn range(slice: &Bound<'_, PySlice>, len: usize) -> PyResult<Range<usize>> {
     let indices = slice.indices(isize::try_from(len)?)?;
     if indices.step != 1 {
         return Err(PyTypeError::new_err(format!("the step is 1, not {}", indices.step)));
     }
     let from = indices.start.cast_unsigned();
-    Ok((from, from.max(indices.stop.cast_unsigned())))
+    Ok(from..from.max(indices.stop.cast_unsigned()))
 }

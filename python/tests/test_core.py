@@ -387,14 +387,53 @@ def test_reference_cycles_are_collected(make):
     assert gone() is None
 
 
-@pytest.mark.parametrize("make", [lambda rope: rope, lambda rope: rope.finalize(), lambda rope: rope.split_to(5000)])
-def test_reference_cycles_through_what_was_pushed_are_collected(make):
-    class Source(bytearray):
-        pass
+class Source(bytearray):
+    """Bytes that may refer to the rope they are pushed to, which the garbage collector has to find out."""
 
-    source, rope = Source(b"x" * 5000), ropewalk.Rope()
-    rope.push(source)
-    source.made = make(rope)
+    taken = 0
+
+    def __del__(self):
+        Source.taken += 1
+
+
+def whole(rope):
+    return rope
+
+
+SHARES = {
+    "itself": whole,
+    "a view": lambda rope: rope.finalize(),
+    "a slice of a view": lambda rope: rope.finalize()[10:20],
+    "all of it, split off": lambda rope: rope.split_to(5000),
+    "some of it, split off": lambda rope: (rope.split_to(10), rope),
+    "a slice": lambda rope: (rope[10:20], rope),
+    "a slice of a slice": lambda rope: rope[10:][10:],
+    "a cursor": lambda rope: rope.cursor(5),
+    "two cursors": lambda rope: (rope.cursor(), rope.cursor(), rope),
+    "segments": lambda rope: (rope.segments(), rope),
+    "a view of a segment": lambda rope: memoryview(rope.segments()[0]),
+    "another rope": lambda rope: (joined(rope[:100], rope[200:]), rope),
+    "a rope with a view": lambda rope: rope_of(rope.segments()[0]),
+    "a view of a view": lambda rope: ropewalk.View(rope.finalize()),
+}
+
+
+VIEWS = ("a view", "a slice of a view", "a view of a view")
+
+
+def joined(*ropes):
+    joined = ropewalk.Rope()
+    for rope in ropes:
+        joined.append(rope)
+    return joined
+
+
+@pytest.mark.parametrize("pushed", ["an object", "a part of it"])
+@pytest.mark.parametrize("share", SHARES)
+def test_reference_cycles_through_what_was_pushed_are_collected(share, pushed):
+    source, rope = Source(b"x" * 5010), ropewalk.Rope()
+    rope.push(source if pushed == "an object" else memoryview(source)[5:-5])
+    source.made = SHARES[share](rope)
     gone = weakref.ref(source)
     del source, rope
     assert gone() is not None
@@ -402,25 +441,137 @@ def test_reference_cycles_through_what_was_pushed_are_collected(make):
     assert gone() is None
 
 
-def test_the_collector_takes_nothing_that_others_share():
-    class Source(bytearray):
-        pass
-
-    for share in (lambda rope: rope[:], lambda rope: rope.cursor(), lambda rope: rope.segments()[0],
-                  lambda rope: rope.split_to(10)):
+@pytest.mark.parametrize("pushed", ["an object", "a part of it", "both"])
+@pytest.mark.parametrize("share", SHARES)
+def test_the_collector_takes_nothing_that_is_held(share, pushed):
+    """What was made of the rope is kept, and the rope is in a cycle with what was pushed, or the other way around."""
+    for kept in ("made", "rope"):
         source, rope = Source(b"x" * 5000), ropewalk.Rope()
-        rope.push(source)
-        kept = share(rope)
-        source.rope = rope
-        del source, rope
+        if pushed != "a part of it":
+            rope.push(source)
+        if pushed != "an object":
+            rope.push(memoryview(source))
+        made = SHARES[share](rope)
+        source.name, source.rope, source.made = "source", rope, made
+        keep, before, held = made if kept == "made" else rope, Source.taken, weakref.ref(source)
+        # A view of two segments is a copy of both, and the rope is empty then.
+        has = len(rope) if kept == "rope" else pushed != "both" or share not in VIEWS
+        del source, rope, made
         gc.collect()
-        if isinstance(kept, ropewalk.Cursor):
-            assert kept.remaining == 5000
-        else:
-            assert bytes(kept[:10]) == b"x" * 10
-    same = Source(b"y" * 5000)
-    rope = rope_of(same, same)
-    same.rope = rope
-    gc.collect()
-    assert bytes(rope) == b"y" * 10_000
+        if has:
+            assert Source.taken == before and held().name == "source" and held().made is not None
+            assert all(all(byte in b"x" for byte in bytes(part)) for part in parts(keep))
+        del keep
+        gc.collect()
+        assert held() is None and Source.taken == before + 1
+
+
+def parts(kept):
+    """Whatever of it has bytes to be read."""
+    if isinstance(kept, (tuple, list)):
+        return [part for one in kept for part in parts(one)]
+    return [] if isinstance(kept, ropewalk.Cursor) else [kept]
+
+
+def test_the_collector_agrees_with_a_model_of_who_holds_what():
+    """Ropes, their slices, views and cursors at random, in cycles with what was pushed; some of them are kept."""
+    import random
+
+    for seed in range(60):
+        chance = random.Random(seed)
+        sources = [Source(b"%02d" % number * 50) for number in range(6)]
+        # What each holder has: the numbers of its sources, in order.
+        holders = []
+
+        def hold(made, numbers):
+            holders.append((made, numbers))
+            chance.choice(sources).__dict__.setdefault("made", []).append(made)
+
+        for number, source in enumerate(sources):
+            rope = rope_of(chance.choice([source, memoryview(source)]))
+            hold(rope, [number])
+        for _ in range(20):
+            index = chance.randrange(len(holders))
+            made, numbers = holders[index]
+            if not isinstance(made, ropewalk.Rope) or not numbers:
+                continue
+            at = chance.randrange(len(numbers) + 1)
+            match chance.randrange(6):
+                case 0:
+                    hold(made[100 * at :], numbers[at:])
+                case 1:
+                    hold(made.split_to(100 * at), numbers[:at])
+                    holders[index] = made, numbers[at:]
+                case 2:
+                    other, others = chance.choice(holders)
+                    if isinstance(other, ropewalk.Rope) and other is not made:
+                        made.append(other[:])
+                        holders[index] = made, numbers + others
+                case 3:
+                    for segment, number in zip(made.segments(), numbers, strict=True):
+                        hold(segment, [number])
+                case 4:
+                    hold(made.cursor(100 * at), numbers)
+                case 5:
+                    made.advance(100 * at)
+                    holders[index] = made, numbers[at:]
+        kept = chance.sample(holders, 2)
+        refs = [weakref.ref(source) for source in sources]
+        # Through a source, all that was made and given to it is held too.
+        reached, more = set(), [number for _, numbers in kept for number in numbers]
+        while more:
+            number = more.pop()
+            if number not in reached:
+                reached.add(number)
+                given = sources[number].__dict__.get("made", [])
+                more += [n for made, numbers in holders if any(made is one for one in given) for n in numbers]
+        del sources, source, holders, rope, made, numbers, hold
+        index = at = other = others = segment = number = given = None
+        gc.collect()
+        for number in reached:
+            assert refs[number]() is not None, (seed, number)
+        for made, numbers in kept:
+            if not isinstance(made, ropewalk.Cursor):
+                assert bytes(made) == b"".join(b"%02d" % number * 50 for number in numbers), seed
+        del kept, made, numbers
+        gc.collect()
+        assert not any(ref() for ref in refs), seed
+
+
+def test_a_memoryview_may_be_released_once_it_was_pushed():
+    source = bytearray(b"0123456789")
+    with memoryview(source) as whole, whole[2:8].cast("H") as part:
+        rope = rope_of(part)
+    with pytest.raises(BufferError):
+        source.append(0)
+    assert rope == b"234567" and address(rope.segments()[0]) == address(source) + 2
     rope.clear()
+    source.append(0)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="classes have no buffers there")
+def test_a_class_with_a_buffer_is_held_until_the_rope_is_cleared():
+    """A memoryview is behind it, which CPython must not clear."""
+    class Exporter:
+        def __buffer__(self, flags):
+            return memoryview(self.data)
+
+    source, rope = Exporter(), ropewalk.Rope()
+    source.data = Source(b"x" * 5000)
+    source.rope, gone = rope, weakref.ref(source.data)
+    rope.push(source)
+    rope.push(memoryview(source))
+    del source
+    gc.collect()
+    assert bytes(rope) == b"x" * 10_000
+    rope.clear()
+    assert gone() is None
+
+
+def test_an_empty_object_is_not_held():
+    source = Source()
+    source.view, before = ropewalk.View(source), Source.taken
+    source.append(1)
+    del source
+    gc.collect()
+    assert Source.taken == before + 1
