@@ -1,7 +1,7 @@
 //! tokio's I/O traits, implemented by those of [`std::io`]; never pending, because a rope is in memory.
 
 use std::borrow::Borrow;
-use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, Seek, SeekFrom, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -9,6 +9,7 @@ use tokio::io::{AsyncBufRead, AsyncRead, AsyncSeek, AsyncWrite, ReadBuf};
 
 use super::in_memory::{buf_read_methods, write_methods};
 use crate::rope::{Cursor, Rope};
+use crate::sys::shown;
 
 /// Reads from the front; bytes that were read leave the rope. O(bytes copied).
 ///
@@ -117,9 +118,21 @@ impl<R: Borrow<Rope> + Unpin> AsyncSeek for Cursor<R> {
 }
 
 /// Reads as much of the `count` bytes of `from` as there is room for.
-fn fill(into: &mut ReadBuf<'_>, from: &mut impl Read, count: usize) -> io::Result<()> {
+fn fill(into: &mut ReadBuf<'_>, from: &mut impl BufRead, count: usize) -> io::Result<()> {
     let count = count.min(into.remaining());
-    from.read_exact(into.initialize_unfilled_to(count))?;
-    into.advance(count);
+    if !shown::is_empty() {
+        // What lies in a file is read by pread(2), into memory that has to be initialised.
+        from.read_exact(into.initialize_unfilled_to(count))?;
+        into.advance(count);
+        return Ok(());
+    }
+    let mut left = count;
+    while left > 0 {
+        let chunk = from.fill_buf()?;
+        let part = chunk.len().min(left);
+        into.put_slice(&chunk[..part]);
+        from.consume(part);
+        left -= part;
+    }
     Ok(())
 }
