@@ -122,6 +122,7 @@ impl Rope {
     }
 
     /// Appends a copy of `bytes` to the tail. Consecutive small ones are one segment. O(bytes).
+    /// Where a new tail begins, a last segment of up to 4 KiB is copied to its start, so that the two are contiguous.
     ///
     /// When the pool has no memory the copy lies on the heap, and [`PoolStats`](crate::PoolStats) counts a fallback.
     ///
