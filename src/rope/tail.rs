@@ -122,7 +122,6 @@ impl Rope {
     }
 
     /// Appends a copy of `bytes` to the tail. Consecutive small ones are one segment. O(bytes).
-    /// Where a new tail begins, a last segment of up to 4 KiB is copied to its start, so that the two are contiguous.
     ///
     /// When the pool has no memory the copy lies on the heap, and [`PoolStats`](crate::PoolStats) counts a fallback.
     ///
@@ -316,7 +315,10 @@ impl Rope {
         let Some(mut next) = offer.next.take() else { return };
         // SAFETY: promised by the caller.
         unsafe { next.fill(count) };
-        self.begin_tail(next, offer.copied);
+        if offer.copied > 0 {
+            self.segments.pop();
+        }
+        self.replace_tail(next);
     }
 
     /// A fresh extent with up to `want` bytes ready, and how many bytes of a short last segment it begins with.
@@ -354,8 +356,9 @@ impl Rope {
             tail.ready() > 0
         };
         if !self.tail.as_deref_mut().is_some_and(usable) {
-            let (fresh, copied) = self.next_extent(generous)?;
-            self.begin_tail(fresh, copied);
+            let fresh = self.memory.allocate(generous, held)?;
+            let fresh = self.memory.commit(fresh, want.min(MAX_COMMIT))?;
+            self.replace_tail(fresh);
         }
         self.tail.as_deref_mut().filter(|tail| tail.ready() > 0).ok_or_else(no_room)
     }
@@ -459,15 +462,6 @@ impl Rope {
     #[inline]
     pub(crate) fn filled_tail(&self) -> Option<&[u8]> {
         self.tail.as_deref().map(Extent::filled).filter(|tail| !tail.is_empty())
-    }
-
-    /// Lets `fresh` be filled next, which begins with a copy of the last segment if `copied` bytes were.
-    #[inline]
-    fn begin_tail(&mut self, fresh: Extent, copied: usize) {
-        if copied > 0 {
-            self.segments.pop();
-        }
-        self.replace_tail(fresh);
     }
 
     /// Lets `fresh` be filled next. What the tail held becomes segments; its spare pages are freed.

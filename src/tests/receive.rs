@@ -164,26 +164,6 @@ fn what_came_before_a_payload_lies_before_it() {
 }
 
 #[test]
-fn what_came_before_a_copy_lies_before_it() {
-    use bytes::BufMut;
-    let bytes = pattern(10_000);
-    let ways: [fn(&mut Rope, &[u8]); 3] = [
-        |rope, bytes| rope.extend_from_slice(bytes),
-        |rope, bytes| bytes.iter().for_each(|byte| rope.put_u8(*byte)),
-        |rope, bytes| bytes.chunks(3).for_each(|bytes| rope.put_slice(bytes)),
-    ];
-    for (before, copy) in [1, 5, 16].into_iter().flat_map(|before| ways.map(|way| (before, way))) {
-        let mut rope = Rope::in_pool(&Pool::options().small_limits().create().unwrap());
-        rope.push(bytes[..before].to_vec());
-        copy(&mut rope, &bytes[before..]);
-        rope.assert_invariants();
-        let view = rope.finalize().unwrap();
-        assert!(*view == bytes);
-        assert_eq!((view.copied_bytes(), view.num_maps()), (0, 0), "{before} bytes before");
-    }
-}
-
-#[test]
 fn small_messages_take_no_page_once_they_are_expected() {
     let pool = Pool::options().small_limits().capacity(1 << 20).create().unwrap();
     for round in 0..3 {
