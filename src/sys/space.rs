@@ -117,7 +117,8 @@ impl Space {
         let start = self.start.addr().get() + self.filled;
         let offset = usize::try_from(at.offset).map_err(|_| Errno::EOVERFLOW)?;
         self.push_pages(&at.file, len, offset)?;
-        self.shows_files |= shown::show(start..start + len, InFile { home: false, ..at });
+        shown::show(start..start + len, InFile { home: false, ..at });
+        self.shows_files = true;
         Ok(())
     }
 
