@@ -13,7 +13,7 @@ use super::codec::RopeCodec;
 use super::frames::{Fill, UpTo, next_frame};
 use crate::pool::is_at_capacity;
 use crate::rope::{Body, Cursor, Rope};
-use sealed::Watched;
+use sealed::{Source, Watched};
 
 /// Receives into ropes by readv(2) on the descriptor: tokio's TCP and Unix streams, receiving ends of pipes, and split
 /// halves.
@@ -253,7 +253,7 @@ pub struct WhenRoom<'a, S: ?Sized>(&'a S);
 
 impl<S: Watched> ReadRope for WhenRoom<'_, S> {
     async fn read_rope_up_to(&self, rope: &mut Rope, max: usize) -> io::Result<usize> {
-        Direct { from: self.0, waits: true }.read_up_to(rope, max).await
+        Direct { from: self.0.source(), waits: true }.read_up_to(rope, max).await
     }
 
     fn read_frame(
@@ -261,24 +261,24 @@ impl<S: Watched> ReadRope for WhenRoom<'_, S> {
         rope: &mut Rope,
         codec: &RopeCodec,
     ) -> impl Future<Output = io::Result<Option<Rope>>> + Send {
-        next_frame(Direct { from: self.0, waits: true }, rope, codec)
+        next_frame(Direct { from: self.0.source(), waits: true }, rope, codec)
     }
 }
 
 /// Reads of a socket or a pipe, once it is readable.
-struct Direct<'a, S> {
-    from: &'a S,
+struct Direct<'a> {
+    from: Source<'a>,
     /// Whether they wait for room in a full pool.
     waits: bool,
 }
 
-impl<S: Watched> Fill for Direct<'_, S> {
+impl Fill for Direct<'_> {
     async fn fill(&mut self, rope: &mut Rope, body: Option<Body>) -> io::Result<usize> {
         self.read(rope, usize::MAX, body, |rope, fd| rope.readv_body(fd, body)).await
     }
 }
 
-impl<S: Watched> Direct<'_, S> {
+impl Direct<'_> {
     async fn read_up_to(&self, rope: &mut Rope, max: usize) -> io::Result<usize> {
         if max == 0 {
             return Ok(0);
@@ -472,19 +472,19 @@ impl<R: Borrow<Rope> + Send> sealed::Outgoing for Cursor<R> {
 }
 
 /// Receives, and clears the readiness if nothing is left: so the next receive is not one that fails.
-fn try_read<S: Watched>(
-    from: &S,
+fn try_read(
+    from: Source<'_>,
     rope: &mut Rope,
     receive: impl FnOnce(&mut Rope, BorrowedFd<'_>) -> io::Result<usize>,
 ) -> io::Result<usize> {
-    let mut last = None;
+    let (is_tcp, mut last) = (matches!(from, Source::Tcp(_)), None);
     rope.source().was_short = false;
     let read = from.try_io(Interest::READABLE, |fd| {
-        if S::IS_TCP {
+        if is_tcp {
             rope.source().is_stream(fd);
         }
         let count = receive(rope, fd)?;
-        if S::IS_TCP && rope.source().was_short {
+        if is_tcp && rope.source().was_short {
             last = Some(count);
             return Err(io::ErrorKind::WouldBlock.into());
         }
@@ -493,7 +493,7 @@ fn try_read<S: Watched>(
     last.map_or(read, Ok)
 }
 
-async fn write(to: &impl Watched, from: &mut impl Outgoing) -> io::Result<usize> {
+async fn write(to: Source<'_>, from: &mut impl Outgoing) -> io::Result<usize> {
     if from.is_done() {
         return Ok(0);
     }
@@ -510,7 +510,7 @@ macro_rules! read_rope {
     ($($type:ty),* $(,)?) => {$(
         impl ReadRope for $type {
             async fn read_rope_up_to(&self, rope: &mut Rope, max: usize) -> io::Result<usize> {
-                Direct { from: self, waits: false }.read_up_to(rope, max).await
+                Direct { from: self.source(), waits: false }.read_up_to(rope, max).await
             }
 
             #[inline]
@@ -519,7 +519,7 @@ macro_rules! read_rope {
                 rope: &mut Rope,
                 codec: &RopeCodec,
             ) -> impl Future<Output = io::Result<Option<Rope>>> + Send {
-                next_frame(Direct { from: self, waits: false }, rope, codec)
+                next_frame(Direct { from: self.source(), waits: false }, rope, codec)
             }
         }
     )*};
@@ -529,7 +529,7 @@ macro_rules! write_rope {
     ($($type:ty),* $(,)?) => {$(
         impl WriteRope for $type {
             async fn write_rope(&self, from: &mut impl Outgoing) -> io::Result<usize> {
-                write(self, from).await
+                write(self.source(), from).await
             }
         }
     )*};
@@ -547,7 +547,7 @@ pub(super) fn ended(have: usize, count: usize) -> io::Error {
 
 /// Traits that only this crate implements.
 mod sealed {
-    use std::future::Future;
+    use std::borrow::Borrow;
     use std::io;
     use std::os::fd::{AsFd, BorrowedFd};
 
@@ -562,68 +562,61 @@ mod sealed {
     }
 
     /// A descriptor that tokio watches.
-    pub trait Watched: Sync {
-        /// Whether this is a stream that a receive empties if it brings less than it has memory for, as tokio's own
-        /// `poll_read` supposes. A Unix socket may keep messages, and a receive ends behind descriptors.
-        const IS_TCP: bool;
+    #[derive(Clone, Copy, Debug)]
+    pub enum Source<'a> {
+        /// A stream that a receive empties if it brings less than it has memory for, as tokio's own `poll_read` supposes. A
+        /// Unix socket may keep messages, and a receive ends behind descriptors.
+        Tcp(&'a TcpStream),
+        Unix(&'a UnixStream),
+        Receiver(&'a pipe::Receiver),
+        Sender(&'a pipe::Sender),
+    }
 
+    impl Source<'_> {
         /// Waits until the descriptor is ready; yields to other tasks when the cooperative budget is used up.
-        fn ready(&self, interest: Interest) -> impl Future<Output = io::Result<()>> + Send;
+        pub async fn ready(self, interest: Interest) -> io::Result<()> {
+            coop::consume_budget().await;
+            match self {
+                Source::Tcp(socket) => socket.ready(interest).await,
+                Source::Unix(socket) => socket.ready(interest).await,
+                Source::Receiver(pipe) => pipe.ready(interest).await,
+                Source::Sender(pipe) => pipe.ready(interest).await,
+            }
+            .map(drop)
+        }
 
         /// Makes a call, and clears the readiness if it fails with `WouldBlock`.
-        fn try_io<T>(
-            &self,
+        pub fn try_io<T>(
+            self,
             interest: Interest,
             call: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
-        ) -> io::Result<T>;
+        ) -> io::Result<T> {
+            match self {
+                Source::Tcp(socket) => socket.try_io(interest, || call(socket.as_fd())),
+                Source::Unix(socket) => socket.try_io(interest, || call(socket.as_fd())),
+                Source::Receiver(pipe) => pipe.try_io(|| call(pipe.as_fd())),
+                Source::Sender(pipe) => pipe.try_io(|| call(pipe.as_fd())),
+            }
+        }
     }
 
-    macro_rules! watched_socket {
-        ($($type:ty),* => $socket:ty, $is_tcp:literal) => {$(
+    pub trait Watched: Sync {
+        fn source(&self) -> Source<'_>;
+    }
+
+    macro_rules! watched {
+        ($source:ident by $get:ident: $($type:ty),*) => {$(
             impl Watched for $type {
-                const IS_TCP: bool = $is_tcp;
-
-                async fn ready(&self, interest: Interest) -> io::Result<()> {
-                    coop::consume_budget().await;
-                    AsRef::<$socket>::as_ref(self).ready(interest).await.map(drop)
-                }
-
-                fn try_io<T>(
-                    &self,
-                    interest: Interest,
-                    call: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
-                ) -> io::Result<T> {
-                    let socket: &$socket = self.as_ref();
-                    socket.try_io(interest, || call(socket.as_fd()))
+                fn source(&self) -> Source<'_> {
+                    Source::$source(self.$get())
                 }
             }
         )*};
     }
 
-    macro_rules! watched_pipe {
-        ($($type:ty),*) => {$(
-            impl Watched for $type {
-                const IS_TCP: bool = false;
-
-                async fn ready(&self, interest: Interest) -> io::Result<()> {
-                    coop::consume_budget().await;
-                    self.ready(interest).await.map(drop)
-                }
-
-                fn try_io<T>(
-                    &self,
-                    _: Interest,
-                    call: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
-                ) -> io::Result<T> {
-                    self.try_io(|| call(self.as_fd()))
-                }
-            }
-        )*};
-    }
-
-    watched_socket!(TcpStream, tcp::ReadHalf<'_>, tcp::OwnedReadHalf => TcpStream, true);
-    watched_socket!(tcp::WriteHalf<'_>, tcp::OwnedWriteHalf => TcpStream, true);
-    watched_socket!(UnixStream, unix::ReadHalf<'_>, unix::OwnedReadHalf => UnixStream, false);
-    watched_socket!(unix::WriteHalf<'_>, unix::OwnedWriteHalf => UnixStream, false);
-    watched_pipe!(pipe::Receiver, pipe::Sender);
+    watched!(Tcp by as_ref: TcpStream, tcp::ReadHalf<'_>, tcp::OwnedReadHalf, tcp::WriteHalf<'_>, tcp::OwnedWriteHalf);
+    watched!(Unix by as_ref: UnixStream, unix::ReadHalf<'_>, unix::OwnedReadHalf);
+    watched!(Unix by as_ref: unix::WriteHalf<'_>, unix::OwnedWriteHalf);
+    watched!(Receiver by borrow: pipe::Receiver);
+    watched!(Sender by borrow: pipe::Sender);
 }

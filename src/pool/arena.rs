@@ -276,11 +276,7 @@ impl Arena {
         let _admission = pressure::admit(MAP_COST)?;
         let addresses = self.at(offset).addr().get()..self.at(offset).addr().get() + len;
         // Before the page is replaced, so that none shows the file without being known to: it would be written to.
-        if !shown::show(addresses.clone(), InFile { file: Arc::clone(file), offset: in_file, home: true }) {
-            let message =
-                "a thread that fork() left behind in the parent holds a lock; spill before, or in the parent";
-            return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
-        }
+        shown::show(addresses.clone(), InFile { file: Arc::clone(file), offset: in_file, home: true });
         // SAFETY: as the caller says.
         let replaced = unsafe { self.map.replace(self.in_file(offset), len, Some((file, in_file))) };
         if replaced.is_err() {

@@ -1,12 +1,11 @@
 //! The thread that gives idle pages back while the program makes no calls. It lives only while pages are idle.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
 use crate::sys::psi::PressureWatch;
-use crate::sys::without_signals;
+use crate::sys::spawn;
 
 /// Longest sleep: after that a pool that was dropped is noticed.
 const MAX_SLEEP: Duration = Duration::from_secs(1);
@@ -15,40 +14,42 @@ const MAX_SLEEP: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(super) struct Background(AtomicBool);
 
-/// A pool, as its thread sees it.
-pub(super) trait GiveBack: Send + Sync + 'static {
-    fn background(&self) -> Option<&Background>;
-
-    /// Gives back a slice of what is due, or `all` idle pages; returns how long to sleep, `None` while none is idle.
-    fn give_back(&self, all: bool) -> Option<Duration>;
-}
-
 impl Background {
     #[inline]
     pub(super) fn runs(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Starts the thread. If the system has no room for one, the next call that frees pages tries again.
+    /// Starts the thread, which makes a `step` whenever it wakes, told whether memory is short, and sleeps for as long as
+    /// that returns; it ends with `None`. If the system has no room for one, the next call that frees pages tries again.
     #[cold]
-    pub(super) fn start<P: GiveBack>(&self, pool: &Arc<P>) {
-        if self.0.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let pool = Arc::downgrade(pool);
-        let thread = thread::Builder::new().name("ropewalk".into()).stack_size(128 << 10);
-        // The program's signal handlers run in the program's threads.
-        if without_signals(|| thread.spawn(move || run(&pool))).is_err() {
+    pub(super) fn start(&self, step: impl FnMut(bool) -> Option<Duration> + Send + 'static) {
+        if !self.0.swap(true, Ordering::AcqRel) && spawn("ropewalk", || run(step)).is_err() {
             self.0.store(false, Ordering::Release);
         }
     }
+
+    /// A step: `give_back` gives back what is due, or everything if memory is `pressed`, and returns how long to sleep;
+    /// `None` while no page is idle.
+    pub(super) fn step(
+        &self,
+        pressed: bool,
+        give_back: impl Fn(bool) -> Option<Duration>,
+    ) -> Option<Duration> {
+        give_back(pressed).or_else(|| {
+            self.0.store(false, Ordering::Release);
+            // Pages that were freed just before would be overlooked.
+            let overlooked = give_back(false).is_some() && !self.0.swap(true, Ordering::AcqRel);
+            overlooked.then_some(Duration::ZERO)
+        })
+    }
 }
 
-fn run<P: GiveBack>(pool: &Weak<P>) {
+fn run(mut step: impl FnMut(bool) -> Option<Duration>) {
     // Without notifications pages go after the usual time.
     let mut watch = PressureWatch::from_env().ok().flatten();
     let mut pressed = false;
-    while let Some(timeout) = pool.upgrade().and_then(|pool| step(&*pool, pressed)) {
+    while let Some(timeout) = step(pressed) {
         pressed = match watch.as_ref().map(|watch| watch.wait(timeout.min(MAX_SLEEP))) {
             Some(Ok(pressed)) => pressed,
             // Notifications have ended.
@@ -59,17 +60,4 @@ fn run<P: GiveBack>(pool: &Weak<P>) {
             }
         };
     }
-}
-
-/// Gives back what is due, or everything if memory is `pressed`; returns how long to sleep, `None` to end.
-fn step(pool: &impl GiveBack, pressed: bool) -> Option<Duration> {
-    let timeout = pool.give_back(pressed);
-    let Background(runs) = pool.background()?;
-    if timeout.is_none() {
-        runs.store(false, Ordering::Release);
-        // Pages that were freed just before would be overlooked.
-        let overlooked = pool.give_back(false).is_some() && !runs.swap(true, Ordering::AcqRel);
-        return overlooked.then_some(Duration::ZERO);
-    }
-    timeout
 }

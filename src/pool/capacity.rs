@@ -127,8 +127,8 @@ impl Capacity {
         }
     }
 
-    /// Removes a request, served or not; returns the wakers to call. O(log n).
-    pub(super) fn cancel(&mut self, ticket: u64, allocated: u32) -> Wakers {
+    /// Removes a request, served or not, after which others may be. O(log n).
+    pub(super) fn cancel(&mut self, ticket: u64) {
         let reserved = match self.waiting.remove(&ticket) {
             Some(waiter) => {
                 self.by_size.remove(&(waiter.pages, ticket));
@@ -137,7 +137,6 @@ impl Capacity {
             None => self.served.remove(&ticket).unwrap_or(0),
         };
         self.unreserve(reserved);
-        self.serve(allocated)
     }
 
     /// Serves every waiter that can be served; returns their wakers. O(log n) each.
@@ -221,7 +220,7 @@ mod tests {
             for _ in 0..3 {
                 match request(&mut capacity, 1, allocated) {
                     Request::Reserved => capacity.unreserve(1),
-                    Request::Waiting(ticket) => drop(capacity.cancel(ticket, allocated)),
+                    Request::Waiting(ticket) => capacity.cancel(ticket),
                 }
             }
             assert_eq!(allocated, left);
@@ -261,11 +260,13 @@ mod tests {
         assert_eq!(request(&mut capacity, 16, 4), Request::Waiting(0));
         assert_eq!(request(&mut capacity, 9, 4), Request::Waiting(1));
         assert_eq!(capacity.available(4), 2);
-        assert_eq!(capacity.cancel(0, 4).len(), 1);
+        capacity.cancel(0);
+        assert_eq!(capacity.serve(4).len(), 1);
         assert!(is_served(&mut capacity, 1, 4));
         assert_eq!(capacity.available(4), 3);
         capacity.unreserve(9);
-        assert_eq!(capacity.cancel(7, 4).len(), 0, "unknown");
+        capacity.cancel(7);
+        assert_eq!(capacity.serve(4).len(), 0, "unknown");
         assert_eq!((capacity.reserved(), capacity.waiting()), (0, 0));
     }
 }

@@ -144,7 +144,7 @@ impl Pool {
     /// When the system has no room for the thread of a spill file.
     pub(super) fn over(core: Core) -> io::Result<Pool> {
         let core = Arc::new(core);
-        core.spill.as_ref().map_or(Ok(()), |spill| spill.start(&core))?;
+        core.start_spilling()?;
         let shards =
             Arc::new(std::array::from_fn(|index| Arc::new(Shard { core: Arc::clone(&core), index })));
         Ok(Pool { shard: Arc::clone(&shards[shard_of_thread()]), shards: Some(shards) })
@@ -396,7 +396,7 @@ impl Core {
         // What the kernel does not take back stays resident and usable.
         let _ = self.give_back_slice(due);
         if self.wants_background() {
-            self.background.iter().for_each(|background| background.start(self));
+            self.start_background();
         }
     }
 

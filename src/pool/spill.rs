@@ -17,14 +17,12 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::thread;
 
 use super::runs::PageRun;
 use crate::sys::file::{Unnamed, link};
 use crate::sys::memory::{self, TABLE};
-use crate::sys::without_signals;
 
 /// Bytes per page.
 pub(super) const PAGE: usize = TABLE;
@@ -53,9 +51,8 @@ struct Queue {
     frees: VecDeque<PageRun>,
     /// Pages that are full, and how many bytes of each.
     writes: VecDeque<(u32, usize)>,
-    /// The thread does something: it writes a page, or frees some.
-    busy: bool,
-    writing: Option<u32>,
+    /// What the thread is doing.
+    doing: Option<Job>,
     /// Pages that have memory: their ropes are filling them, or they are queued.
     staged: u32,
     /// Why the first of `writes` could not be written.
@@ -68,17 +65,12 @@ struct Queue {
     wakers: Vec<Waker>,
 }
 
-/// The pages, as the thread sees them.
-pub(super) trait Pages: Send + Sync + 'static {
+/// What the thread does.
+#[derive(Clone, Copy)]
+pub(super) enum Job {
     /// Writes the first `len` bytes of a page to the file, and lets its addresses show the file.
-    fn write(&self, page: u32, len: usize) -> io::Result<()>;
-
-    /// Takes disk space and memory of pages back and frees them; returns how many of them had memory.
-    fn free(&self, run: PageRun) -> u32;
-}
-
-enum Job {
-    Write(u32, usize),
+    Write { page: u32, len: usize },
+    /// Takes disk space and memory of pages back and frees them.
     Free(PageRun),
 }
 
@@ -119,14 +111,6 @@ impl Spill {
             work: Condvar::new(),
             done: Condvar::new(),
         })
-    }
-
-    /// Starts the thread, which ends when the pool does.
-    pub(super) fn start<P: Pages>(self: &Arc<Self>, pages: &Arc<P>) -> io::Result<()> {
-        let (spill, pages) = (Arc::clone(self), Arc::downgrade(pages));
-        let thread = thread::Builder::new().name("ropewalk-spill".into()).stack_size(128 << 10);
-        // The program's signal handlers run in the program's threads.
-        without_signals(|| thread.spawn(move || run(&spill, &pages))).map(drop)
     }
 
     /// Admits pages that get memory now. Waits while pages are written, if so many have memory.
@@ -190,7 +174,8 @@ impl Spill {
     /// Returns whether the thread has something to do with a page.
     pub(super) fn has(&self, page: u32) -> bool {
         let queue = self.lock();
-        queue.writing == Some(page) || queue.writes.iter().any(|(queued, _)| *queued == page)
+        let is_written = matches!(queue.doing, Some(Job::Write { page: written, .. }) if written == page);
+        is_written || queue.writes.iter().any(|(queued, _)| *queued == page)
     }
 
     /// Queues pages without a reference.
@@ -205,7 +190,7 @@ impl Spill {
     pub(super) fn wait_for_frees(&self) -> bool {
         let mut queue = self.lock();
         let mut any = false;
-        while !queue.frees.is_empty() || queue.busy && queue.writing.is_none() {
+        while !queue.frees.is_empty() || matches!(queue.doing, Some(Job::Free(_))) {
             any = true;
             queue = self.done.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
@@ -215,7 +200,8 @@ impl Spill {
     /// Waits until nothing is left to do, or the disk is full.
     pub(super) fn settle(&self) {
         let mut queue = self.lock();
-        while !(queue.is_idle() || queue.failed.is_some() && queue.frees.is_empty() && !queue.busy) {
+        while !(queue.is_idle() || queue.failed.is_some() && queue.frees.is_empty() && queue.doing.is_none())
+        {
             queue = self.done.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -254,7 +240,7 @@ impl Spill {
     }
 
     /// Waits for the next job; `None` to end.
-    fn next(&self) -> Option<Job> {
+    pub(super) fn next(&self) -> Option<Job> {
         let mut queue = self.lock();
         loop {
             if queue.closed {
@@ -262,18 +248,18 @@ impl Spill {
             }
             // A hole may be what the disk lacks.
             let job = queue.frees.pop_front().map(Job::Free).or_else(|| queue.next_write());
-            if let Some(job) = job {
-                queue.busy = true;
-                queue.writing = if let Job::Write(page, _) = job { Some(page) } else { None };
-                return Some(job);
+            if job.is_some() {
+                queue.doing = job;
+                return job;
             }
             queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    fn wrote(&self, page: u32, len: usize, result: io::Result<()>) {
+    /// Notes the outcome of a [`Job::Write`].
+    pub(super) fn wrote(&self, page: u32, len: usize, result: io::Result<()>) {
         self.finish(|queue| {
-            (queue.busy, queue.writing) = (false, None);
+            queue.doing = None;
             match result {
                 Ok(()) => (queue.staged, queue.failed) = (queue.staged - 1, None),
                 Err(error) => {
@@ -287,9 +273,10 @@ impl Spill {
         });
     }
 
-    fn freed(&self, staged: u32) {
+    /// Notes that a [`Job::Free`] is done: `staged` of the pages had memory.
+    pub(super) fn freed(&self, staged: u32) {
         self.finish(|queue| {
-            (queue.busy, queue.retry) = (false, queue.failed.is_some());
+            (queue.doing, queue.retry) = (None, queue.failed.is_some());
             queue.staged -= staged;
         });
     }
@@ -312,27 +299,17 @@ impl Spill {
 
 impl Queue {
     fn is_idle(&self) -> bool {
-        self.frees.is_empty() && self.writes.is_empty() && !self.busy
+        self.frees.is_empty() && self.writes.is_empty() && self.doing.is_none()
     }
 
     fn next_write(&mut self) -> Option<Job> {
         let again = std::mem::take(&mut self.retry);
         let (page, len) = if self.failed.is_none() || again { self.writes.pop_front() } else { None }?;
-        Some(Job::Write(page, len))
+        Some(Job::Write { page, len })
     }
 }
 
 fn is_named() -> io::Error {
     let message = "the payload is a file since View::persist; receive another one into a rope of its own, Rope::for_file";
     io::Error::new(io::ErrorKind::InvalidInput, message)
-}
-
-fn run<P: Pages>(spill: &Spill, pages: &Weak<P>) {
-    while let Some(job) = spill.next() {
-        let Some(pages) = pages.upgrade() else { return };
-        match job {
-            Job::Write(page, len) => spill.wrote(page, len, pages.write(page, len)),
-            Job::Free(run) => spill.freed(pages.free(run)),
-        }
-    }
 }

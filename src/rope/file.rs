@@ -11,7 +11,6 @@ use memmap2::{Mmap, MmapOptions};
 use super::Rope;
 use crate::sys::file::regular_len;
 use crate::sys::memory::page_size;
-use crate::sys::process::Process;
 use crate::sys::shown::{self, InFile};
 
 impl Rope {
@@ -68,8 +67,6 @@ struct Mapped {
     /// Bytes of the map before the first one, in the same page.
     lead: usize,
     len: usize,
-    shown: bool,
-    owner: Process,
 }
 
 impl Mapped {
@@ -84,8 +81,8 @@ impl Mapped {
         let map = unsafe { MmapOptions::new().offset(offset).len(map_len).map(&file) }?;
         let first = map.as_ptr().expose_provenance();
         let at = InFile { file: Arc::new(file), offset, home: true };
-        let shown = shown::show(first..first + lead + len, at);
-        Ok(Mapped { map, lead, len, shown, owner: Process::current() })
+        shown::show(first..first + lead + len, at);
+        Ok(Mapped { map, lead, len })
     }
 }
 
@@ -97,10 +94,8 @@ impl AsRef<[u8]> for Mapped {
 
 impl Drop for Mapped {
     fn drop(&mut self) {
-        if self.shown && self.owner.is_current() {
-            let first = self.map.as_ptr().addr();
-            shown::hide(first..first + self.lead + self.len);
-        }
+        let first = self.map.as_ptr().addr();
+        shown::hide(first..first + self.lead + self.len);
     }
 }
 

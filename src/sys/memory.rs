@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use memmap2::{MmapOptions, MmapRaw};
 use nix::errno::Errno;
-use nix::libc::off_t;
+use nix::libc::{c_void, off_t};
 use nix::sys::mman::{
     MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munlock, munmap,
 };
@@ -76,34 +76,24 @@ impl Mapping {
     /// Under `mlockall(MCL_FUTURE)` the kernel would populate a new mapping; so it is made inaccessible and unlocked
     /// first. Pages that are committed later are not locked either.
     pub(crate) fn new(file: Option<&File>, len: usize) -> io::Result<Mapping> {
-        let bytes = NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput)?;
         if cfg!(miri) {
-            return Mapping::for_miri(bytes);
+            return Mapping::for_miri(len);
         }
-        let none = ProtFlags::PROT_NONE;
-        let start = match file {
-            // SAFETY: a new mapping, which replaces nothing.
-            Some(file) => unsafe { mmap(None, bytes, none, MapFlags::MAP_SHARED, file, 0) },
-            // SAFETY: as above.
-            None => unsafe { mmap_anonymous(None, bytes, none, MapFlags::MAP_PRIVATE | NORESERVE) },
-        }?;
+        // SAFETY: a new mapping, which replaces nothing.
+        let start = unsafe { map(None, len, ProtFlags::PROT_NONE, file.map(|file| (file, 0))) }?;
         let mapping = Mapping { start: start.cast(), len, owner: Process::current() };
-        // SAFETY: this only undoes what mlockall(2) did to the new mapping.
-        let _ = unsafe { munlock(start, len) };
         // SAFETY: nothing refers to the mapping yet.
         unsafe { mprotect(start, len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE) }?;
-        mapping.advise(0, len, DONTFORK)?;
-        // Failure only makes core dumps larger.
-        let _ = mapping.advise(0, len, DONTDUMP);
+        keep_private(start, len)?;
         Ok(mapping)
     }
 
     /// mmap(2) as Miri knows it. It knows none of the other calls.
-    fn for_miri(len: NonZeroUsize) -> io::Result<Mapping> {
-        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    fn for_miri(len: usize) -> io::Result<Mapping> {
+        let (bytes, prot) = (size(len)?, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE);
         // SAFETY: a new mapping, which replaces nothing.
-        let start = unsafe { mmap_anonymous(None, len, prot, MapFlags::MAP_PRIVATE) }?;
-        Ok(Mapping { start: start.cast(), len: len.get(), owner: Process::current() })
+        let start = unsafe { mmap_anonymous(None, bytes, prot, MapFlags::MAP_PRIVATE) }?;
+        Ok(Mapping { start: start.cast(), len, owner: Process::current() })
     }
 
     #[inline]
@@ -163,24 +153,11 @@ impl Mapping {
         len: usize,
         file: Option<(&File, u64)>,
     ) -> nix::Result<()> {
-        let start = self.range(offset, len);
-        let (at, bytes) = (Some(start.addr()), NonZeroUsize::new(len).ok_or(Errno::EINVAL)?);
-        let (read, fixed) = (ProtFlags::PROT_READ, MapFlags::MAP_FIXED);
-        match file {
-            // SAFETY: promised by the caller.
-            Some((file, in_file)) => unsafe {
-                mmap(at, bytes, read, MapFlags::MAP_SHARED | fixed, file, to_off(in_file)?)
-            },
-            // SAFETY: as above.
-            None => unsafe {
-                let flags = MapFlags::MAP_PRIVATE | NORESERVE | fixed;
-                mmap_anonymous(at, bytes, read | ProtFlags::PROT_WRITE, flags)
-            },
-        }?;
-        // SAFETY: this only undoes what mlockall(2) did to the new mapping.
-        let _ = unsafe { munlock(start.cast(), len) };
-        self.advise(offset, len, DONTFORK)?;
-        let _ = self.advise(offset, len, DONTDUMP);
+        let writable = if file.is_none() { ProtFlags::PROT_WRITE } else { ProtFlags::empty() };
+        // SAFETY: promised by the caller.
+        let start =
+            unsafe { map(Some(self.range(offset, len)), len, ProtFlags::PROT_READ | writable, file) }?;
+        keep_private(start, len)?;
         if file.is_none() {
             let _ = self.advise(offset, len, HUGEPAGE);
         }
@@ -212,6 +189,46 @@ impl Drop for Mapping {
             debug_assert_eq!(_unmapped, Ok(()));
         }
     }
+}
+
+/// mmap(2): `file` from an offset on, shared, or anonymous memory; `at` an address in place of what is there. Not locked,
+/// whatever mlockall(2) says.
+///
+/// # Safety
+///
+/// What is replaced at `at` may be.
+unsafe fn map(
+    at: Option<NonNull<u8>>,
+    len: usize,
+    prot: ProtFlags,
+    file: Option<(&File, u64)>,
+) -> nix::Result<NonNull<c_void>> {
+    let fixed = if at.is_some() { MapFlags::MAP_FIXED } else { MapFlags::empty() };
+    let at = at.map(NonNull::addr);
+    let start = match file {
+        // SAFETY: promised by the caller.
+        Some((file, in_file)) => unsafe {
+            mmap(at, size(len)?, prot, MapFlags::MAP_SHARED | fixed, file, to_off(in_file)?)
+        },
+        // SAFETY: as above.
+        None => unsafe { mmap_anonymous(at, size(len)?, prot, MapFlags::MAP_PRIVATE | NORESERVE | fixed) },
+    }?;
+    // SAFETY: this only undoes what mlockall(2) did to the new mapping.
+    let _ = unsafe { munlock(start, len) };
+    Ok(start)
+}
+
+pub(super) fn size(len: usize) -> nix::Result<NonZeroUsize> {
+    NonZeroUsize::new(len).ok_or(Errno::EINVAL)
+}
+
+/// madvise(2) with `MADV_DONTFORK` and `MADV_DONTDUMP`: no child inherits a map, and core dumps leave it out.
+pub(super) fn keep_private(start: NonNull<c_void>, len: usize) -> nix::Result<()> {
+    // SAFETY: the advice changes no byte of this process.
+    unsafe { madvise(start, len, DONTFORK) }?;
+    // SAFETY: as above. Failure only makes core dumps larger.
+    let _ = unsafe { madvise(start, len, DONTDUMP) };
+    Ok(())
 }
 
 /// fallocate(2): backs a range of the file with memory, or says that there is none.

@@ -60,7 +60,7 @@ pub(crate) enum Call {
     Splice,
     /// splice(2) to a memfd
     SpliceOut,
-    /// mmap(2) of the iovec for a view, and of what is between its pages
+    /// mmap(2) that finds a hole for a view, and of what is between its pages
     Zeros,
 }
 

@@ -57,11 +57,16 @@ pub(crate) fn is_unsupported(error: nix::errno::Errno) -> bool {
     matches!(error, Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EPERM | Errno::EACCES)
 }
 
-/// pthread_sigmask(3): runs `call`, and lets threads that it starts block all signals.
-pub(crate) fn without_signals<T>(call: impl FnOnce() -> T) -> T {
+/// Starts a thread that blocks all signals, pthread_sigmask(3): the program's handlers run in the program's threads.
+///
+/// # Errors
+///
+/// When the system has no room for it.
+pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     use nix::sys::signal::{SigSet, SigmaskHow};
+    let thread = std::thread::Builder::new().name(name.into()).stack_size(128 << 10);
     let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
-    let result = call();
+    let started = thread.spawn(run);
     let _ = before.map(|before| before.thread_set_mask());
-    result
+    started.map(drop)
 }

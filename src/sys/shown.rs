@@ -5,16 +5,16 @@
 //! clones of a segment keep this, since it is told by the address.
 //!
 //! While no file is shown, asking costs one load.
+#![allow(unsafe_code)] // a table that is replaced after fork(2)
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, TryLockError};
-use std::thread;
-use std::time::Duration;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use super::process::Process;
 
@@ -30,45 +30,62 @@ pub(crate) struct InFile {
 struct Shown {
     len: usize,
     at: InFile,
-    /// In a child of it something else may be mapped there.
-    owner: Process,
 }
 
-/// By address.
-static SHOWN: RwLock<BTreeMap<usize, Shown>> = RwLock::new(BTreeMap::new());
+/// What one process shows.
+struct Files {
+    owner: Process,
+    /// By address.
+    shown: RwLock<BTreeMap<usize, Shown>>,
+}
+
+/// Null before the first file. A child of fork(2) makes a table of its own: something else may be mapped at its parent's
+/// addresses, and a thread that does not exist in the child may hold the lock.
+static FILES: AtomicPtr<Files> = AtomicPtr::new(ptr::null_mut());
 
 /// Ranges in it.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
-/// The process that showed the first file: in a child the lock may be held by a thread that is not there.
-static FIRST: OnceLock<Process> = OnceLock::new();
+impl Files {
+    /// Returns that of this process.
+    fn get() -> Option<&'static Files> {
+        // SAFETY: null, or leaked by `make`.
+        let table = unsafe { FILES.load(Ordering::Acquire).as_ref() };
+        table.filter(|table| table.owner.is_current())
+    }
 
-/// The lock is held by a thread that does not exist.
-static STUCK: AtomicBool = AtomicBool::new(false);
+    #[cold]
+    fn make() -> &'static Files {
+        let before = FILES.load(Ordering::Acquire);
+        // Leaked: whoever has it may use it for ever. At most one a process, and those of threads that were late here.
+        let made = Box::leak(Box::new(Files { owner: Process::current(), shown: RwLock::default() }));
+        if Files::get().is_none() {
+            let _ = FILES.compare_exchange(before, made, Ordering::AcqRel, Ordering::Acquire);
+        }
+        Files::get().unwrap_or(made)
+    }
 
-/// How long to wait for the lock in a child, in milliseconds. No thread holds it while it waits for anything.
-const PATIENCE: u32 = 1000;
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<usize, Shown>)) {
+        let mut shown = self.shown.write().unwrap_or_else(PoisonError::into_inner);
+        change(&mut shown);
+        COUNT.store(shown.len(), Ordering::Release);
+    }
+}
 
-/// Notes that the bytes of a range of addresses are those of a file. Returns whether it did: only in a child of fork(2) may
-/// the lock be held for good, and then the mapping is used.
-pub(crate) fn show(addresses: Range<usize>, at: InFile) -> bool {
-    let owner = Process::current();
-    FIRST.get_or_init(|| owner);
-    let Some(mut shown) = lock(|| SHOWN.write(), || SHOWN.try_write()) else { return false };
-    shown.insert(addresses.start, Shown { len: addresses.len(), at, owner });
-    COUNT.store(shown.len(), Ordering::Release);
-    true
+/// Notes that the bytes of a range of addresses are those of a file.
+pub(crate) fn show(addresses: Range<usize>, at: InFile) {
+    let table = Files::get().unwrap_or_else(Files::make);
+    table.change(|shown| drop(shown.insert(addresses.start, Shown { len: addresses.len(), at })));
 }
 
 /// Forgets what begins within a range of addresses, before something else is mapped there.
 pub(crate) fn hide(addresses: Range<usize>) {
-    if is_empty() {
-        return;
+    if let Some(table) = Files::get() {
+        table.change(|shown| {
+            let starts: Vec<usize> = shown.range(addresses).map(|(&start, _)| start).collect();
+            starts.iter().for_each(|start| drop(shown.remove(start)));
+        });
     }
-    let mut shown = SHOWN.write().unwrap_or_else(PoisonError::into_inner);
-    let starts: Vec<usize> = shown.range(addresses).map(|(&start, _)| start).collect();
-    starts.iter().for_each(|start| drop(shown.remove(start)));
-    COUNT.store(shown.len(), Ordering::Release);
 }
 
 /// Returns whether no file is shown.
@@ -140,7 +157,8 @@ pub(crate) fn first_part(bytes: &[u8]) -> (usize, Option<InFile>) {
 
 #[inline(never)]
 fn find(start: usize, len: usize) -> (usize, Option<InFile>) {
-    let Some(shown) = read() else { return (len, None) };
+    let Some(table) = Files::get() else { return (len, None) };
+    let shown = table.shown.read().unwrap_or_else(PoisonError::into_inner);
     let Some((&first, found)) =
         shown.range(..=start).next_back().filter(|(at, found)| start - *at < found.len)
     else {
@@ -148,9 +166,6 @@ fn find(start: usize, len: usize) -> (usize, Option<InFile>) {
         return (len.min(next - start), None);
     };
     let mut end = first + found.len;
-    if !found.owner.is_current() {
-        return (len.min(end - start), None);
-    }
     let in_file = |address: usize| found.at.offset + (address - first) as u64;
     // Pages that go on where these end, in the file too.
     while end - start < len {
@@ -162,28 +177,4 @@ fn find(start: usize, len: usize) -> (usize, Option<InFile>) {
         }
     }
     (len.min(end - start), Some(InFile { offset: in_file(start), ..found.at.clone() }))
-}
-
-fn read() -> Option<RwLockReadGuard<'static, BTreeMap<usize, Shown>>> {
-    lock(|| SHOWN.read(), || SHOWN.try_read())
-}
-
-/// Takes the lock. In a child it gives up after a while, and at once from then on.
-fn lock<G>(
-    wait: impl Fn() -> Result<G, PoisonError<G>>,
-    attempt: impl Fn() -> Result<G, TryLockError<G>>,
-) -> Option<G> {
-    if FIRST.get().is_none_or(|first| first.is_current()) {
-        return Some(wait().unwrap_or_else(PoisonError::into_inner));
-    }
-    for _ in 0..PATIENCE {
-        match attempt() {
-            Ok(guard) => return Some(guard),
-            Err(TryLockError::Poisoned(guard)) => return Some(guard.into_inner()),
-            Err(TryLockError::WouldBlock) if STUCK.load(Ordering::Relaxed) => return None,
-            Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(1)),
-        }
-    }
-    STUCK.store(true, Ordering::Relaxed);
-    None
 }

@@ -2,12 +2,11 @@
 //!
 //! ```text
 //!   a reservation ─► given back: a hole ─► pages │ zeros │ moved │ pages ►      MAP_FIXED_NOREPLACE
-//!                 └► kept ──────────────► pages │ zeros │ pages │ pages ►      MAP_FIXED
 //! ```
 //!
 //! Mapping into a hole spares the kernel splitting and removing a part of the reservation for each map
-//! (`docs/design.md`, section 7, `stitch`). Another thread may map something into the hole meanwhile; then the
-//! reservation is kept.
+//! (`docs/design.md`, section 7, `stitch`). Another thread may map something into the hole meanwhile; then another one
+//! is looked for.
 //!
 //! Pages of the arena can be *moved* here with their page table entries, so that reading them takes no page fault. The
 //! arena's mapping stays, without entries, and gets them back in the end.
@@ -23,13 +22,13 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::libc::c_int;
-use nix::sys::mman::{MapFlags, MsFlags, ProtFlags, madvise, mmap, mmap_anonymous, msync, munmap};
+use nix::sys::mman::{MapFlags, MsFlags, ProtFlags, mmap, mmap_anonymous, msync, munmap};
 
-use super::memory::{TABLE, to_off};
+use super::memory::{TABLE, keep_private, size, to_off};
 #[cfg(test)]
 use super::mock::{self, Call};
 use super::need_linux;
-use super::platform::{self, DONTDUMP, DONTFORK, MREMAP_DONTUNMAP, MREMAP_FIXED, NOREPLACE, NORESERVE};
+use super::platform::{self, MREMAP_DONTUNMAP, MREMAP_FIXED, NOREPLACE, NORESERVE};
 use super::pressure;
 use super::process::Process;
 use super::shown::{self, InFile};
@@ -40,10 +39,8 @@ pub(crate) const MAP_COST: u64 = 8 << 10;
 /// A range of addresses that only this value maps. Dropping it is munmap(2).
 pub(crate) struct Space {
     start: NonNull<u8>,
-    /// Bytes from `start` on that were filled; `filled <= mapped`.
+    /// Bytes from `start` on that are mapped.
     filled: usize,
-    /// Bytes from `start` on that are mapped: those filled, or all that were reserved.
-    mapped: usize,
     /// In ascending order.
     moved: Vec<Moved>,
     /// Some of it shows a file.
@@ -68,13 +65,6 @@ unsafe impl Send for Space {}
 unsafe impl Sync for Space {}
 
 impl Space {
-    /// mmap(2): reserves `len` bytes of zeros, which take memory where they are written and are replaced as the space is
-    /// filled.
-    pub(crate) fn reserve(len: usize) -> io::Result<Space> {
-        let start = anonymous(None, len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::empty())?;
-        Ok(Space::at_address(start, len))
-    }
-
     /// mmap(2) and munmap(2): finds a hole of `len` bytes. Its address agrees with `like` modulo 2 MiB, so that whole
     /// page tables can be moved and huge pages stay whole. Another thread may map something into it.
     pub(crate) fn vacant(len: usize, like: usize) -> io::Result<Space> {
@@ -85,16 +75,13 @@ impl Space {
         unsafe { munmap(start.cast(), hole) }?;
         let skip = like.wrapping_sub(start.addr().get()) % TABLE;
         // SAFETY: less than `TABLE`, by which the hole is longer.
-        Ok(Space::at_address(unsafe { start.add(skip) }, 0))
+        let start = unsafe { start.add(skip) };
+        Ok(Space { start, filled: 0, moved: Vec::new(), shows_files: false, owner: Process::current() })
     }
 
-    fn at_address(start: NonNull<u8>, mapped: usize) -> Space {
-        Space { start, filled: 0, mapped, moved: Vec::new(), shows_files: false, owner: Process::current() }
-    }
-
-    /// madvise(2) with `MADV_DONTFORK` and `MADV_DONTDUMP`: no child inherits the space, and core dumps leave it out.
+    /// No child inherits the space, and core dumps leave it out.
     pub(crate) fn keep_private(&self) -> io::Result<()> {
-        keep_private(self.start, self.mapped)
+        Ok(keep_private(self.start.cast(), self.filled)?)
     }
 
     /// mmap(2): maps whole pages of the file, read only.
@@ -105,10 +92,9 @@ impl Space {
     pub(crate) fn push_pages(&mut self, file: &File, len: usize, offset: usize) -> io::Result<()> {
         #[cfg(test)]
         mock::refuse(Call::Map)?;
-        let (at, fixed) = self.next(len);
-        let (flags, offset) = (MapFlags::MAP_SHARED | fixed, to_off(offset as u64)?);
-        // SAFETY: `MAP_FIXED` replaces zeros that this value has reserved and lent to nothing.
-        let got = unsafe { mmap(Some(at), size(len)?, ProtFlags::PROT_READ, flags, file, offset) };
+        let (flags, offset) = (MapFlags::MAP_SHARED | NOREPLACE, to_off(offset as u64)?);
+        // SAFETY: nothing is replaced.
+        let got = unsafe { mmap(Some(self.next()), size(len)?, ProtFlags::PROT_READ, flags, file, offset) };
         self.push(got?.cast(), len)
     }
 
@@ -117,13 +103,14 @@ impl Space {
         let start = self.start.addr().get() + self.filled;
         let offset = usize::try_from(at.offset).map_err(|_| Errno::EOVERFLOW)?;
         self.push_pages(&at.file, len, offset)?;
-        self.shows_files |= shown::show(start..start + len, InFile { home: false, ..at });
+        shown::show(start..start + len, InFile { home: false, ..at });
+        self.shows_files = true;
         Ok(())
     }
 
     /// mremap(2) with `MREMAP_DONTUNMAP`: moves the pages at `home` here, with their page table entries. Touching them at
-    /// `home` takes a page fault then. Where the kernel does not move shared pages (before Linux 5.13), or the space was
-    /// reserved, they are mapped. Errors as for [`push_pages`](Space::push_pages).
+    /// `home` takes a page fault then. Where the kernel does not move shared pages (before Linux 5.13) they are mapped.
+    /// Errors as for [`push_pages`](Space::push_pages).
     ///
     /// # Safety
     ///
@@ -135,12 +122,8 @@ impl Space {
         home: NonNull<u8>,
         offset: usize,
     ) -> io::Result<()> {
-        let (at, fixed) = self.next(len);
-        if fixed == MapFlags::MAP_FIXED {
-            return self.push_pages(file, len, offset);
-        }
         // Without `MREMAP_FIXED` the address is a hint, and nothing is replaced.
-        let to = NonZeroUsize::get(at) as *mut u8;
+        let to = self.next().get() as *mut u8;
         // SAFETY: `home` stays mapped, with the same bytes; nothing is replaced.
         let Ok(got) = (unsafe { remap(home, len, MREMAP_DONTUNMAP, to) }) else {
             return self.push_pages(file, len, offset);
@@ -161,7 +144,7 @@ impl Space {
     pub(crate) fn give_back(&mut self) -> io::Result<()> {
         let moved = mem::take(&mut self.moved);
         if !self.owner.is_current() {
-            self.mapped = 0;
+            self.filled = 0;
             return Ok(());
         }
         self.hide_files();
@@ -177,8 +160,8 @@ impl Space {
                 Err(error) => lost = Err(error),
             }
         }
-        self.unmap(end..self.mapped);
-        self.mapped = 0;
+        self.unmap(end..self.filled);
+        self.filled = 0;
         lost
     }
 
@@ -186,7 +169,7 @@ impl Space {
     fn hide_files(&mut self) {
         if mem::take(&mut self.shows_files) && self.owner.is_current() {
             let start = self.start.addr().get();
-            shown::hide(start..start + self.mapped);
+            shown::hide(start..start + self.filled);
         }
     }
 
@@ -210,7 +193,7 @@ impl Space {
         let (at, offset) = (Some(moved.home.addr()), to_off(moved.offset as u64)?);
         // SAFETY: `MAP_FIXED_NOREPLACE` replaces nothing.
         let home = unsafe { mmap(at, size(len)?, prot, flags, &*moved.file, offset) }?;
-        keep_private(home.cast(), len)?;
+        keep_private(home, len)?;
         Ok(false)
     }
 
@@ -225,25 +208,21 @@ impl Space {
 
     /// mmap(2): appends zeros that may be written to. Errors as for [`push_pages`](Space::push_pages).
     pub(crate) fn push_zeros(&mut self, len: usize) -> io::Result<()> {
-        let (at, fixed) = self.next(len);
-        if fixed == MapFlags::MAP_FIXED || len == 0 {
-            self.filled += len;
+        if len == 0 {
             return Ok(());
         }
-        let got = anonymous(Some(at), len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, fixed)?;
+        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let got = anonymous(Some(self.next()), len, prot, NOREPLACE)?;
         self.push(got, len)
     }
 
-    /// Returns the address of the next `len` bytes, and how they are mapped there.
-    fn next(&self, len: usize) -> (NonZeroUsize, MapFlags) {
-        let reserved = self.filled < self.mapped;
-        assert!(!reserved || self.filled + len <= self.mapped, "more than was reserved");
-        let at = self.start.addr().saturating_add(self.filled);
-        (at, if reserved { MapFlags::MAP_FIXED } else { NOREPLACE })
+    /// Returns the address of the next byte.
+    fn next(&self) -> NonZeroUsize {
+        self.start.addr().saturating_add(self.filled)
     }
 
     fn push(&mut self, got: NonNull<u8>, len: usize) -> io::Result<()> {
-        if got.addr().get() != self.start.addr().get() + self.filled {
+        if got.addr() != self.next() {
             // The address is a hint for mremap(2), and for mmap(2) before Linux 4.17.
             // SAFETY: mapped just now; nothing refers to it.
             let _unmapped = unsafe { munmap(got.cast(), len) };
@@ -251,7 +230,6 @@ impl Space {
             return Err(Errno::EEXIST.into());
         }
         self.filled += len;
-        self.mapped = self.mapped.max(self.filled);
         Ok(())
     }
 
@@ -261,7 +239,7 @@ impl Space {
     ///
     /// If nothing is mapped there.
     pub(crate) fn at(&self, offset: usize) -> NonNull<u8> {
-        assert!(offset <= self.filled.max(self.mapped), "nothing is mapped at {offset}");
+        assert!(offset <= self.filled, "nothing is mapped at {offset}");
         // SAFETY: checked above to be in the range, or one past its end.
         unsafe { self.start.add(offset) }
     }
@@ -270,17 +248,8 @@ impl Space {
 impl Drop for Space {
     fn drop(&mut self) {
         self.hide_files();
-        self.unmap(0..self.mapped);
+        self.unmap(0..self.filled);
     }
-}
-
-/// madvise(2) with `MADV_DONTFORK` and `MADV_DONTDUMP`.
-fn keep_private(start: NonNull<u8>, len: usize) -> io::Result<()> {
-    for advice in [DONTFORK, DONTDUMP] {
-        // SAFETY: the advice changes no byte of this process.
-        unsafe { madvise(start.cast(), len, advice) }?;
-    }
-    Ok(())
 }
 
 /// mremap(2). Where the mock kernel refuses to move pages back with ENOMEM, it has unmapped what was there.
@@ -312,8 +281,4 @@ fn anonymous(
     let flags = flags | MapFlags::MAP_PRIVATE | NORESERVE;
     // SAFETY: without `MAP_FIXED` nothing is replaced.
     Ok(unsafe { mmap_anonymous(at, size(len)?, prot, flags) }?.cast())
-}
-
-fn size(len: usize) -> io::Result<NonZeroUsize> {
-    NonZeroUsize::new(len).ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }

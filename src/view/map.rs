@@ -21,6 +21,9 @@ use crate::sys::space::Space;
 /// Leaked on purpose: the arena's mapping of these pages could not be restored, so no rope may get them again.
 static LEAKED: Mutex<Vec<Bytes>> = Mutex::new(Vec::new());
 
+/// Holes that are tried, since another thread may map something into one.
+const MAX_ATTEMPTS: usize = 8;
+
 /// Segments that are contiguous in the arena, as one slice.
 pub(super) struct Adjacent {
     /// The first byte, with the arena's provenance: valid for all segments.
@@ -138,13 +141,12 @@ fn fill(layout: &Layout, len: usize, pool: Option<&Pool>, limits: &Limits) -> io
         Ok(space)
     };
     let like = layout.maps.first().map_or(0, |first| first.offset.wrapping_sub(first.at));
-    match Space::vacant(len, like).and_then(fill) {
-        // Another thread has mapped something into the hole. A reservation cannot be taken.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            Space::reserve(len.next_multiple_of(memory::page_size())).and_then(fill)
-        }
-        filled => filled,
-    }
+    let is_done = |filled: &io::Result<Space>| {
+        !filled.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists)
+    };
+    // What was moved in vain takes page faults in the arena.
+    let mut attempts = (0..MAX_ATTEMPTS).map(|_| Space::vacant(len, like).and_then(fill));
+    attempts.find(is_done).unwrap_or(Err(io::ErrorKind::AlreadyExists.into()))
 }
 
 impl AsRef<[u8]> for Mapping {

@@ -1,11 +1,10 @@
 //! Idle pages: what is given back to the system, and when.
 
 use std::io;
-use std::task::Waker;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Core, State, pages_of};
-use crate::pool::background::{Background, GiveBack};
 use crate::sys::memory;
 
 /// Bytes, and runs, that are given back to the system at once: well below a millisecond.
@@ -95,29 +94,30 @@ impl Core {
             run
         };
         let done = self.arena.decommit(run);
-        let wakers = {
-            let mut state = self.state();
+        self.change(|state| {
             state.decommitting -= run.len;
             if done.is_ok() {
                 state.runs.clear_resident(run);
                 state.decay.given_back(run.len);
             }
             state.runs.free(run);
-            state.serve()
-        };
-        wakers.into_iter().for_each(Waker::wake);
+        });
         done.map(|()| Some(run.len))
     }
-}
 
-impl GiveBack for Core {
-    fn background(&self) -> Option<&Background> {
-        self.background.as_ref()
-    }
-
-    fn give_back(&self, all: bool) -> Option<Duration> {
-        // What the kernel does not take back stays usable, and is asked for again in the next epoch.
-        let _ = if all { self.trim() } else { self.decay() };
-        self.decay_timeout()
+    /// Starts the thread that gives idle pages back.
+    pub(super) fn start_background(self: &Arc<Self>) {
+        let core = Arc::downgrade(self);
+        let step = move |pressed| {
+            let core = core.upgrade()?;
+            core.background.as_ref()?.step(pressed, |all| {
+                // What the kernel does not take back stays usable, and is asked for again in the next epoch.
+                let _ = if all { core.trim() } else { core.decay() };
+                core.decay_timeout()
+            })
+        };
+        if let Some(background) = &self.background {
+            background.start(step);
+        }
     }
 }

@@ -41,7 +41,7 @@ impl Core {
         }
     }
 
-    /// Reserves pages or queues the request; also returns whom to wake.
+    /// Reserves pages or queues the request; also returns whom to wake. Once nobody waits the caches are open again.
     pub(in crate::pool) fn request(
         &self,
         pages: u32,
@@ -62,32 +62,35 @@ impl Core {
 
     /// Withdraws a queued request.
     pub(in crate::pool) fn cancel(&self, ticket: u64) {
-        self.with_capacity(|capacity, used| capacity.cancel(ticket, used));
+        self.change_capacity(|capacity| capacity.cancel(ticket));
     }
 
     /// Returns reserved pages that were not used.
     pub(in crate::pool) fn unreserve(&self, pages: u32) {
-        self.with_capacity(|capacity, used| {
-            capacity.unreserve(pages);
-            capacity.serve(used)
-        });
+        self.change_capacity(|capacity| capacity.unreserve(pages));
     }
 
-    pub(super) fn with_capacity(&self, change: impl FnOnce(&mut Capacity, u32) -> Wakers) {
-        if self.arena.is_inherited() {
-            return;
+    fn change_capacity(&self, change: impl FnOnce(&mut Capacity)) {
+        if !self.arena.is_inherited() {
+            self.change(|state| {
+                change(&mut state.capacity);
+                self.reopen(state);
+            });
         }
-        let wakers = {
+    }
+
+    /// Changes the state, serves the waiters that can be served then, and wakes them once the lock is released.
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let (result, wakers) = {
             let mut state = self.state();
-            let used = state.used();
-            let wakers = change(&mut state.capacity, used);
-            self.reopen(&state);
-            wakers
+            let result = change(&mut state);
+            (result, state.serve())
         };
         wakers.into_iter().for_each(Waker::wake);
+        result
     }
 
-    pub(super) fn reopen(&self, state: &State) {
+    fn reopen(&self, state: &State) {
         if state.capacity.waiting() == 0 {
             self.caches.iter().for_each(PageCache::open);
         }

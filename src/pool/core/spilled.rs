@@ -1,16 +1,31 @@
 //! Pages that go to a file: when they are written, and how they are freed.
 
 use std::io;
-use std::task::Waker;
+use std::sync::Arc;
 
 use super::Core;
 use crate::event::event;
 use crate::pool::refused::{AtCapacity, Full};
 use crate::pool::runs::PageRun;
-use crate::pool::spill::{Pages, Refusal, Spill};
-use crate::sys::{file, memory};
+use crate::pool::spill::{Job, Refusal, Spill};
+use crate::sys::{file, memory, spawn};
 
 impl Core {
+    /// Starts the thread of a spill file, which ends when the pool does.
+    pub(super) fn start_spilling(self: &Arc<Self>) -> io::Result<()> {
+        let Some(spill) = self.spill.clone() else { return Ok(()) };
+        let core = Arc::downgrade(self);
+        spawn("ropewalk-spill", move || {
+            while let Some(job) = spill.next() {
+                let Some(core) = core.upgrade() else { return };
+                match job {
+                    Job::Write { page, len } => spill.wrote(page, len, core.write_page(&spill, page, len)),
+                    Job::Free(run) => spill.freed(core.free_pages(&spill, run)),
+                }
+            }
+        })
+    }
+
     /// Asks a spill file for room to stage these pages.
     pub(super) fn admit(&self, run: PageRun) -> io::Result<()> {
         let Some(spill) = &self.spill else { return Ok(()) };
@@ -37,30 +52,28 @@ impl Core {
     /// read: it never was in the file, so nothing refers to its old bytes.
     pub(super) fn free_spilled(&self, spill: &Spill, run: PageRun) {
         let unused = run.len == 1 && !spill.has(run.start) && !self.arena.shows_file(run);
-        let mut state = self.state();
-        if unused && state.runs.resident_free() == 0 {
-            state.runs.free(run);
-            let wakers = state.serve();
-            drop(state);
-            wakers.into_iter().for_each(Waker::wake);
-        } else {
-            drop(state);
+        let freed = self.change(|state| {
+            let frees = unused && state.runs.resident_free() == 0;
+            if frees {
+                state.runs.free(run);
+            }
+            frees
+        });
+        if !freed {
             spill.free(run);
         }
     }
-}
 
-impl Pages for Core {
-    fn write(&self, page: u32, len: usize) -> io::Result<()> {
-        let Some(spill) = &self.spill else { return Ok(()) };
+    /// Writes the first `len` bytes of a page to the file, and lets its addresses show the file.
+    fn write_page(&self, spill: &Spill, page: u32, len: usize) -> io::Result<()> {
         let offset = self.bytes(page);
         file::write_all_at(&spill.file, self.arena.filled(page, len), offset)?;
         file::write_back(&spill.file, offset, len as u64)?;
         self.arena.show(PageRun::new(page, 1), &spill.file, offset)
     }
 
-    fn free(&self, run: PageRun) -> u32 {
-        let Some(spill) = &self.spill else { return 0 };
+    /// Takes disk space and memory of pages back and frees them; returns how many of them had memory.
+    fn free_pages(&self, spill: &Spill, run: PageRun) -> u32 {
         let mut had_memory = 0;
         for page in run.range().map(|page| PageRun::new(page, 1)) {
             let resident = self.state().runs.resident_prefix(page) > 0;
@@ -73,22 +86,18 @@ impl Pages for Core {
                 Ok(())
             };
             let freed = hole.map_err(io::Error::from).and_then(|()| self.arena.forget(page));
-            let mut state = self.state();
             match freed {
-                Ok(()) => {
+                Ok(()) => self.change(|state| {
                     if resident {
                         state.runs.clear_resident(page);
                     }
                     state.runs.free(page);
-                }
+                }),
                 // Its old bytes may be on their way to a socket, so it must not be reused.
                 Err(_lost) => {
                     event!(warn, error = %_lost, "a spilled page could not be punched and is leaked");
                 }
             }
-            let wakers = state.serve();
-            drop(state);
-            wakers.into_iter().for_each(Waker::wake);
         }
         had_memory
     }
