@@ -126,7 +126,7 @@ impl Spill {
         let (spill, pages) = (Arc::clone(self), Arc::downgrade(pages));
         let thread = thread::Builder::new().name("ropewalk-spill".into()).stack_size(128 << 10);
         // The program's signal handlers run in the program's threads.
-        without_signals(|| thread.spawn(move || run(&spill, &pages))).map(drop)
+        without_signals(|| thread.spawn(move || run(&spill, &pages))).map(drop).map_err(no_thread)
     }
 
     /// Admits pages that get memory now. Waits while pages are written, if so many have memory.
@@ -320,6 +320,13 @@ impl Queue {
         let (page, len) = if self.failed.is_none() || again { self.writes.pop_front() } else { None }?;
         Some(Job::Write(page, len))
     }
+}
+
+/// Not the kind of EAGAIN, which says that the call can be repeated once something has become ready.
+fn no_thread(error: io::Error) -> io::Error {
+    io::Error::other(format!(
+        "no thread for the pool's file: {error}; raise RLIMIT_NPROC, or the tasks that the control group may have"
+    ))
 }
 
 fn is_named() -> io::Error {

@@ -45,6 +45,9 @@ pub(super) const HAS_PACKET_PIPES: bool = true;
 /// Since Linux 6.5; not in `libc` for all targets.
 pub(super) const SCM_PIDFD: c_int = 4;
 
+/// The flag with which UDP sends nothing and counts the bytes all the same; not in `libc`.
+pub(super) const MSG_PROBE: c_int = 0x10;
+
 /// The flag with which a receive tells the length that the message had.
 pub(super) const MSG_TELL_LEN: c_int = libc::MSG_TRUNC;
 
