@@ -68,6 +68,16 @@ unsafe impl Send for Mapping {}
 // SAFETY: as above.
 unsafe impl Sync for Mapping {}
 
+/// What mmap(2) reports. EAGAIN, at the limit of locked memory, would say that the call can be repeated once something has
+/// become ready.
+pub(crate) fn not_mapped(error: io::Error) -> io::Error {
+    if error.kind() != io::ErrorKind::WouldBlock {
+        return error;
+    }
+    let message = "mlockall(2) with MCL_FUTURE locks each new map, and locked memory is at its limit; raise RLIMIT_MEMLOCK";
+    io::Error::new(io::ErrorKind::OutOfMemory, message)
+}
+
 impl Mapping {
     /// mmap(2): all of `file`, or anonymous memory.
     ///
@@ -84,7 +94,8 @@ impl Mapping {
             Some(file) => unsafe { mmap(None, bytes, none, MapFlags::MAP_SHARED, file, 0) },
             // SAFETY: as above.
             None => unsafe { mmap_anonymous(None, bytes, none, MapFlags::MAP_PRIVATE | NORESERVE) },
-        }?;
+        };
+        let start = start.map_err(|error| not_mapped(error.into()))?;
         let mapping = Mapping { start: start.cast(), len, owner: Process::current() };
         // SAFETY: this only undoes what mlockall(2) did to the new mapping.
         let _ = unsafe { munlock(start, len) };
@@ -292,7 +303,7 @@ impl<T: Zeroable> Table<T> {
         if !cfg!(miri) {
             options.no_reserve_swap();
         }
-        let map = options.map_anon()?.into();
+        let map = options.map_anon().map_err(not_mapped)?.into();
         Ok(Table { map, len, entries: PhantomData })
     }
 }
