@@ -595,3 +595,19 @@ fn a_stream_is_read_as_one_behind_the_number_of_a_closed_message_socket() {
         assert_eq!(rope, payload[..]);
     }
 }
+
+/// With `MSG_PROBE`, udp(7) counts bytes that it does not send: they would leave the rope, and be lost.
+#[test]
+#[cfg_attr(ropewalk_portable, ignore = "the flag is Linux's")]
+fn bytes_that_are_only_probed_for_stay_in_the_rope() {
+    const MSG_PROBE: i32 = 0x10; // <linux/socket.h>
+    for (name, sender, receiver) in sockets() {
+        let mut rope = Rope::from("a message");
+        let probed = rope.sendmsg_to(&sender, MSG_PROBE, &[]);
+        assert_eq!(probed.map_err(|error| error.kind()), Err(ErrorKind::InvalidInput), "{name}");
+        assert_eq!(rope, b"a message", "{name}");
+        assert!(rope.cursor().sendmsg_to(&sender, MSG_PROBE, &[]).is_err(), "{name}");
+        let mut got = Rope::new();
+        assert_eq!(got.readv_from(&receiver).unwrap_err().kind(), ErrorKind::WouldBlock, "{name}");
+    }
+}

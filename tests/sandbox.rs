@@ -330,3 +330,31 @@ fn any_call_may_be_forbidden() {
         assert!(wrong.is_empty(), "{wrong:#?}");
     });
 }
+
+/// A pool with a file has a thread. Where there is none to be had, clone(2) says EAGAIN, which an event loop would take for
+/// "later"; the thread of `background` is tried again.
+#[test]
+#[cfg_attr(ropewalk_portable, ignore = "sandboxes are Linux's")]
+fn without_a_thread_there_is_a_pool_or_an_error_that_says_why() {
+    in_child("without_a_thread_there_is_a_pool_or_an_error_that_says_why", || {
+        let directory = tempfile::tempdir().unwrap();
+        forbid(libc::SYS_clone3, None, libc::ENOSYS);
+        forbid(libc::SYS_clone, None, libc::EAGAIN);
+        let spills = Pool::options().capacity(1 << 20).spill(directory.path(), 1 << 30).create().map(drop);
+        let a_file = Rope::for_file(directory.path(), 1 << 30).map(drop);
+        for refused in [spills, a_file] {
+            let error = refused.unwrap_err();
+            assert!(
+                error.kind() != ErrorKind::WouldBlock && error.to_string().contains("thread"),
+                "{error:?}"
+            );
+        }
+        let pool = Pool::options().background(true).create().unwrap();
+        for _ in 0..3 {
+            let mut rope = Rope::in_pool(&pool);
+            rope.extend_from_slice(&[7; 1 << 20]);
+            drop(rope);
+            assert!(pool.stats().warm > 0);
+        }
+    });
+}

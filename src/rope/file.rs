@@ -10,7 +10,7 @@ use memmap2::{Mmap, MmapOptions};
 
 use super::Rope;
 use crate::sys::file::regular_len;
-use crate::sys::memory::page_size;
+use crate::sys::memory::{not_mapped, page_size};
 use crate::sys::shown::{self, InFile};
 
 impl Rope {
@@ -78,7 +78,7 @@ impl Mapped {
         // A page more, so that no other map is adjacent. It is never touched.
         let map_len = (lead + page).checked_add(len).ok_or(io::ErrorKind::OutOfMemory)?;
         // SAFETY: the map is read only. `push_file` says what happens if the file is changed.
-        let map = unsafe { MmapOptions::new().offset(offset).len(map_len).map(&file) }?;
+        let map = unsafe { MmapOptions::new().offset(offset).len(map_len).map(&file) }.map_err(not_mapped)?;
         let first = map.as_ptr().expose_provenance();
         let at = InFile { file: Arc::new(file), offset, home: true };
         shown::show(first..first + lead + len, at);

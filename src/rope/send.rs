@@ -71,8 +71,8 @@ impl Rope {
     /// # Errors
     ///
     /// As for [`writev_to`](Rope::writev_to); and `InvalidInput` for descriptors with an empty rope,
-    /// since they need a byte to go with, and for `MSG_ZEROCOPY`, whose pages may not be reused when the
-    /// call returns.
+    /// since they need a byte to go with, for `MSG_ZEROCOPY`, whose pages may not be reused when the
+    /// call returns, and for `MSG_PROBE`, with which UDP counts bytes that it does not send.
     ///
     /// # Examples
     ///

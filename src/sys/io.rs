@@ -16,7 +16,8 @@ use super::iovec::{Iovecs, UninitIovec, offered};
 use super::mock;
 use super::peek::{FdKind, Next, has_ended, is_refused, kind_before_read, max_packet, peek};
 use super::platform::{
-    self, MSG_CMSG_CLOEXEC, MSG_ERRQUEUE, MSG_NOSIGNAL, MSG_TELL_LEN, MSG_ZEROCOPY, SCM_PIDFD, preadv64,
+    self, MSG_CMSG_CLOEXEC, MSG_ERRQUEUE, MSG_NOSIGNAL, MSG_PROBE, MSG_TELL_LEN, MSG_ZEROCOPY, SCM_PIDFD,
+    preadv64,
 };
 
 /// Most descriptors that the kernel passes in one message: `SCM_MAX_FD`, unix(7).
@@ -283,9 +284,10 @@ pub(crate) fn check_recv_flags(flags: i32) -> io::Result<()> {
     )
 }
 
-/// Refuses `MSG_ZEROCOPY`, with which the kernel reads the pages after the call has returned.
+/// Refuses `MSG_ZEROCOPY`, with which the kernel reads the pages after the call has returned, and `MSG_PROBE`, with which
+/// it counts bytes that it does not send.
 pub(crate) fn check_send_flags(flags: i32) -> io::Result<()> {
-    check_flags(flags, MSG_ZEROCOPY, "MSG_ZEROCOPY")
+    check_flags(flags, MSG_ZEROCOPY | MSG_PROBE, "MSG_ZEROCOPY and MSG_PROBE")
 }
 
 fn check_flags(flags: i32, refused: i32, names: &str) -> io::Result<()> {

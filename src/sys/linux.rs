@@ -37,6 +37,9 @@ pub(super) use nix::fcntl::copy_file_range;
 /// Since Linux 6.5; not in `libc` for all targets.
 pub(super) const SCM_PIDFD: c_int = 4;
 
+/// The flag with which UDP sends nothing and counts the bytes all the same; not in `libc`.
+pub(super) const MSG_PROBE: c_int = 0x10;
+
 /// The flag with which a receive tells the length that the message had.
 pub(super) const MSG_TELL_LEN: c_int = libc::MSG_TRUNC;
 

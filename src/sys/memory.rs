@@ -70,6 +70,16 @@ unsafe impl Send for Mapping {}
 // SAFETY: as above.
 unsafe impl Sync for Mapping {}
 
+/// What mmap(2) reports. EAGAIN, at the limit of locked memory, would say that the call can be repeated once something has
+/// become ready.
+pub(crate) fn not_mapped(error: io::Error) -> io::Error {
+    if error.kind() != io::ErrorKind::WouldBlock {
+        return error;
+    }
+    let message = "mlockall(2) with MCL_FUTURE locks each new map, and locked memory is at its limit; raise RLIMIT_MEMLOCK";
+    io::Error::new(io::ErrorKind::OutOfMemory, message)
+}
+
 impl Mapping {
     /// mmap(2): all of `file`, or anonymous memory.
     ///
@@ -80,7 +90,8 @@ impl Mapping {
             return Mapping::for_miri(len);
         }
         // SAFETY: a new mapping, which replaces nothing.
-        let start = unsafe { map(None, len, ProtFlags::PROT_NONE, file.map(|file| (file, 0))) }?;
+        let start = unsafe { map(None, len, ProtFlags::PROT_NONE, file.map(|file| (file, 0))) };
+        let start = start.map_err(|error| not_mapped(error.into()))?;
         let mapping = Mapping { start: start.cast(), len, owner: Process::current() };
         // SAFETY: nothing refers to the mapping yet.
         unsafe { mprotect(start, len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE) }?;
@@ -311,7 +322,7 @@ impl<T: Zeroable> Table<T> {
         if !cfg!(miri) {
             options.no_reserve_swap();
         }
-        let map = options.map_anon()?.into();
+        let map = options.map_anon().map_err(not_mapped)?.into();
         Ok(Table { map, len, entries: PhantomData })
     }
 }

@@ -68,5 +68,10 @@ pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io:
     let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
     let started = thread.spawn(run);
     let _ = before.map(|before| before.thread_set_mask());
-    started.map(drop)
+    // Not the kind of EAGAIN, which says that the call can be repeated once something has become ready.
+    started.map(drop).map_err(|error| {
+        std::io::Error::other(format!(
+            "no thread {name:?}: {error}; raise RLIMIT_NPROC, or the tasks that the control group may have"
+        ))
+    })
 }

@@ -49,6 +49,7 @@ pub(super) const POLLRDHUP: libc::c_short = libc::POLLHUP;
 pub(super) const MSG_ERRQUEUE: c_int = 0;
 #[cfg(not(target_os = "linux"))]
 pub(super) const MSG_ZEROCOPY: c_int = 0;
+pub(super) const MSG_PROBE: c_int = if cfg!(target_os = "linux") { 0x10 } else { 0 };
 pub(super) const MSG_TELL_LEN: c_int = 0;
 pub(super) const MESSAGE_DOMAINS: [c_int; 1] = [libc::AF_UNIX];
 

@@ -92,7 +92,7 @@ pub(crate) unsafe fn map(file: &File, len: usize) -> io::Result<Bytes> {
     #[cfg(test)]
     mock::refuse(Call::Map)?;
     // SAFETY: promised by the caller.
-    let map = unsafe { MmapOptions::new().len(len).map_copy_read_only(file) }?;
+    let map = unsafe { MmapOptions::new().len(len).map_copy_read_only(file) }.map_err(memory::not_mapped)?;
     // SAFETY: the advice changes no byte. Failure only makes core dumps larger.
     let _ = unsafe { madvise(NonNull::from(&map[..]).cast(), len, platform::DONTDUMP) };
     Ok(Bytes::from_owner(map))
