@@ -8,7 +8,7 @@ use crate::event::event;
 use crate::pool::refused::{AtCapacity, Full};
 use crate::pool::runs::PageRun;
 use crate::pool::spill::{Pages, Refusal, Spill};
-use crate::sys::{file, memory};
+use crate::sys::memory;
 
 impl Core {
     /// Asks a spill file for room to stage these pages.
@@ -54,8 +54,7 @@ impl Pages for Core {
     fn write(&self, page: u32, len: usize) -> io::Result<()> {
         let Some(spill) = &self.spill else { return Ok(()) };
         let offset = self.bytes(page);
-        file::write_all_at(&spill.file, self.arena.filled(page, len), offset)?;
-        file::write_back(&spill.file, offset, len as u64)?;
+        spill.store(self.arena.filled(page, len), offset)?;
         self.arena.show(PageRun::new(page, 1), &spill.file, offset)
     }
 
