@@ -21,7 +21,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use super::runs::PageRun;
-use crate::sys::file::{Unnamed, link};
+use crate::sys::file::{self, Unnamed, link};
 use crate::sys::memory::{self, TABLE};
 
 /// Bytes per page.
@@ -36,6 +36,8 @@ const MARGIN: u32 = 2;
 /// The file, and what waits for its thread.
 pub(super) struct Spill {
     pub(super) file: Arc<File>,
+    /// The same file past the page cache, where that can be had.
+    direct: Option<File>,
     directory: PathBuf,
     max_staged: u32,
     queue: Mutex<Queue>,
@@ -104,6 +106,7 @@ impl Spill {
         let (least, most) = STAGED_BYTES;
         let max_staged = (capacity / 4).clamp(least, most) / PAGE as u64;
         Ok(Spill {
+            direct: file::open_direct(&file),
             file: Arc::new(file),
             directory: directory.to_path_buf(),
             max_staged: u32::try_from(max_staged).unwrap_or(u32::MAX),
@@ -140,6 +143,16 @@ impl Spill {
             }
             queue = self.done.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// pwrite(2), and sync_file_range(2): writes bytes of pages to the file; none of them stays in the page cache.
+    pub(super) fn store(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        match &self.direct {
+            Some(direct) => file::write_direct_at(&self.file, direct, bytes, offset)?,
+            None => file::write_all_at(&self.file, bytes, offset)?,
+        }
+        // Some file systems write through the page cache all the same.
+        file::write_back(&self.file, offset, bytes.len() as u64)
     }
 
     /// Waits until a receive need not wait for the thread; unless `room`, also until it would be an error.

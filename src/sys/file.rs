@@ -16,7 +16,10 @@ use super::iovec::MAX_BYTES;
 use super::memory::{file_size_limit, to_off};
 #[cfg(test)]
 use super::mock::{self, Call};
-use super::platform::{self, O_TMPFILE, copy_file_range};
+use super::platform::{self, O_DIRECT, O_TMPFILE, copy_file_range};
+
+/// Bytes whose multiples `O_DIRECT` takes, on most devices.
+const BLOCK: usize = 4 << 10;
 
 /// A file without a name, or with a random one until it gets another.
 #[derive(Debug)]
@@ -89,12 +92,17 @@ impl Drop for Unnamed {
 ///
 /// `ENOENT` if it has had a name before; `EXDEV` for a name on another file system.
 pub(crate) fn link(file: &File, path: &Path) -> io::Result<()> {
-    let fd = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let fd = path_of(file);
     retry(|| {
         #[cfg(test)]
         mock::refuse(Call::Link)?;
         linkat(AT_FDCWD, &fd, AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW)
     })
+}
+
+/// A path of an open file, which may have no name.
+fn path_of(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 /// `EISDIR` and `ENOENT` come from a kernel that does not know the flag.
@@ -127,6 +135,28 @@ pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result
     #[cfg(test)]
     mock::refuse(Call::WriteFile)?;
     file.write_all_at(bytes, offset)
+}
+
+/// open(2) with `O_DIRECT` of a file that is open: what is written to it does not go through the page cache. `None` where
+/// the file system or a sandbox without `/proc` does not allow it.
+pub(crate) fn open_direct(file: &File) -> Option<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).custom_flags(O_DIRECT.bits()).open(path_of(file)).ok()
+}
+
+/// pwrite(2) of all `bytes`: of whole blocks to `direct`, which is the same file with `O_DIRECT`, from memory to the device
+/// without a copy; of the rest, and where the device has larger blocks, through the page cache.
+///
+/// # Errors
+///
+/// As for [`write_all_at`].
+pub(crate) fn write_direct_at(file: &File, direct: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    let (blocks, rest) = bytes.split_at(bytes.len() / BLOCK * BLOCK);
+    match write_all_at(direct, blocks, offset) {
+        Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => write_all_at(file, bytes, offset),
+        Ok(()) if !rest.is_empty() => write_all_at(file, rest, offset + blocks.len() as u64),
+        written => written,
+    }
 }
 
 /// Refuses what the kernel would raise SIGXFSZ for.

@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use nix::errno::Errno;
 
+use crate::sys::file::{self, Unnamed};
 use crate::sys::mock::{self, Call};
 use crate::{Pool, Rope, View};
 
@@ -60,6 +62,35 @@ fn a_spill_file_has_no_name_without_o_tmpfile_either() {
     assert!(rope == [7; 6 << 20][..]);
     assert_eq!(pool.stats().fallbacks, 0);
     pool.assert_invariants();
+}
+
+#[test]
+#[cfg_attr(ropewalk_portable, ignore = "does not spill")]
+fn what_is_written_past_the_page_cache_is_in_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    // Page-aligned, as a pool's pages are.
+    let mut rope = Rope::in_pool(&Pool::new().unwrap());
+    rope.extend_from_slice(&(0..100_000u32).flat_map(u32::to_le_bytes).collect::<Vec<u8>>());
+    let aligned = rope.finalize().unwrap();
+    for len in [0, 1, 4095, 4096, 4097, 3 * 4096, 100_001] {
+        // Memory that is not aligned is EINVAL, as are blocks that are larger than the ones that were tried.
+        for (start, refused) in [(0, None), (0, Some(Errno::EINVAL)), (1, None)] {
+            let file = Unnamed::create(directory.path(), 0o600).unwrap().into_file().unwrap();
+            let Some(direct) = file::open_direct(&file) else {
+                eprintln!("skipped: no O_DIRECT in {}", directory.path().display());
+                return;
+            };
+            let bytes = &aligned[start..start + len];
+            let mut got = vec![0; len];
+            for offset in [8192, 0] {
+                let write = || file::write_direct_at(&file, &direct, bytes, offset).unwrap();
+                mock::refusing(Call::WriteFile, [refused], write);
+                file.read_exact_at(&mut got, offset).unwrap();
+                assert!(got == bytes, "{len} bytes from {start} on at {offset}");
+            }
+            assert_eq!(file.metadata().unwrap().len(), if len > 0 { 8192 + len as u64 } else { 0 });
+        }
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::event::event;
 use crate::pool::refused::{AtCapacity, Full};
 use crate::pool::runs::PageRun;
 use crate::pool::spill::{Job, Refusal, Spill};
-use crate::sys::{file, memory, spawn};
+use crate::sys::{memory, spawn};
 
 impl Core {
     /// Starts the thread of a spill file, which ends when the pool does.
@@ -67,8 +67,7 @@ impl Core {
     /// Writes the first `len` bytes of a page to the file, and lets its addresses show the file.
     fn write_page(&self, spill: &Spill, page: u32, len: usize) -> io::Result<()> {
         let offset = self.bytes(page);
-        file::write_all_at(&spill.file, self.arena.filled(page, len), offset)?;
-        file::write_back(&spill.file, offset, len as u64)?;
+        spill.store(self.arena.filled(page, len), offset)?;
         self.arena.show(PageRun::new(page, 1), &spill.file, offset)
     }
 
