@@ -181,7 +181,7 @@ def test_a_view_is_read_only_and_hashed_like_bytes(pool):
     with pytest.raises(TypeError):
         view["0"]
     assert {b"0123456789": "found"}[view] == "found"
-    assert list(view) == list(b"0123456789") and not ropewalk.View()
+    assert list(view) == list(b"0123456789") and not ropewalk.View(b"")
     del rope, view
     assert exported[9] == ord("9"), "an export keeps the pages"
 
