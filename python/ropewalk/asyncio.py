@@ -83,7 +83,7 @@ async def _connect(create, address, pool, limit, **options):
 
 async def _serve(create, client_connected, address, pool, limit, **options):
     loop = asyncio.get_running_loop()
-    pool = pool or default_pool()
+    StreamReader(pool, limit, loop)  # what is wrong with them is told now, not to each connection
 
     def protocol():
         return _Protocol(StreamReader(pool, limit, loop), client_connected, loop, bool(options["ssl"]))
@@ -96,7 +96,7 @@ class StreamReader(asyncio.StreamReader):
 
     # asyncio's own is not called: of it nothing is used but the names.
     def __init__(self, pool=None, limit=None, loop=None):
-        self._pool = pool or default_pool()
+        self._pool = default_pool() if pool is None else pool
         self._rope = Rope(self._pool, limit)
         self._limit = _EVERYTHING if limit is None else limit
         self._ahead = min(self._limit, _AHEAD)
@@ -399,6 +399,7 @@ class StreamWriter(asyncio.StreamWriter):
             self._protocol.behind("close")
 
     def is_closing(self):
+        """Whether the connection is closed, or is to be once everything written is sent."""
         return self._protocol.then == "close" or self._transport.is_closing()
 
 

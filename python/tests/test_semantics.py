@@ -339,6 +339,24 @@ def test_what_arrived_in_plain_is_not_taken_for_encrypted(run, contexts, side):
     run(main())
 
 
+def test_what_is_no_pool_and_no_limit_is_told_at_once(run, tmp_path):
+    async def main():
+        for wrong, why in (({"pool": 0}, TypeError), ({"pool": ""}, TypeError), ({"pool": "pool"}, TypeError),
+                           ({"limit": -1}, ValueError), ({"limit": 1.5}, TypeError), ({"limit": 1 << 70}, OverflowError)):
+            for call in (
+                lambda **options: ropewalk.asyncio.open_connection("127.0.0.1", 1, **options),
+                lambda **options: ropewalk.asyncio.open_unix_connection(str(tmp_path / "none"), **options),
+                lambda **options: ropewalk.asyncio.start_server(print, "127.0.0.1", 0, **options),
+                lambda **options: ropewalk.asyncio.start_unix_server(print, str(tmp_path / "socket"), **options),
+            ):
+                with pytest.raises(why):
+                    await call(**wrong)
+            with pytest.raises(why):
+                ropewalk.asyncio.StreamReader(**wrong)
+
+    run(main())
+
+
 def test_an_overrun_has_the_numbers(run):
     import pickle
 
