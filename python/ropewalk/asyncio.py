@@ -83,7 +83,7 @@ async def _connect(create, address, pool, limit, **options):
 
 async def _serve(create, client_connected, address, pool, limit, **options):
     loop = asyncio.get_running_loop()
-    StreamReader(pool, limit, loop)  # what is wrong with them is told now, not to each connection
+    pool = StreamReader(pool, limit, loop)._pool  # what is wrong with either is told now, not to each connection
 
     def protocol():
         return _Protocol(StreamReader(pool, limit, loop), client_connected, loop, bool(options["ssl"]))
