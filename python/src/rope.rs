@@ -34,9 +34,10 @@ use crate::view::{self, View};
 /// Receives straight into pages of ``pool``, by default the process's shared one; sends by gather writes; is cut and joined
 /// without copying; ends as one :class:`View`. ``limit`` is the most bytes that it may hold by receiving.
 ///
-/// ``len(rope)`` is O(1). ``rope[a:b]`` is a rope of its own that shares the memory. ``bytes(rope)`` is a copy. Calls of
-/// several threads come one after the other; the GIL is released around system calls and copies. Made before a fork, it
-/// raises OSError from every call in the child.
+/// ``len(rope)`` is O(1). ``rope[a:b]`` is a rope of its own that shares the memory, O(its segments); ``bytes(rope)`` is a
+/// copy; ``needle in rope`` searches. Numbers are of bytes, and a negative one is a ValueError. Calls of several threads
+/// come one after the other; the GIL is released around system calls and copies. Made before a fork, it raises OSError
+/// from every call in the child.
 #[pyclass(frozen, weakref, sequence, module = "ropewalk")]
 pub(crate) struct Rope {
     state: Mutex<State>,
@@ -277,7 +278,8 @@ impl Rope {
         Ok(())
     }
 
-    /// Takes the first ``at`` bytes off as a rope of their own, without a copy. IndexError if there are fewer.
+    /// Takes the first ``at`` bytes off as a rope of their own, without a copy. O(its segments). IndexError if there are
+    /// fewer.
     fn split_to(&self, py: Python<'_>, at: Count) -> PyResult<Rope> {
         let at = at.0;
         let mut state = self.settled(py)?;
@@ -363,7 +365,7 @@ impl Rope {
         }
     }
 
-    /// The pieces as views that share the memory, in order, none of them empty.
+    /// The pieces as views that share the memory, in order, none of them empty. O(segments).
     fn segments(&self, py: Python<'_>) -> PyResult<Vec<View>> {
         self.look(py, |rope| rope.segments().map(|bytes| View::part(self.segment(py, bytes))).collect())
     }
@@ -421,7 +423,7 @@ impl Rope {
     }
 
     /// A position in the rope as it is now: for sending it from an offset, again, or to many. O(segments) after a
-    /// change of the rope, else O(1).
+    /// change of the rope, else O(1), and O(segments) where objects were pushed that the garbage collector tracks.
     #[pyo3(signature = (position=Count(0)), text_signature = "($self, position=0)")]
     fn cursor(&self, py: Python<'_>, position: Count) -> PyResult<Cursor> {
         let mut state = self.settled(py)?;
