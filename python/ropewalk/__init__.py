@@ -9,8 +9,9 @@ contiguous view, without a join.
 * :mod:`ropewalk.asyncio` has ``open_connection`` and ``start_server``.
 """
 
-from ._blocking import recv_all, recv_exactly, send_all
+# First: a subinterpreter is refused here, before it imports ssl, with which CPython 3.12.1 cannot end.
 from ._ropewalk import Cursor, LimitExceeded, Pool, PoolFull, Room, Rope, View, default_pool
+from ._blocking import recv_all, recv_exactly, send_all
 from ._stats import PoolStats
 
 __all__ = [

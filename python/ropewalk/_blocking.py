@@ -1,5 +1,6 @@
 """Whole payloads through plain sockets: blocking, with a timeout, or non-blocking and waited for."""
 
+import operator
 import select
 import ssl
 import time
@@ -26,7 +27,7 @@ def recv_exactly(sock, n, pool=None):
     Their room is set aside first, so that they are contiguous and nothing is copied. Raises as
     :func:`recv_all` does, and :exc:`EOFError` when the stream ends before; ``rope`` has what arrived.
     """
-    rope = Rope(pool)
+    rope, n = Rope(pool), operator.index(n)
     try:
         rope.reserve(n)
     except MemoryError:
@@ -68,7 +69,7 @@ class _Wait:
     """Waits for a descriptor by poll(2), for no longer than the socket's timeout in all."""
 
     def __init__(self, sock, events):
-        self._fd, self._events = sock if isinstance(sock, int) else sock.fileno(), events
+        self._sock, self._events = sock, events
         timeout = getattr(sock, "gettimeout", lambda: None)()
         # A timeout of 0 says that the socket does not block, not that the caller of this would not wait.
         self._deadline = time.monotonic() + timeout if timeout else None
@@ -82,7 +83,7 @@ class _Wait:
 
     def _wait(self, events):
         poll = select.poll()
-        poll.register(self._fd, events)
+        poll.register(self._sock, events)
         if self._deadline is None:
             poll.poll()
         elif not poll.poll(max(0, self._deadline - time.monotonic()) * 1000):

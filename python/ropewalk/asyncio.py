@@ -13,11 +13,13 @@ Reading pauses while 256 KiB wait and no task reads; while the pool is full, unt
 import asyncio
 import sys
 import weakref
+from asyncio import IncompleteReadError
 from collections import deque
 
 from ._ropewalk import LimitExceeded, PoolFull, Rope, View, default_pool
 
 __all__ = [
+    "IncompleteReadError",
     "LimitOverrunError",
     "StreamReader",
     "StreamWriter",
@@ -38,14 +40,17 @@ _EVERYTHING = sys.maxsize
 
 
 class LimitOverrunError(LimitExceeded, asyncio.LimitOverrunError):
-    """A separator did not come within the reader's limit: what asyncio's users catch, and a LimitExceeded."""
+    """A separator did not come within the reader's limit: what asyncio's users catch, and a LimitExceeded.
 
-    def __init__(self, message, consumed):
+    Attributes: consumed, how many bytes are in front of the separator, as far as it has come; limit and held (bytes).
+    """
+
+    def __init__(self, message, consumed, limit=None, held=None):
         super().__init__(message)
-        self.consumed = consumed
+        self.consumed, self.limit, self.held = consumed, limit, held
 
     def __reduce__(self):
-        return type(self), (str(self), self.consumed)
+        return type(self), (str(self), self.consumed, self.limit, self.held)
 
 
 async def open_connection(host=None, port=None, *, pool=None, limit=None, ssl=None, **options):
@@ -73,12 +78,12 @@ async def _connect(create, address, pool, limit, **options):
     loop = asyncio.get_running_loop()
     protocol = _Protocol(StreamReader(pool, limit, loop), None, loop, bool(options["ssl"]))
     transport, _ = await getattr(loop, create)(lambda: protocol, *address, **options)
-    return protocol.reader, protocol.writer
+    return protocol.reader, StreamWriter(transport, protocol, protocol.reader, loop)
 
 
 async def _serve(create, client_connected, address, pool, limit, **options):
     loop = asyncio.get_running_loop()
-    pool = pool or default_pool()
+    pool = StreamReader(pool, limit, loop)._pool  # what is wrong with either is told now, not to each connection
 
     def protocol():
         return _Protocol(StreamReader(pool, limit, loop), client_connected, loop, bool(options["ssl"]))
@@ -91,7 +96,7 @@ class StreamReader(asyncio.StreamReader):
 
     # asyncio's own is not called: of it nothing is used but the names.
     def __init__(self, pool=None, limit=None, loop=None):
-        self._pool = pool or default_pool()
+        self._pool = default_pool() if pool is None else pool
         self._rope = Rope(self._pool, limit)
         self._limit = _EVERYTHING if limit is None else limit
         self._ahead = min(self._limit, _AHEAD)
@@ -135,7 +140,7 @@ class StreamReader(asyncio.StreamReader):
         if len(rope) < n:
             await self._wait(n)
             if len(rope) < n:
-                raise asyncio.IncompleteReadError(rope.read(), n)
+                raise IncompleteReadError(rope.read(), n)
         data = rope.read(n)
         if self._paused:
             self._go_on()
@@ -146,31 +151,33 @@ class StreamReader(asyncio.StreamReader):
         looked at once, however many pieces it comes in.
 
         Raises :exc:`asyncio.IncompleteReadError` if the stream ends before, and :exc:`LimitOverrunError` if
-        the separator is not within the limit; then all of it stays, to be read otherwise."""
+        the separator does not end within the limit; then all of it stays, to be read otherwise."""
         separators = separator if isinstance(separator, tuple) else (separator,)
         if not separators or not all(separators):
             raise ValueError("Separator should be at least one-byte string")
         rope, seen, longest = self._rope, 0, max(map(len, separators))
         while True:
-            end = _first_end(rope, separators, max(0, seen - longest + 1))
+            start, end = _first(rope, separators, max(0, seen - longest + 1))
             if end is not None and end <= self._limit:
                 break
             seen = len(rope)
             if end is not None or seen > self._limit:
                 message = f"no separator in {self._limit} bytes, the limit; what has arrived is kept"
-                raise LimitOverrunError(message, seen)
-            await self._wait(seen + 1, LimitOverrunError)
+                consumed = max(0, seen - longest + 1) if start is None else start
+                raise LimitOverrunError(message, consumed, self._limit, seen)
+            await self._wait(seen + 1)
             if len(rope) == seen:
-                raise asyncio.IncompleteReadError(rope.read(), None)
+                raise IncompleteReadError(rope.read(), None)
         data = rope.read(end)
         self._go_on()
         return data
 
     async def readline(self):
-        """A line, with its ``\\n`` but at the end of the stream."""
+        """A line, with its ``\\n`` but at the end of the stream. Raises :exc:`LimitOverrunError` for a longer one than
+        the limit, of which nothing is dropped, as asyncio does behind its ValueError."""
         try:
             return await self.readuntil(b"\n")
-        except asyncio.IncompleteReadError as error:
+        except IncompleteReadError as error:
             return error.partial
 
     def __aiter__(self):
@@ -187,8 +194,11 @@ class StreamReader(asyncio.StreamReader):
         return self._eof and not self._rope
 
     def feed_data(self, data):
-        """Appends a copy of ``data``, as if it had come from the connection."""
+        """Appends a copy of ``data``, as if it had come from the connection, whatever the limit is. Pauses the
+        transport when 256 KiB, or the limit, wait."""
         self._rope.extend(data)
+        if self._waiter is None and len(self._rope) >= self._ahead:
+            self._pause()
         self._wake()
 
     def feed_eof(self):
@@ -203,7 +213,7 @@ class StreamReader(asyncio.StreamReader):
 
     def set_transport(self, transport):
         """Says what to pause and to resume."""
-        self._transport = transport
+        self._transport, self._paused = transport, False
 
     def exception(self):
         """What ended the connection, if it was an error."""
@@ -213,7 +223,7 @@ class StreamReader(asyncio.StreamReader):
         state = "ended" if self._eof else "paused" if self._paused else "reading"
         return f"<ropewalk.asyncio.StreamReader {state}, {len(self._rope)} bytes>"
 
-    async def _wait(self, need, overrun=LimitExceeded):
+    async def _wait(self, need):
         """Until ``need`` bytes are there, or the stream has ended."""
         if self._waiter is not None:
             raise RuntimeError("another coroutine is already waiting for this reader")
@@ -222,7 +232,9 @@ class StreamReader(asyncio.StreamReader):
             if self._exception is not None:
                 raise self._exception
             if len(rope) > self._limit:
-                raise rope.refused if overrun is LimitExceeded else _overrun(rope)
+                if rope.refused is None:
+                    rope.get_buffer().release()  # what is beyond was fed: to ask for room is what is refused
+                raise rope.refused
             if isinstance(rope.refused, PoolFull):
                 await self._wait_for_room()
             self._resume()
@@ -309,10 +321,6 @@ async def _readable(loop, fd):
         loop.remove_reader(fd)
 
 
-def _overrun(rope):
-    return LimitOverrunError(f"no separator in {len(rope)} bytes, beyond the limit; they are kept", len(rope))
-
-
 def _take_view(rope, count):
     """The first bytes as a view. Without memory for it, the rope is as it was."""
     first = rope.split_to(count)
@@ -331,35 +339,29 @@ def _bytes_of(buffer):
     return memoryview(rope.finalize())
 
 
-def _first_end(rope, separators, start):
-    """Where the first separator to be complete ends."""
-    ends = (rope.find(separator, start) for separator in separators)
-    ends = [end + len(separator) for end, separator in zip(ends, separators) if end is not None]
-    return min(ends, default=None)
+def _first(rope, separators, start):
+    """Where the first separator to be complete starts and ends."""
+    found = ((rope.find(separator, start), len(separator)) for separator in separators)
+    found = ((at, at + length) for at, length in found if at is not None)
+    return min(found, key=lambda span: span[1], default=(None, None))
 
 
 class StreamWriter(asyncio.StreamWriter):
     """asyncio's writer, which takes ropes and views too, and sends them without joining or copying them."""
-
-    def __init__(self, transport, protocol, reader, loop):
-        super().__init__(transport, protocol, reader, loop)
-        # What was not given to the transport yet, and what comes behind it.
-        self._out = None
-        self._then = None
 
     def write(self, data):
         """Sends any contiguous buffer, or a :class:`ropewalk.Rope` as it is now: the rope is left as it is, and its
         pages are held until they are sent. ``bytes`` and views of any length are not copied. TypeError or BufferError
         for what is no such buffer, before anything of it is sent."""
         if isinstance(data, Rope):
-            self._queue(data[:])
+            self._protocol.queue(data[:])
             return
         if not isinstance(data, (bytes, bytearray, View)):
             data = _bytes_of(data)
-        if self._out or (len(data) > _STEP and isinstance(data, bytes)) or isinstance(data, View):
+        if self._protocol.out or (len(data) > _STEP and isinstance(data, bytes)) or isinstance(data, View):
             rope = Rope()
             rope.push(data if isinstance(data, (bytes, View)) else bytes(data))
-            self._queue(rope)
+            self._protocol.queue(rope)
         else:
             self._transport.write(data)
 
@@ -369,10 +371,21 @@ class StreamWriter(asyncio.StreamWriter):
             self.write(piece)
 
     def write_eof(self):
-        self._behind("write_eof")
+        """Ends what is written, behind all of it. NotImplementedError through TLS, which has no such end."""
+        if self.can_write_eof():
+            self._protocol.behind("write_eof")
+        else:
+            self._transport.write_eof()
 
     async def start_tls(self, sslcontext, **options):
-        self._protocol._set_over_ssl(True)
+        """Goes on through TLS. RuntimeError if bytes have arrived that were not read: they are not encrypted, and may be
+        anybody's."""
+        self._reader._pause()
+        await self.drain()
+        if waiting := len(self._reader._rope):
+            self._reader._go_on()
+            raise RuntimeError(f"{waiting} bytes arrived before TLS: read them first, or close the connection")
+        self._protocol.set_over_ssl(True)
         await super().start_tls(sslcontext, **options)
 
     def close(self):
@@ -380,66 +393,40 @@ class StreamWriter(asyncio.StreamWriter):
         first: where a full pool has no room for it and nothing is left to be sent, the connection is aborted,
         as the kernel does with one that is closed with bytes unread."""
         refused = isinstance(self._reader._rope.refused, PoolFull)
-        if refused and not self._out and not self._transport.get_write_buffer_size():
+        if refused and not self._protocol.out and not self._transport.get_write_buffer_size():
             self._transport.abort()
         else:
-            self._behind("close")
+            self._protocol.behind("close")
 
     def is_closing(self):
-        return self._then == "close" or self._transport.is_closing()
-
-    def _queue(self, rope):
-        if self._then is not None:
-            raise RuntimeError(f"write after {self._then}")
-        if self._out is None:
-            self._out = Rope()
-        self._out.append(rope)
-        self._pump()
-
-    def _behind(self, end):
-        if self._out and not self._transport.is_closing():
-            self._then = end
-        else:
-            getattr(self._transport, end)()
-
-    def _pump(self):
-        """Gives the transport as much as it takes before it has to wait."""
-        out = self._out
-        while out and not self._protocol.writing_paused:
-            if self._transport.is_closing():
-                out.clear()
-                return
-            pieces = [memoryview(view) for view in out.split_to(min(len(out), _STEP)).segments()]
-            if len(pieces) == 1:
-                self._transport.write(pieces[0])
-            else:
-                self._transport.writelines(pieces)
-        if not out and self._then is not None:
-            end, self._then = self._then, None
-            getattr(self._transport, end)()
+        """Whether the connection is closed, or is to be once everything written is sent."""
+        return self._protocol.then == "close" or self._transport.is_closing()
 
 
 class _Protocol(asyncio.BufferedProtocol):
-    """Hands the rope's room out to the loop, and keeps count of who waits for the transport."""
+    """Hands the rope's room out to the loop, gives the transport what was written, and keeps count of who waits for it.
+    It does not refer to the writer of a client, which closes a connection that is forgotten."""
 
     def __init__(self, reader, client_connected, loop, over_ssl):
-        self.reader, self.writer = reader, None
+        self.reader, self.transport = reader, None
+        # What was not given to the transport yet, and what comes behind it.
+        self.out, self.then = None, None
         self.writing_paused = False
         self._client_connected_cb = client_connected
         self._loop = loop
-        self._task = None
+        self._task = self._writer = None
         self._lost = False
         self._drains = deque()
         self._closed = loop.create_future()
         # Nothing of Python between the loop and the rope.
         self.buffer_updated = reader._buffer_updated
-        self._set_over_ssl(over_ssl)
+        self.set_over_ssl(over_ssl)
 
     def connection_made(self, transport):
         self._replace_transport(transport)
-        self.writer = StreamWriter(transport, self, self.reader, self._loop)
         if self._client_connected_cb is not None:
-            made = self._client_connected_cb(self.reader, self.writer)
+            self._writer = StreamWriter(transport, self, self.reader, self._loop)
+            made = self._client_connected_cb(self.reader, self._writer)
             if asyncio.iscoroutine(made):
                 self._task = self._loop.create_task(made)
                 self._task.add_done_callback(self._served)
@@ -447,14 +434,46 @@ class _Protocol(asyncio.BufferedProtocol):
     def _served(self, task):
         self._task = None
         failed = task.cancelled() or task.exception() is not None
-        if failed and self.reader._transport is not None:
-            self.reader._transport.close()
+        if failed and self.transport is not None:
+            self.transport.close()
         if not task.cancelled() and task.exception() is not None:
             self._loop.call_exception_handler({
                 "message": "Unhandled exception in client_connected_cb",
                 "exception": task.exception(),
-                "transport": self.reader._transport,
+                "transport": self.transport,
             })
+
+    def queue(self, rope):
+        """Sends a rope behind what waits."""
+        if self.then is not None:
+            raise RuntimeError(f"write after {self.then}")
+        if self.out is None:
+            self.out = Rope()
+        self.out.append(rope)
+        self._pump()
+
+    def behind(self, end):
+        """Calls a method of the transport behind what waits."""
+        if self.out and not self.transport.is_closing():
+            self.then = end
+        elif self.transport is not None:
+            getattr(self.transport, end)()
+
+    def _pump(self):
+        """Gives the transport as much as it takes before it has to wait."""
+        out = self.out
+        while out and not self.writing_paused:
+            if self.transport is None or self.transport.is_closing():
+                out.clear()
+                return
+            pieces = [memoryview(view) for view in out.split_to(min(len(out), _STEP)).segments()]
+            if len(pieces) == 1:
+                self.transport.write(pieces[0])
+            else:
+                self.transport.writelines(pieces)
+        if not out and self.then is not None:
+            end, self.then = self.then, None
+            getattr(self.transport, end)()
 
     def get_buffer(self, sizehint):
         return self.reader._rope.get_buffer(sizehint)
@@ -462,7 +481,7 @@ class _Protocol(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes):
         self.reader._buffer_updated(nbytes)
 
-    def _set_over_ssl(self, over_ssl):
+    def set_over_ssl(self, over_ssl):
         """To be called before the loop makes a TLS protocol of this one, for that asks for these methods once."""
         self._over_ssl = over_ssl
         self.get_buffer = self.reader._lend_to_tls if over_ssl else self.reader._rope.get_buffer
@@ -481,11 +500,11 @@ class _Protocol(asyncio.BufferedProtocol):
         for drain in self._drains:
             if not drain.done():
                 drain.set_result(None) if exception is None else drain.set_exception(exception)
-        if self.writer is not None and self.writer._out:
-            self.writer._out.clear()
-        self.reader.set_transport(None)
+        if self.out:
+            self.out.clear()
         # Without a cycle, pages go back when the last user of the reader is gone.
-        self.writer = None
+        self._replace_transport(None)
+        self._writer = None
         del self.get_buffer, self.buffer_updated
 
     def pause_writing(self):
@@ -493,8 +512,7 @@ class _Protocol(asyncio.BufferedProtocol):
 
     def resume_writing(self):
         self.writing_paused = False
-        if self.writer is not None:
-            self.writer._pump()
+        self._pump()
         if not self.writing_paused:
             for drain in self._drains:
                 if not drain.done():
@@ -519,6 +537,7 @@ class _Protocol(asyncio.BufferedProtocol):
         return asyncio.shield(self._closed)
 
     def _replace_transport(self, transport):
+        self.transport = transport
         self.reader.set_transport(transport)
 
     def _replace_writer(self, writer):

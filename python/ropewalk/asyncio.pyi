@@ -1,5 +1,6 @@
 import asyncio
 import sys
+from asyncio import IncompleteReadError
 from collections.abc import Awaitable, Callable, Iterable
 from os import PathLike
 from ssl import SSLContext
@@ -13,6 +14,7 @@ else:
 from ._ropewalk import LimitExceeded, Pool, Rope, View
 
 __all__ = [
+    "IncompleteReadError",
     "LimitOverrunError",
     "StreamReader",
     "StreamWriter",
@@ -26,7 +28,7 @@ _Connected = Callable[[StreamReader, StreamWriter], Awaitable[None] | None]
 _Path = str | bytes | PathLike[str]
 
 class LimitOverrunError(LimitExceeded, asyncio.LimitOverrunError):
-    def __init__(self, message: str, consumed: int) -> None: ...
+    def __init__(self, message: str, consumed: int, limit: int | None = None, held: int | None = None) -> None: ...
 
 class StreamReader(asyncio.StreamReader):
     def __init__(

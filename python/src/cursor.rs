@@ -9,6 +9,7 @@ use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
 
 use crate::attach;
+use crate::count::Count;
 use crate::error::plain;
 use crate::exports::Exports;
 use crate::fork::Born;
@@ -110,16 +111,16 @@ impl Cursor {
         send::sendmsg(self, sock, &fds, flags)
     }
 
-    /// Bytes before the cursor. Set it to go elsewhere; IndexError beyond the end.
+    /// Bytes before the cursor. Set it to go elsewhere; IndexError beyond the end, ValueError before the start.
     #[getter]
     fn position(&self, py: Python<'_>) -> PyResult<usize> {
         self.at(py)
     }
 
     #[setter]
-    fn set_position(&self, py: Python<'_>, position: usize) -> PyResult<()> {
-        check(position, self.len)?;
-        self.with(py, |cursor| cursor.set_position(position))
+    fn set_position(&self, py: Python<'_>, position: Count) -> PyResult<()> {
+        check(position.0, self.len)?;
+        self.with(py, |cursor| cursor.set_position(position.0))
     }
 
     /// Bytes from the cursor on.

@@ -9,6 +9,7 @@
 //! pushed.rs  other objects' buffers as segments
 //! exports.rs which of them a rope refers to, for the garbage collector
 //! send.rs    sending, which ropes and cursors have in common
+//! count.rs   arguments that are not negative
 //! attach.rs  leaving the interpreter, and coming back to it at shutdown
 //! fd.rs      descriptors of Python objects, TLS sockets among them
 //! fork.rs    what a forked child may touch: nothing
@@ -16,6 +17,7 @@
 //! ```
 
 mod attach;
+mod count;
 mod cursor;
 mod error;
 mod exports;

@@ -14,6 +14,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyTuple;
 
 use crate::attach;
+use crate::count::Count;
 use crate::error::{Context as Refused, plain};
 use crate::fork::Born;
 
@@ -47,18 +48,17 @@ impl Pool {
 impl Pool {
     #[new]
     #[pyo3(signature = (capacity=None, retain=None, decay=None))]
-    fn new(capacity: Option<u64>, retain: Option<u64>, decay: Option<f64>) -> PyResult<Pool> {
+    fn new(capacity: Option<Count>, retain: Option<Count>, decay: Option<f64>) -> PyResult<Pool> {
         let mut options = ropewalk::Pool::options();
-        if let Some(capacity) = capacity {
-            options = options.capacity(capacity);
+        if let Some(Count(capacity)) = capacity {
+            options = options.capacity(capacity as u64);
         }
-        if let Some(retain) = retain {
-            options = options.retain(retain);
+        if let Some(Count(retain)) = retain {
+            options = options.retain(retain as u64);
         }
         if let Some(decay) = decay {
-            let decay = Duration::try_from_secs_f64(decay)
-                .map_err(|error| PyValueError::new_err(format!("decay, {decay:?} seconds: {error}")))?;
-            options = options.decay(decay);
+            let refused = |_| PyValueError::new_err(format!("decay is 0 to 2**64 seconds, not {decay}"));
+            options = options.decay(Duration::try_from_secs_f64(decay).map_err(refused)?);
         }
         Pool::create(options)
     }
@@ -99,9 +99,9 @@ impl Pool {
     }
 
     /// Requests room for ``nbytes``, first come, first served: ready once it is reserved. :meth:`Rope.add_room` uses it.
-    #[pyo3(signature = (nbytes=1))]
-    fn wait_for_room(&self, nbytes: usize) -> PyResult<Room> {
-        Room::new(self.check()?, nbytes)
+    #[pyo3(signature = (nbytes=Count(1)), text_signature = "($self, nbytes=1)")]
+    fn wait_for_room(&self, nbytes: Count) -> PyResult<Room> {
+        Room::new(self.check()?, nbytes.0)
     }
 
     fn __repr__(&self) -> PyResult<String> {
@@ -135,7 +135,7 @@ pub(crate) fn default_pool(py: Python<'_>) -> PyResult<Py<Pool>> {
 
 /// A request for room in a pool, with a descriptor that is readable once it was granted: its waker needs no GIL.
 /// Dropping it withdraws the request, or returns the room.
-#[pyclass(frozen, module = "ropewalk")]
+#[pyclass(frozen, weakref, module = "ropewalk")]
 pub(crate) struct Room {
     pool: ropewalk::Pool,
     state: Mutex<Request>,

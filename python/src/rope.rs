@@ -17,6 +17,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyMemoryView, PySlice};
 
 use crate::attach;
+use crate::count::Count;
 use crate::cursor::Cursor;
 use crate::error::{Context, PoolFull};
 use crate::exports::Exports;
@@ -33,9 +34,10 @@ use crate::view::{self, View};
 /// Receives straight into pages of ``pool``, by default the process's shared one; sends by gather writes; is cut and joined
 /// without copying; ends as one :class:`View`. ``limit`` is the most bytes that it may hold by receiving.
 ///
-/// ``len(rope)`` is O(1). ``rope[a:b]`` is a rope of its own that shares the memory. ``bytes(rope)`` is a copy. Calls of
-/// several threads come one after the other; the GIL is released around system calls and copies. Made before a fork, it
-/// raises OSError from every call in the child.
+/// ``len(rope)`` is O(1). ``rope[a:b]`` is a rope of its own that shares the memory, O(its segments); ``bytes(rope)`` is a
+/// copy; ``needle in rope`` searches. Numbers are of bytes, and a negative one is a ValueError. Calls of several threads
+/// come one after the other; the GIL is released around system calls and copies. Made before a fork, it raises OSError
+/// from every call in the child.
 #[pyclass(frozen, weakref, sequence, module = "ropewalk")]
 pub(crate) struct Rope {
     state: Mutex<State>,
@@ -224,10 +226,10 @@ impl Rope {
 impl Rope {
     #[new]
     #[pyo3(signature = (pool=None, limit=None))]
-    fn new(py: Python<'_>, pool: Option<Py<Pool>>, limit: Option<usize>) -> PyResult<Rope> {
+    fn new(py: Python<'_>, pool: Option<Py<Pool>>, limit: Option<Count>) -> PyResult<Rope> {
         let pool = pool.map_or_else(|| pool::default_pool(py), Ok)?;
         let mut rope = ropewalk::Rope::in_pool(pool.get().check()?);
-        rope.set_limit(limit.unwrap_or(usize::MAX));
+        rope.set_limit(limit.map_or(usize::MAX, |limit| limit.0));
         Ok(Rope::of(rope, Exports::default()))
     }
 
@@ -238,25 +240,25 @@ impl Rope {
     }
 
     #[setter]
-    fn set_limit(&self, py: Python<'_>, limit: Option<usize>) -> PyResult<()> {
-        self.lock(py)?.rope.set_limit(limit.unwrap_or(usize::MAX));
+    fn set_limit(&self, py: Python<'_>, limit: Option<Count>) -> PyResult<()> {
+        self.lock(py)?.rope.set_limit(limit.map_or(usize::MAX, |limit| limit.0));
         Ok(())
     }
 
     /// Appends any contiguous buffer without a copy. O(1). Its owner is kept alive, and exported: a bytearray cannot
     /// be resized meanwhile. What is in it must not be changed until it was sent or dropped.
     fn push(&self, py: Python<'_>, buffer: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.put(py, segment(buffer)?, ropewalk::Rope::push)
+        self.put(py, view::segment(buffer)?, ropewalk::Rope::push)
     }
 
     /// Puts any contiguous buffer in front without a copy; as :meth:`push`.
     fn push_front(&self, py: Python<'_>, buffer: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.put(py, segment(buffer)?, ropewalk::Rope::push_front)
+        self.put(py, view::segment(buffer)?, ropewalk::Rope::push_front)
     }
 
     /// Appends a copy of any contiguous buffer. Consecutive ones are one segment.
     fn extend(&self, py: Python<'_>, buffer: &Bound<'_, PyAny>) -> PyResult<()> {
-        let Segment { bytes, exports: _during_the_call } = segment(buffer)?;
+        let Segment { bytes, exports: _during_the_call } = view::segment(buffer)?;
         self.change(py, |rope| rope.extend_from_slice(&bytes))?;
         drop(bytes);
         pushed::release(py);
@@ -276,8 +278,10 @@ impl Rope {
         Ok(())
     }
 
-    /// Takes the first ``at`` bytes off as a rope of their own, without a copy. IndexError if there are fewer.
-    fn split_to(&self, py: Python<'_>, at: usize) -> PyResult<Rope> {
+    /// Takes the first ``at`` bytes off as a rope of their own, without a copy. O(its segments). IndexError if there are
+    /// fewer.
+    fn split_to(&self, py: Python<'_>, at: Count) -> PyResult<Rope> {
+        let at = at.0;
         let mut state = self.settled(py)?;
         self.within("split_to", at, state.rope.len())?;
         state.snapshot = None;
@@ -290,7 +294,8 @@ impl Rope {
     }
 
     /// Drops the first ``count`` bytes; pages that are used up are free at once. IndexError if there are fewer.
-    fn advance(&self, py: Python<'_>, count: usize) -> PyResult<()> {
+    fn advance(&self, py: Python<'_>, count: Count) -> PyResult<()> {
+        let count = count.0;
         let mut state = self.settled(py)?;
         self.within("advance", count, state.rope.len())?;
         state.snapshot = None;
@@ -301,14 +306,15 @@ impl Rope {
         Ok(())
     }
 
-    /// The position of the first ``needle`` at or behind ``start``, across segments; None if there is none.
-    #[pyo3(signature = (needle, start=0))]
-    fn find(&self, py: Python<'_>, needle: &Bound<'_, PyAny>, start: usize) -> PyResult<Option<usize>> {
-        let needle = pushed::with_bytes(needle, <[u8]>::to_vec)?;
+    /// The position of the first ``needle``, a buffer or a byte, at or behind ``start``, across segments; None if there is
+    /// none. O(len); nothing is copied.
+    #[pyo3(signature = (needle, start=Count(0)), text_signature = "($self, needle, start=0)")]
+    fn find(&self, py: Python<'_>, needle: &Bound<'_, PyAny>, start: Count) -> PyResult<Option<usize>> {
+        let needle = view::needle(needle)?;
         self.born.check("rope")?;
         Ok(attach::detached(py, &self.state, |state| {
             state.settle();
-            match start {
+            match start.0 {
                 0 => state.rope.find(&needle),
                 start if start > state.rope.len() => None,
                 start => state.rope.slice(start..).find(&needle).map(|at| start + at),
@@ -323,8 +329,8 @@ impl Rope {
 
     /// Makes room for ``nbytes`` more, contiguous: of a payload of known length nothing is copied or mapped in the
     /// end. The pages count as in use at once. Raises PoolFull if the pool has no such run.
-    fn reserve(&self, py: Python<'_>, nbytes: usize) -> PyResult<()> {
-        self.attempt(py, |rope| rope.reserve(nbytes))
+    fn reserve(&self, py: Python<'_>, nbytes: Count) -> PyResult<()> {
+        self.attempt(py, |rope| rope.reserve(nbytes.0))
     }
 
     /// Adds room that was granted to a request of :meth:`Pool.wait_for_room`: receiving uses it before the pool has to have
@@ -359,7 +365,7 @@ impl Rope {
         }
     }
 
-    /// The pieces as views that share the memory, in order, none of them empty.
+    /// The pieces as views that share the memory, in order, none of them empty. O(segments).
     fn segments(&self, py: Python<'_>) -> PyResult<Vec<View>> {
         self.look(py, |rope| rope.segments().map(|bytes| View::part(self.segment(py, bytes))).collect())
     }
@@ -375,8 +381,8 @@ impl Rope {
     /// ``sock`` is a descriptor or has ``fileno()``; a TLS socket receives by its own ``recv_into``, and may raise what that
     /// does.
     #[pyo3(signature = (sock, max=None))]
-    fn recv_from(this: &Bound<'_, Self>, sock: &Bound<'_, PyAny>, max: Option<usize>) -> PyResult<usize> {
-        let (py, max) = (this.py(), max.unwrap_or(usize::MAX));
+    fn recv_from(this: &Bound<'_, Self>, sock: &Bound<'_, PyAny>, max: Option<Count>) -> PyResult<usize> {
+        let (py, max) = (this.py(), max.map_or(usize::MAX, |max| max.0));
         let fd = Fd::of(sock)?;
         if let Some(sock) = fd.encrypted()? {
             return recv_encrypted(this, sock, max);
@@ -417,15 +423,15 @@ impl Rope {
     }
 
     /// A position in the rope as it is now: for sending it from an offset, again, or to many. O(segments) after a
-    /// change of the rope, else O(1).
-    #[pyo3(signature = (position=0))]
-    fn cursor(&self, py: Python<'_>, position: usize) -> PyResult<Cursor> {
+    /// change of the rope, else O(1), and O(segments) where objects were pushed that the garbage collector tracks.
+    #[pyo3(signature = (position=Count(0)), text_signature = "($self, position=0)")]
+    fn cursor(&self, py: Python<'_>, position: Count) -> PyResult<Cursor> {
         let mut state = self.settled(py)?;
         let State { snapshot, rope, .. } = &mut *state;
         let exports = self.exports.of(py, rope.chunks());
         let snapshot = Arc::clone(snapshot.get_or_insert_with(|| Arc::new(rope.clone())));
         drop(state);
-        Cursor::new(snapshot, exports, position)
+        Cursor::new(snapshot, exports, position.0)
     }
 
     /// All bytes as one contiguous, read-only :class:`View`; the rope is empty then.
@@ -479,7 +485,8 @@ impl Rope {
 
     /// Appends the first ``nbytes`` of the room that :meth:`get_buffer` gave, without a copy. Returns how many bytes
     /// the rope holds.
-    fn buffer_updated(&self, py: Python<'_>, nbytes: usize) -> PyResult<usize> {
+    fn buffer_updated(&self, py: Python<'_>, nbytes: Count) -> PyResult<usize> {
+        let nbytes = nbytes.0;
         let mut state = self.lock(py)?;
         if let Err(room) = state.lending.fill(nbytes) {
             drop(state);
@@ -514,6 +521,10 @@ impl Rope {
             let exports = self.exports.of(py, part.chunks());
             Rope::of(part, exports)
         })
+    }
+
+    fn __contains__(&self, py: Python<'_>, needle: &Bound<'_, PyAny>) -> PyResult<bool> {
+        Ok(self.find(py, needle, Count(0))?.is_some())
     }
 
     fn __bytes__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
@@ -555,14 +566,6 @@ impl Rope {
     }
 }
 
-/// Bytes of a view as they are, of any other object by an export of its buffer.
-fn segment(buffer: &Bound<'_, PyAny>) -> PyResult<Segment> {
-    match buffer.cast::<View>() {
-        Ok(view) => view.get().segment(buffer.py(), ..),
-        Err(_) => pushed::segment(buffer),
-    }
-}
-
 /// By the socket's own `recv_into`, into the rope's room.
 fn recv_encrypted(this: &Bound<'_, Rope>, sock: &Bound<'_, PyAny>, max: usize) -> PyResult<usize> {
     let (py, rope) = (this.py(), this.get());
@@ -585,7 +588,7 @@ fn recv_encrypted(this: &Bound<'_, Rope>, sock: &Bound<'_, PyAny>, max: usize) -
         drop(rope.settled(py)?); // an empty rope holds no page
     }
     let received = received?.extract::<usize>()?;
-    rope.buffer_updated(py, received)?;
+    rope.buffer_updated(py, Count(received))?;
     match rope.refused(py)? {
         Some(refused) if received > 0 => Err(refused),
         _ => Ok(received),

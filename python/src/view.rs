@@ -21,7 +21,8 @@ use crate::pushed::{self, Segment, Sweep};
 /// ``memoryview(view)``, ``numpy.frombuffer(view)``, ``pyarrow.py_buffer(view)``, ``hashlib``, ``file.write(view)`` and
 /// pickle's protocol 5 use it where it lies, without a copy, and keep its pages as long as they need them.
 ///
-/// ``View(buffer)`` is a view of any contiguous buffer, without a copy. Equal to, and hashed like, the same ``bytes``.
+/// ``View(buffer)`` is a view of any contiguous buffer, without a copy. Equal to, and hashed like, the same ``bytes``;
+/// ``needle in view`` takes bytes, or one byte, and searches, as with ``bytes``.
 #[pyclass(frozen, weakref, sequence, module = "ropewalk")]
 pub(crate) struct View {
     bytes: Bytes,
@@ -60,9 +61,8 @@ impl View {
 #[pymethods]
 impl View {
     #[new]
-    #[pyo3(signature = (buffer=None))]
-    fn new(buffer: Option<&Bound<'_, PyAny>>) -> PyResult<View> {
-        Ok(View::part(buffer.map(pushed::segment).transpose()?.unwrap_or_default()))
+    fn new(buffer: &Bound<'_, PyAny>) -> PyResult<View> {
+        Ok(View::part(segment(buffer)?))
     }
 
     /// Bytes that had to be copied to be contiguous.
@@ -107,6 +107,11 @@ impl View {
         };
         let part = self.segment(py, range(slice, bytes.len())?)?;
         Ok(Bound::new(py, View::part(part))?.into_any())
+    }
+
+    fn __contains__(&self, py: Python<'_>, needle: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let (rope, needle) = (ropewalk::Rope::from(self.bytes()?.clone()), self::needle(needle)?);
+        Ok(py.detach(|| rope.find(&needle).is_some()))
     }
 
     fn __eq__(&self, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
@@ -169,6 +174,20 @@ impl View {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.exports.traverse(&visit)
     }
+}
+
+/// Bytes of a view as they are, of any other object by an export of its buffer.
+pub(crate) fn segment(buffer: &Bound<'_, PyAny>) -> PyResult<Segment> {
+    match buffer.cast::<View>() {
+        Ok(view) => view.get().segment(buffer.py(), ..),
+        Err(_) => pushed::segment(buffer),
+    }
+}
+
+/// What is looked for: the bytes of a buffer, or one byte by its number.
+pub(crate) fn needle(object: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+    pushed::with_bytes(object, <[u8]>::to_vec)
+        .or_else(|no_buffer| object.extract::<u8>().map(|byte| vec![byte]).map_err(|_| no_buffer))
 }
 
 fn index(at: &Bound<'_, PyAny>, len: usize) -> PyResult<usize> {

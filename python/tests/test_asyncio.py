@@ -338,6 +338,77 @@ def test_cancelled_at_every_await_nothing_is_lost(run, tls, read, pool):
     with_peer(run, tls, handler, use, pool=pool)
 
 
+def test_connecting_is_cancelled_at_every_turn(run, tls, pool):
+    """Each connection ends for the server too, and no descriptor is left."""
+
+    def descriptors():
+        return len(os.listdir("/proc/self/fd"))
+
+    async def main():
+        served = []
+
+        async def handler(reader, writer):
+            served.append(await reader.read())
+            writer.close()
+
+        server, port = await serve(handler, tls, ropewalk.asyncio, pool=pool)
+        before, connected, turns = descriptors(), 0, 0
+        while connected < 5:
+            task = asyncio.ensure_future(connect(port, tls, pool=pool))
+            for _ in range(turns):
+                await asyncio.sleep(0 if turns < 50 else 0.001)
+            task.cancel()
+            try:
+                _, writer = await task
+            except asyncio.CancelledError:
+                turns += 1
+            else:
+                connected += 1
+                writer.close()
+                del writer
+        for _ in range(500):
+            if descriptors() <= before and len(served) >= connected:
+                break
+            await asyncio.sleep(0.01)
+        assert descriptors() <= before and turns > 0 and set(served) == {b""}
+        server.close()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        run(main())
+
+
+def test_draining_is_cancelled_at_every_turn(run, tls, data):
+    async def main():
+        got = bytearray()
+
+        async def handler(reader, writer):
+            while len(got) < len(data):
+                got.extend(await reader.read(50_000))
+                await asyncio.sleep(0)
+            writer.write(b"all")
+            writer.close()
+
+        server, port = await serve(handler, tls)
+        reader, writer = await connect(port, tls)
+        turns, rope = 0, ropewalk.Rope()
+        for start in range(0, len(data), 100_000):
+            rope.push(data[start : start + 100_000])
+            writer.write(rope)
+            rope.clear()
+            draining = asyncio.ensure_future(writer.drain())
+            for _ in range(turns % 7):
+                await asyncio.sleep(0)
+            draining.cancel()
+            turns += 1
+        await writer.drain()
+        assert await reader.readexactly(3) == b"all" and got == data
+        writer.close()
+        server.close()
+
+    run(main())
+
+
 def test_a_second_reader_is_refused(run, tls):
     async def use(reader, writer):
         first = asyncio.ensure_future(reader.readexactly(8))

@@ -181,7 +181,7 @@ def test_a_view_is_read_only_and_hashed_like_bytes(pool):
     with pytest.raises(TypeError):
         view["0"]
     assert {b"0123456789": "found"}[view] == "found"
-    assert list(view) == list(b"0123456789") and not ropewalk.View()
+    assert list(view) == list(b"0123456789") and not ropewalk.View(b"")
     del rope, view
     assert exported[9] == ord("9"), "an export keeps the pages"
 
@@ -407,6 +407,9 @@ SHARES = {
     "all of it, split off": lambda rope: rope.split_to(5000),
     "some of it, split off": lambda rope: (rope.split_to(10), rope),
     "a slice": lambda rope: (rope[10:20], rope),
+    "the first byte": lambda rope: rope[:1],
+    "the last byte": lambda rope: rope[-1:],
+    "the last byte of a view": lambda rope: rope.segments()[-1][-1:],
     "a slice of a slice": lambda rope: rope[10:][10:],
     "a cursor": lambda rope: rope.cursor(5),
     "two cursors": lambda rope: (rope.cursor(), rope.cursor(), rope),

@@ -253,6 +253,50 @@ def test_threads_share_a_pool_and_a_rope(pool):
     del shared
 
 
+def test_the_collector_runs_while_threads_use_ropes_in_cycles():
+    python("""
+        import gc, ropewalk, sys, threading, time, weakref
+
+        class Source(bytearray):
+            pass
+
+        def collect():
+            while not done:
+                gc.collect()
+
+        def work(number):
+            try:
+                while time.monotonic() < end:
+                    source = Source(bytes([number]) * 5000)
+                    rope, alive = ropewalk.Rope(), weakref.ref(source)
+                    rope.push(source)
+                    source.name, source.made = "source", [rope, rope[4990:], rope.cursor(1), rope.segments()]
+                    kept = source.made[number % 4]
+                    del source, rope
+                    for _ in range(20):
+                        if isinstance(kept, ropewalk.Rope):
+                            kept.find(b"none"), bytes(kept), kept == kept[:], kept.extend(b"")
+                        assert alive().name == "source"
+                    del kept
+            except BaseException as error:
+                failed.append(error)
+                raise
+
+        sys.setswitchinterval(1e-5)
+        failed, done, end = [], False, time.monotonic() + 5
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(1, 5)]
+        collector = threading.Thread(target=collect)
+        for thread in [*threads, collector]:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        done = True
+        collector.join()
+        gc.collect()
+        assert not failed and not any(isinstance(left, Source) for left in gc.get_objects())
+    """)
+
+
 @pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this interpreter has a GIL")
 def test_the_gil_stays_off():
     assert not sys._is_gil_enabled()
