@@ -62,7 +62,7 @@
 //!
 //! None is on by default. `mio` needs none: its sockets are [`AsFd`](std::os::fd::AsFd).
 //!
-//! | feature | brings |
+//! | feature | adds |
 //! |---|---|
 //! | `tokio` | `ReadRope` and `WriteRope` for its sockets and pipes, `Rope::receive_from` for any other `AsyncRead`, `read_frame`; its `AsyncRead`, `AsyncBufRead`, `AsyncWrite` and `AsyncSeek` |
 //! | `http-body` | a rope is a `Body`, for hyper, axum and tonic; `Rope::receive_body` |
@@ -70,8 +70,8 @@
 //! | `compio` | `IoBuf`, `IoVectoredBuf`; `Rope::lend` for reads |
 //! | `arrow` | a [`View`] becomes a `Buffer` without a copy |
 //! | `metrics` | `Pool::report_metrics`, for the recorder of the crate `metrics` |
-//! | `serde` | ropes and views are serialised as bytes |
-//! | `tracing` | events of target `ropewalk` |
+//! | `serde` | ropes and views serialise as bytes |
+//! | `tracing` | pools and views emit events of target `ropewalk` |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::multiple_unsafe_ops_per_block, clippy::undocumented_unsafe_blocks)]
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation, clippy::unwrap_used))]
@@ -108,7 +108,6 @@ struct Readme;
 
 /// [async]: crate::guide_async
 /// [design]: https://docs.rs/crate/ropewalk/latest/source/docs/design.md
-/// [huge]: https://docs.rs/crate/ropewalk/latest/source/docs/benchmarks.md
 /// [comparison]: https://docs.rs/crate/ropewalk/latest/source/docs/comparison.md
 /// [leak]: crate::operating#a-leak-by-small-slices
 /// [`Pool::new`]: crate::Pool::new

@@ -227,13 +227,15 @@ fn in_a_full_pool_the_end_is_told_from_more() {
 }
 
 #[test]
-#[cfg_attr(ropewalk_portable, ignore = "knows no device numbers")]
 fn what_has_no_end_is_over_the_limit() {
     for name in ["/dev/zero", "/dev/full", "/dev/urandom", "/dev/random"] {
         let device = File::open(name).unwrap();
         let mut rope = Rope::new();
         read_until_limit(&mut rope, &device, 10);
         assert_more(name, &mut rope, &device);
+    }
+    if cfg!(ropewalk_portable) {
+        return; // it knows no device numbers, by which the end of this one is told
     }
     let mut rope = Rope::new();
     rope.set_limit(0);

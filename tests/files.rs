@@ -7,11 +7,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::thread;
 
-use ropewalk::{Pool, Rope};
+use ropewalk::{Cursor, Pool, Rope};
 use support::{in_child, pattern, received};
 
 const MIB: usize = 1 << 20;
@@ -166,7 +166,6 @@ fn what_is_no_range_of_a_file_is_refused() {
 }
 
 #[test]
-#[cfg_attr(ropewalk_portable, ignore = "needs sendfile")]
 fn a_file_that_becomes_shorter_is_an_error_and_no_endless_loop() {
     let directory = tempfile::tempdir().unwrap();
     let bytes = pattern(4, 64 << 10);
@@ -186,13 +185,23 @@ fn a_file_that_becomes_shorter_is_an_error_and_no_endless_loop() {
     assert_eq!(rope.cursor().read_to_end(&mut all).unwrap_err().kind(), ErrorKind::UnexpectedEof);
     assert!(all.is_empty());
     let mut part = [0; 10];
-    let view = rope.finalize().unwrap();
+    let view = rope.clone().finalize().unwrap();
     assert_eq!(view.read_at(&mut part, 5).unwrap(), 10);
     assert_eq!(view.read_at(&mut part, 30_000).unwrap_err().kind(), ErrorKind::UnexpectedEof);
-    // Appending is no sendfile(2): the kernel reads the mapped pages then.
+    // Appending is no sendfile(2): the kernel reads the mapped pages then, the last of which goes on with zeros.
     let path = directory.path().join("copy");
     let copy = OpenOptions::new().append(true).create(true).open(&path).unwrap();
-    assert!(view.cursor().write_all_to(&copy).is_err());
+    assert_eq!(view.cursor().write_all_to(&copy).unwrap_err().kind(), ErrorKind::UnexpectedEof);
+    assert!(fs::read(&path).unwrap() == bytes[..10_000]);
+    // A message is sent whole or not at all.
+    let (here, there) = UnixDatagram::pair().unwrap();
+    there.set_nonblocking(true).unwrap();
+    for part in [0..10_001, 9_999..12_000, 20_000..20_001] {
+        let mut cursor = Cursor::new(rope.slice(part));
+        assert_eq!(cursor.writev_to(&here).unwrap_err().kind(), ErrorKind::UnexpectedEof);
+        assert_eq!(there.recv(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    }
+    assert_eq!(Cursor::new(rope.slice(9_000..10_000)).writev_to(&here).unwrap(), 1_000);
     assert!(view.persist(directory.path().join("other")).is_err());
     assert!(!directory.path().join("other").exists());
 }
@@ -242,13 +251,16 @@ fn no_byte_of_a_file_is_read_into_this_process_to_be_sent() {
 }
 
 #[test]
-#[cfg_attr(ropewalk_portable, ignore = "does not spill")]
 fn a_view_becomes_a_file_of_its_name_or_none() {
     let directory = tempfile::tempdir().unwrap();
     let names = || fs::read_dir(directory.path()).unwrap().count();
-    let spilled = Pool::options().capacity(1 << 20).spill(directory.path(), 64 << 20).create().unwrap();
+    let spilled = || Pool::options().capacity(1 << 20).spill(directory.path(), 64 << 20).create().unwrap();
     let payload = pattern(6, 9 * MIB + 11);
-    for (case, pool) in [Pool::new().unwrap(), spilled].iter().enumerate() {
+    let mut pools = vec![Pool::new().unwrap()];
+    if cfg!(not(ropewalk_portable)) {
+        pools.push(spilled());
+    }
+    for (case, pool) in pools.iter().enumerate() {
         let rope = received(pool, &payload);
         pool.trim().unwrap();
         let view = rope.finalize().unwrap();

@@ -252,16 +252,22 @@ impl fmt::Display for Refusal {
         match self {
             Refusal::TooLong(error) => error.fmt(f),
             Refusal::Truncated { received, lacks } => {
-                write!(f, "the stream ended inside a message: {received} bytes arrived, {lacks} lack")
+                write!(f, "the stream ended inside a message: {received} bytes arrived, {lacks} are missing")
             }
             Refusal::SlowToSend { idle, received, lacks } => {
-                write!(f, "too slow: after {idle:?} {received} bytes of a message arrived, {lacks} lack")
+                write!(
+                    f,
+                    "too slow: after {idle:?} {received} bytes of a message arrived, {lacks} are missing"
+                )
             }
             Refusal::SlowToRead { idle, unread } => {
                 write!(f, "too slow: after {idle:?} {unread} bytes of its echo are not read")
             }
             Refusal::NoRoom { patience, received, lacks } => {
-                write!(f, "no room within {patience:?}: {received} bytes of a message arrived, {lacks} lack")
+                write!(
+                    f,
+                    "no room within {patience:?}: {received} bytes of a message arrived, {lacks} are missing"
+                )
             }
             Refusal::TooMany(limit) => write!(f, "{limit} connections are being served"),
             Refusal::Io(error) => error.fmt(f),

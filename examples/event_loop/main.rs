@@ -1,7 +1,7 @@
 //! An echo server: one thread, thousands of connections, messages of 0 bytes to hundreds of megabytes.
 //!
 //! ```text
-//! cargo run --release -p event_loop                     # shows itself: server, load, hostile peers
+//! cargo run --release -p event_loop                     # a demonstration: server, load, hostile peers
 //! cargo run --release -p event_loop -- serve --listen 127.0.0.1:7000 --stats 1
 //! ```
 //!
@@ -35,7 +35,7 @@ use clap::{Parser, Subcommand};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use server::{Limits, Server};
 
-/// An echo server for messages of any size on one thread. Without a command it shows itself.
+/// An echo server for messages of any size on one thread. Without a command it demonstrates itself.
 #[derive(Parser)]
 #[command(name = "event_loop")]
 struct Options {

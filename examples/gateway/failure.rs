@@ -51,6 +51,7 @@ impl From<object_store::Error> for Failure {
             E::AlreadyExists { .. } | E::Precondition { .. } => StatusCode::PRECONDITION_FAILED,
             E::NotModified { .. } => StatusCode::NOT_MODIFIED,
             error if is_full(error) => StatusCode::INSUFFICIENT_STORAGE,
+            error if is_in_the_way(error) => StatusCode::CONFLICT,
             error if is_late(error) => StatusCode::GATEWAY_TIMEOUT,
             _ => StatusCode::BAD_GATEWAY,
         };
@@ -62,6 +63,9 @@ impl From<object_store::Error> for Failure {
             StatusCode::NOT_FOUND => "no such object",
             StatusCode::BAD_REQUEST => "a name has segments other than . and .., none of them empty",
             StatusCode::PRECONDITION_FAILED => "a precondition does not hold",
+            StatusCode::CONFLICT => {
+                "in this store no object has the name of a directory, or lies below an object"
+            }
             StatusCode::INSUFFICIENT_STORAGE => "the store is full; delete something",
             StatusCode::GATEWAY_TIMEOUT => "the store did not answer in time; try again later",
             _ => "the store failed; try again later",
@@ -77,6 +81,15 @@ fn is_full(error: &object_store::Error) -> bool {
     causes(error).any(|cause| match cause.downcast_ref::<io::Error>() {
         Some(error) => matches!(error.kind(), StorageFull | QuotaExceeded),
         None => cause.to_string().contains("status code: 507"),
+    })
+}
+
+/// Whether a directory has the name that was asked for, or an object that of a directory: names are paths of files there.
+fn is_in_the_way(error: &object_store::Error) -> bool {
+    use io::ErrorKind::{IsADirectory, NotADirectory};
+    causes(error).any(|cause| {
+        let error = cause.downcast_ref::<io::Error>();
+        error.is_some_and(|error| matches!(error.kind(), IsADirectory | NotADirectory))
     })
 }
 

@@ -9,10 +9,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
-use headers::{
-    AcceptRanges, ContentLength, ContentRange, ETag, HeaderMapExt, IfMatch, IfNoneMatch, IfRange,
-    LastModified,
-};
+use headers::{AcceptRanges, ContentLength, ContentRange, ETag, HeaderMapExt, LastModified};
 use http_body::Body as _;
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt};
@@ -20,6 +17,7 @@ use ropewalk::Pool;
 use tokio::time::timeout;
 
 use crate::Limits;
+use crate::conditions::{Outcome, Version, evaluate, range_is_wanted};
 use crate::download::body;
 use crate::failure::Failure;
 use crate::parts::Parts;
@@ -28,6 +26,10 @@ use crate::upload::upload;
 
 /// Most parts that S3 takes for an object.
 const PARTS_MAX: u64 = 10_000;
+
+/// Most bytes of a name that S3 takes, and most in a segment that file systems take, less a suffix: object_store writes
+/// under a name beside it.
+const NAME_MAX: (usize, usize) = (1024, 240);
 
 /// What all requests share.
 pub(crate) struct Gateway {
@@ -73,7 +75,7 @@ impl Gateway {
 async fn put(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, Failure> {
     let (head, content) = request.into_parts();
     let path = path(&head.uri)?;
-    check_put(&head.headers)?;
+    check_write(&head.headers)?;
     let part = gateway.part_for(content.size_hint().exact())?;
     let parts = Parts::new(content, &gateway.pool, part, gateway.limits);
     let stored = upload(&gateway.store, &path, parts, gateway.limits).await?;
@@ -82,8 +84,8 @@ async fn put(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Re
     Ok(response)
 }
 
-/// What the gateway cannot keep to, because not every store can.
-fn check_put(headers: &HeaderMap) -> Result<(), Failure> {
+/// What the gateway cannot keep to, because not every store can: a write that depends on what is there.
+fn check_write(headers: &HeaderMap) -> Result<(), Failure> {
     if headers.contains_key(header::CONTENT_RANGE) {
         return Err(Failure::new(
             StatusCode::BAD_REQUEST,
@@ -93,13 +95,18 @@ fn check_put(headers: &HeaderMap) -> Result<(), Failure> {
     let conditions = [header::IF_MATCH, header::IF_NONE_MATCH, header::IF_UNMODIFIED_SINCE];
     match conditions.iter().find(|name| headers.contains_key(*name)) {
         Some(name) => {
-            Err(Failure::new(StatusCode::NOT_IMPLEMENTED, format!("PUT with {name} is not supported")))
+            Err(Failure::new(StatusCode::NOT_IMPLEMENTED, format!("writing with {name} is not supported")))
         }
         None => Ok(()),
     }
 }
 
-async fn delete(State(gateway): State<Arc<Gateway>>, uri: Uri) -> Result<StatusCode, Failure> {
+async fn delete(
+    State(gateway): State<Arc<Gateway>>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<StatusCode, Failure> {
+    check_write(&headers)?;
     timeout(gateway.limits.patience, gateway.store.delete(&path(&uri)?)).await??;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -116,8 +123,11 @@ async fn read(
     let mut status = StatusCode::OK;
     if let Some(range) = headers.get(header::RANGE).filter(|_| !options.head) {
         let meta = timeout(patience, gateway.store.head(&path)).await??;
+        let version = version(&meta);
         match wanted(range, meta.size) {
-            _ if has_changed(&headers, &meta) => {}
+            // Answered below: preconditions come before ranges.
+            _ if evaluate(&method, &headers, Some(&version)) != Outcome::Proceed => {}
+            _ if !range_is_wanted(&headers, &version) => {}
             Wanted::Parts(parts) if parts.len() == 1 => {
                 status = StatusCode::PARTIAL_CONTENT;
                 options.range = Some(GetRange::Bounded(parts[0].clone()));
@@ -130,7 +140,12 @@ async fn read(
     }
     let object = timeout(patience, gateway.store.get_opts(&path, options)).await??;
     let (meta, range) = (object.meta.clone(), object.range.clone());
-    if let Some(status) = precondition(&headers, &meta) {
+    let failed = match evaluate(&method, &headers, Some(&version(&meta))) {
+        Outcome::Proceed => None,
+        Outcome::NotModified => Some(StatusCode::NOT_MODIFIED),
+        Outcome::Failed => Some(StatusCode::PRECONDITION_FAILED),
+    };
+    if let Some(status) = failed {
         let mut response = status.into_response();
         set_etag(response.headers_mut(), meta.e_tag.as_deref());
         return Ok(response);
@@ -150,24 +165,14 @@ async fn read(
     Ok(response)
 }
 
-/// RFC 9110, section 13.2.2: the status if a condition does not hold. Stores differ in how they write tags, so theirs is
-/// not asked to compare them.
-fn precondition(headers: &HeaderMap, meta: &ObjectMeta) -> Option<StatusCode> {
-    let tag = meta.e_tag.as_deref().and_then(etag);
-    let holds = |condition: IfMatch| tag.as_ref().is_some_and(|tag| condition.precondition_passes(tag));
-    if headers.typed_get().is_some_and(|condition| !holds(condition)) {
-        return Some(StatusCode::PRECONDITION_FAILED);
+/// Stores differ in how they write tags, so theirs is not asked to compare them. None says whether an object changed
+/// twice in a second.
+fn version(meta: &ObjectMeta) -> Version {
+    Version {
+        etag: meta.e_tag.as_deref().and_then(etag),
+        modified: meta.last_modified.into(),
+        date_is_strong: false,
     }
-    let differs = |condition: IfNoneMatch| tag.as_ref().is_none_or(|tag| condition.precondition_passes(tag));
-    headers.typed_get().is_some_and(|condition| !differs(condition)).then_some(StatusCode::NOT_MODIFIED)
-}
-
-/// RFC 9110, section 13.1.5: whether the client has a part of another version.
-fn has_changed(headers: &HeaderMap, meta: &ObjectMeta) -> bool {
-    headers.typed_get::<IfRange>().is_some_and(|condition| {
-        let modified = LastModified::from(std::time::SystemTime::from(meta.last_modified));
-        condition.is_modified(meta.e_tag.as_deref().and_then(etag).as_ref(), Some(&modified))
-    })
 }
 
 fn unsatisfiable(size: u64) -> Response {
@@ -191,6 +196,11 @@ fn path(uri: &Uri) -> Result<Path, Failure> {
     let path = Path::from_url_path(uri.path()).map_err(object_store::Error::from)?;
     if path.as_ref().is_empty() {
         return Err(Failure::new(StatusCode::BAD_REQUEST, "an object needs a name: /name"));
+    }
+    let (name, segment) = NAME_MAX;
+    if path.as_ref().len() > name || path.parts().any(|part| part.as_ref().len() > segment) {
+        let why = format!("a name has at most {name} bytes, and {segment} between slashes");
+        return Err(Failure::new(StatusCode::BAD_REQUEST, why));
     }
     Ok(path)
 }

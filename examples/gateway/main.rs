@@ -17,6 +17,7 @@
 //! | a request to the store takes longer than `--patience` | 504; the upload is aborted in the store |
 //! | the store is full | 507; the same |
 //! | the store is gone, or refuses the gateway | 502; the same. Requests after it has come back succeed |
+//! | a name is that of a directory, or below an object | 409, where the store is a directory |
 //! | the pool has no room for a part within `--patience` | 503 with `Retry-After` |
 //! | a client sends less than 64 KiB in `--stall` | 408, and its upload is aborted |
 //! | a client disconnects | its upload is aborted |
@@ -32,6 +33,8 @@
 //! failure.rs   the status for each error
 //! ```
 
+#[path = "../http_upload/conditions.rs"]
+mod conditions;
 mod download;
 mod failure;
 mod gateway;

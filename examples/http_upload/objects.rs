@@ -1,5 +1,6 @@
 //! The requests that the server answers, and how.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::io;
 use std::sync::Arc;
@@ -10,12 +11,13 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use headers::{AcceptRanges, ETag, HeaderMapExt, LastModified};
 use http_body::Body as _;
+use percent_encoding::percent_decode_str;
 use ropewalk::{Pool, Rope};
 use sha2::{Digest, Sha256};
 use tower_http::trace::{DefaultMakeSpan, DefaultOnResponse, TraceLayer};
@@ -30,8 +32,31 @@ use crate::upload::{Upload, linger};
 use crate::{Limits, activity, metrics};
 
 /// Fields of a PUT that describe its content; they are stored, and sent with it.
-const METADATA: [header::HeaderName; 3] =
-    [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LANGUAGE];
+const METADATA: [HeaderName; 3] = [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LANGUAGE];
+
+/// Fields that no trailer section may have: RFC 9110, section 6.5.1, and RFC 9113, section 8.2.2.
+const NO_TRAILERS: [HeaderName; 20] = [
+    header::AUTHORIZATION,
+    header::CACHE_CONTROL,
+    header::CONNECTION,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_RANGE,
+    header::CONTENT_TYPE,
+    header::EXPECT,
+    header::HOST,
+    HeaderName::from_static("keep-alive"),
+    header::MAX_FORWARDS,
+    header::PRAGMA,
+    header::PROXY_AUTHORIZATION,
+    HeaderName::from_static("proxy-connection"),
+    header::RANGE,
+    header::SET_COOKIE,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
 
 /// Most bytes of an object's name, metadata and trailers, none of which is in the pool.
 const HEADS_MAX: usize = 4 << 10;
@@ -55,7 +80,7 @@ impl Objects {
     }
 
     pub(crate) fn router(self: Arc<Objects>) -> Router {
-        let objects = MethodRouter::new().get(read).put(put).delete(delete).options(options);
+        let objects = MethodRouter::new().get(read).put(put).delete(delete).options(options).fallback(refuse);
         let log = TraceLayer::new_for_http()
             .make_span_with(DefaultMakeSpan::new().level(Level::INFO))
             .on_response(DefaultOnResponse::new().level(Level::INFO));
@@ -71,6 +96,23 @@ impl Objects {
 }
 
 type Answer = Result<Response, Refusal>;
+
+/// The name of an object: the path, in which `%C3%BC` and `ü` are the same (RFC 9110, section 4.2.3). The query is no
+/// part of it.
+fn name(target: &Uri) -> Result<Cow<'_, str>, Refusal> {
+    let name = percent_decode_str(target.path()).decode_utf8().ok();
+    let is_name = |name: &Cow<'_, str>| {
+        name.starts_with('/')
+            && !name.contains('\0')
+            && !name.split('/').any(|part| part == "." || part == "..")
+    };
+    name.filter(is_name).ok_or_else(|| {
+        Refusal::new(
+            StatusCode::BAD_REQUEST,
+            "a name must be UTF-8, without NUL and without segments . and ..",
+        )
+    })
+}
 
 /// RFC 9112, section 3.2: a request over HTTP/1.1 names one host.
 async fn one_host(request: Request, next: Next) -> Answer {
@@ -97,15 +139,17 @@ async fn put(State(objects): State<Arc<Objects>>, request: Request) -> Answer {
 
 impl Objects {
     async fn receive(&self, head: &Parts, body: &mut Body) -> Answer {
-        let (name, headers) = (head.uri.path(), &head.headers);
+        let (name, headers) = (&*name(&head.uri)?, &head.headers);
         check_put(headers)?;
-        let check = |current: Option<&Object>| precondition(evaluate(&Method::PUT, headers, current));
+        let check = |current: Option<&Object>| {
+            precondition(evaluate(&Method::PUT, headers, current.map(Object::version).as_ref()))
+        };
         check(self.store.get(name).as_deref())?;
         let announced = body.size_hint().exact();
         let upload =
             Upload::begin(&self.pool, self.most, &self.limits, &self.metrics.waiting, announced).await?;
         let (content, trailers) = upload.receive(body).await?;
-        let metadata = metadata(headers);
+        let (metadata, trailers) = (metadata(headers), trailers.and_then(kept));
         check_heads(name, [Some(&metadata), trailers.as_ref()])?;
         self.metrics.received_bytes.inc_by(content.len() as u64);
         let copy = content.clone(); // shares the memory
@@ -142,7 +186,16 @@ fn check_heads(name: &str, maps: [Option<&HeaderMap>; 2]) -> Result<(), Refusal>
 }
 
 fn metadata(headers: &HeaderMap) -> HeaderMap {
-    METADATA.into_iter().filter_map(|name| headers.get(&name).cloned().map(|value| (name, value))).collect()
+    let kept = headers.iter().filter(|(name, _)| METADATA.contains(name));
+    kept.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// What is kept of trailers; `None` if nothing is.
+fn kept(mut trailers: HeaderMap) -> Option<HeaderMap> {
+    for name in NO_TRAILERS {
+        trailers.remove(name);
+    }
+    (!trailers.is_empty()).then_some(trailers)
 }
 
 /// The hash needs one slice: the view is one, without a join.
@@ -155,8 +208,9 @@ fn hash(rope: Rope) -> io::Result<String> {
 }
 
 async fn delete(State(objects): State<Arc<Objects>>, request: Request) -> Answer {
-    let check = |object: &Object| precondition(evaluate(&Method::DELETE, request.headers(), Some(object)));
-    match objects.store.remove(request.uri().path(), check)? {
+    let check =
+        |object: &Object| precondition(evaluate(&Method::DELETE, request.headers(), Some(&object.version())));
+    match objects.store.remove(&name(request.uri())?, check)? {
         true => Ok(StatusCode::NO_CONTENT.into_response()),
         false => Err(not_found()),
     }
@@ -166,19 +220,31 @@ async fn options() -> Response {
     (StatusCode::NO_CONTENT, [(header::ALLOW, "GET,HEAD,PUT,DELETE,OPTIONS")]).into_response()
 }
 
+/// RFC 9110, section 9.1: 405, with the `Allow` that axum adds, for a method that is known.
+async fn refuse(method: Method) -> Refusal {
+    let is_known = [Method::POST, Method::PATCH, Method::TRACE, Method::CONNECT].contains(&method);
+    let status = if is_known { StatusCode::METHOD_NOT_ALLOWED } else { StatusCode::NOT_IMPLEMENTED };
+    Refusal::new(status, format!("an object has no method {method}"))
+}
+
 /// GET and HEAD.
 async fn read(State(objects): State<Arc<Objects>>, request: Request) -> Answer {
     let (method, headers) = (request.method(), request.headers());
-    let object = objects.store.get(request.uri().path()).ok_or_else(not_found)?;
-    let mut response = match evaluate(method, headers, Some(&object)) {
+    let object = objects.store.get(&name(request.uri())?).ok_or_else(not_found)?;
+    let mut response = match evaluate(method, headers, Some(&object.version())) {
         Outcome::Proceed => represent(method, headers, &object),
-        Outcome::NotModified => StatusCode::NOT_MODIFIED.into_response(),
+        Outcome::NotModified => not_modified(object.content.len()),
         Outcome::Failed => return Err(failed()),
     };
     response.headers_mut().typed_insert(object.etag.clone());
     response.headers_mut().typed_insert(LastModified::from(object.modified));
     response.headers_mut().typed_insert(AcceptRanges::bytes());
     Ok(response)
+}
+
+/// Section 8.6: a `Content-Length` would be that of the content. Without one, axum takes that of no body for HEAD.
+fn not_modified(len: usize) -> Response {
+    (StatusCode::NOT_MODIFIED, [(header::CONTENT_LENGTH, HeaderValue::from(len))]).into_response()
 }
 
 fn represent(method: &Method, headers: &HeaderMap, object: &Object) -> Response {
@@ -209,7 +275,7 @@ fn represent(method: &Method, headers: &HeaderMap, object: &Object) -> Response 
 fn asked(method: &Method, headers: &HeaderMap, object: &Object) -> Wanted {
     let mut fields = headers.get_all(header::RANGE).iter();
     match (fields.next(), fields.next()) {
-        (Some(field), None) if method == Method::GET && range_is_wanted(headers, object) => {
+        (Some(field), None) if method == Method::GET && range_is_wanted(headers, &object.version()) => {
             wanted(field, object.content.len() as u64)
         }
         _ => Wanted::Whole,

@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, StatusCode};
 use headers::ETag;
 use ropewalk::Rope;
 
+use crate::conditions::Version;
 use crate::objects::Refusal;
 
 /// One version of an object.
@@ -19,7 +20,7 @@ pub(crate) struct Object {
     pub(crate) etag: ETag,
     /// In whole seconds, as HTTP dates are.
     pub(crate) modified: SystemTime,
-    /// Whether no other version can have the same `modified`: only then is that a strong validator.
+    /// Whether no version before this one can have the same `modified`.
     pub(crate) alone_in_its_second: bool,
     /// What the client said of the content, such as its type.
     pub(crate) metadata: HeaderMap,
@@ -30,6 +31,16 @@ impl Object {
     /// One that gets its date when it is stored.
     pub(crate) fn new(content: Rope, etag: ETag, metadata: HeaderMap, trailers: Option<HeaderMap>) -> Object {
         Object { content, etag, modified: UNIX_EPOCH, alone_in_its_second: false, metadata, trailers }
+    }
+
+    /// Its validators.
+    pub(crate) fn version(&self) -> Version {
+        let is_past = SystemTime::now() >= self.modified + Duration::from_secs(1);
+        Version {
+            etag: Some(self.etag.clone()),
+            modified: self.modified,
+            date_is_strong: self.alone_in_its_second && is_past,
+        }
     }
 }
 

@@ -85,7 +85,7 @@ fn main() -> ExitCode {
 #[tokio::main(flavor = "current_thread")]
 async fn run(options: &Options) -> anyhow::Result<()> {
     let size = usize::try_from(options.size.0)?;
-    ensure!(size >= END.len(), "at least {} bytes", END.len());
+    ensure!(size >= END.len(), "--size is {size} bytes; at least {} are needed", END.len());
     if let Some(address) = options.peer {
         return peer(address, size);
     }

@@ -1,7 +1,7 @@
 //! Ropes through TLS, both ways: rustls over tokio, with a certificate made at run time.
 //!
 //! ```text
-//! cargo run --release -p tls                     # shows itself: server, client, hostile peers
+//! cargo run --release -p tls                     # a demonstration: server, client, hostile peers
 //! cargo run --release -p tls -- serve --listen 127.0.0.1:8443 --certificate localhost.pem
 //! ```
 //!
@@ -35,7 +35,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::server::{Limits, Server};
 
-/// An echo server over TLS. Without a command it shows itself.
+/// An echo server over TLS. Without a command it demonstrates itself.
 #[derive(Parser)]
 #[command(name = "tls", args_conflicts_with_subcommands = true)]
 struct Options {

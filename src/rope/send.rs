@@ -3,13 +3,14 @@
 //! Two ways with the same three rungs: a [`Rope`] loses what was sent, a [`Cursor`] moves on.
 
 use std::borrow::Borrow;
-use std::io;
+use std::io::{self, IoSlice};
+use std::iter;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::{Cursor, MAX_SEND, Pace, Rope};
 use crate::sys::iovec::{Iovecs, MAX_BYTES};
 use crate::sys::memory::page_size;
-use crate::sys::shown;
+use crate::sys::shown::{self, InFile};
 use crate::sys::{self, FdKind};
 
 impl Rope {
@@ -272,6 +273,7 @@ fn write_or_sendfile(fd: BorrowedFd<'_>, iovecs: &Iovecs<'_>) -> io::Result<usiz
 #[inline(never)]
 fn sendfile_or_write(fd: BorrowedFd<'_>, iovecs: &Iovecs<'_>) -> io::Result<usize> {
     if FdKind::of(fd) == FdKind::Message {
+        iovecs.slices().iter().flat_map(|slice| shown::parts(slice)).try_for_each(check_there)?;
         return write(fd, iovecs);
     }
     let (len, in_file) = iovecs.slices().first().map_or((0, None), |first| shown::first_part(first));
@@ -286,7 +288,26 @@ fn sendfile_or_write(fd: BorrowedFd<'_>, iovecs: &Iovecs<'_>) -> io::Result<usiz
     };
     let sent =
         if page_size() <= MAX_PAGE { sys::file::sendfile(fd, &at.file, at.offset, len)? } else { None };
-    sent.map_or_else(|| write(fd, iovecs), Ok)
+    match sent {
+        Some(count) => Ok(count),
+        // From the mapping then, whose last page goes on with zeros where the file has become shorter.
+        None => {
+            let there = sys::file::left(&at.file, at.offset, len)?;
+            let mut first = Iovecs::default();
+            first.extend(iter::once(IoSlice::new(&iovecs.slices()[0][..there])), there);
+            write(fd, &first)
+        }
+    }
+}
+
+/// Returns an error if a part of a message lies in a file that has become shorter.
+fn check_there((part, in_file): (&[u8], Option<InFile>)) -> io::Result<()> {
+    let Some(at) = in_file else { return Ok(()) };
+    let there = sys::file::left(&at.file, at.offset, part.len())?;
+    if there < part.len() {
+        return Err(sys::file::shrunk(at.offset + there as u64));
+    }
+    Ok(())
 }
 
 /// writev(2) on a socket raises SIGPIPE, so a socket gets sendmsg(2).

@@ -269,12 +269,25 @@ pub(crate) fn sendfile(
     }
 }
 
+/// fstat(2): how many of the `len` bytes from `offset` on the file still has.
+///
+/// # Errors
+///
+/// `UnexpectedEof` if it has none of them.
+pub(crate) fn left(file: &File, offset: u64, len: usize) -> io::Result<usize> {
+    let left = file.metadata()?.len().saturating_sub(offset);
+    match usize::try_from(left).unwrap_or(usize::MAX).min(len) {
+        0 if len > 0 => Err(shrunk(offset)),
+        left => Ok(left),
+    }
+}
+
 /// An offset of the calls that take 64 bits on any target.
 fn to_off64(offset: u64) -> nix::Result<i64> {
     i64::try_from(offset).map_err(|_| Errno::EFBIG)
 }
 
-fn shrunk(offset: u64) -> io::Error {
+pub(crate) fn shrunk(offset: u64) -> io::Error {
     let message = format!("the file ends before byte {offset}, which the rope holds: it was made shorter");
     io::Error::new(io::ErrorKind::UnexpectedEof, message)
 }

@@ -283,7 +283,7 @@ fn half_a_stream_is_answered() {
     peer.shutdown(Shutdown::Write).unwrap();
     assert_received(&mut peer, &message(b"whole"));
     assert_closed(&mut peer);
-    server.expect_refusal(&peer, "inside a message: 17 bytes arrived, 991 lack");
+    server.expect_refusal(&peer, "inside a message: 17 bytes arrived, 991 are missing");
     assert_eq!(server.count("refused 127"), 1);
 }
 
@@ -298,7 +298,7 @@ fn many_halves_of_streams_leave_nothing_behind() {
             peer.shutdown(Shutdown::Write).unwrap();
             assert_received(&mut peer, &message(b"whole"));
             assert_closed(&mut peer);
-            server.expect_refusal(&peer, "inside a message: 65544 bytes arrived, 983040 lack");
+            server.expect_refusal(&peer, "inside a message: 65544 bytes arrived, 983040 are missing");
         }
     });
     assert!(peak < OVERHEAD, "{peak} bytes");
@@ -337,7 +337,9 @@ fn a_length_that_is_announced_takes_no_memory() {
     });
     println!("{peak} bytes of memory while 200 messages of 100 MiB do not come");
     assert!(peak < OVERHEAD, "{peak} bytes");
-    peers.iter().for_each(|peer| server.expect_refusal(peer, "8 bytes of a message arrived, 104857600 lack"));
+    peers
+        .iter()
+        .for_each(|peer| server.expect_refusal(peer, "8 bytes of a message arrived, 104857600 are missing"));
     server.wait_until_idle();
 }
 
@@ -364,8 +366,8 @@ fn who_does_not_get_on_is_closed() {
     assert!(peak < OVERHEAD, "{peak} bytes");
     assert_closed(&mut half_a_length);
     assert_closed(&mut no_body);
-    server.expect_refusal(&half_a_length, "4 bytes of a message arrived, 4 lack");
-    server.expect_refusal(&no_body, "8 bytes of a message arrived, 104857600 lack");
+    server.expect_refusal(&half_a_length, "4 bytes of a message arrived, 4 are missing");
+    server.expect_refusal(&no_body, "8 bytes of a message arrived, 104857600 are missing");
     server.expect_refusal(&trickle, "too slow");
     assert_echo(&mut quiet, b"and so it stays open");
 }

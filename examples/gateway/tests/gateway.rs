@@ -61,6 +61,7 @@ fn ranges_and_conditions(gateway: &Gateway) {
     assert_eq!(gateway.put("object", &content).status, 204);
     let whole = gateway.get("object", "");
     let tag = whole.field("etag").unwrap().to_owned();
+    let modified = whole.field("last-modified").unwrap().to_owned();
     assert!(tag.ends_with('"') && whole.field("last-modified").unwrap().ends_with("GMT"));
     let len = content.len();
     for (range, part) in [
@@ -92,7 +93,16 @@ fn ranges_and_conditions(gateway: &Gateway) {
         ("If-Match: \"x\"".into(), 412),
         (format!("Range: bytes=1-2\r\nIf-Range: {tag}"), 206),
         ("Range: bytes=1-2\r\nIf-Range: \"x\"".into(), 200),
+        ("Range: bytes=1-2\r\nIf-Range: nonsense".into(), 200),
+        (format!("Range: bytes=1-2\r\nIf-Range: {modified}"), 200), // it may have changed twice in that second
+        ("Range: bytes=1-2\r\nIf-Range: Thu, 31 Dec 2099 23:59:59 GMT".into(), 200),
         (format!("Range: bytes=1-2\r\nIf-None-Match: {tag}"), 304),
+        (format!("Range: bytes=99999999-\r\nIf-None-Match: {tag}"), 304), // before the range
+        ("If-None-Match: *".into(), 304),
+        (format!("If-Modified-Since: {modified}"), 304),
+        ("If-Modified-Since: Sun, 06 Nov 1994 08:49:37 GMT".into(), 200),
+        ("If-Unmodified-Since: Sun, 06 Nov 1994 08:49:37 GMT".into(), 412),
+        (format!("If-Unmodified-Since: {modified}"), 200),
     ] {
         assert_eq!(gateway.get("object", &format!("{condition}\r\n")).status, status, "{condition}");
     }
@@ -100,12 +110,24 @@ fn ranges_and_conditions(gateway: &Gateway) {
     assert_eq!(gateway.ask(part, b"01234").status, 400);
     let conditional = "PUT /object HTTP/1.1\r\nIf-None-Match: *\r\nContent-Length: 5\r\n";
     assert_eq!(gateway.ask(conditional, b"01234").status, 501);
+    assert_eq!(gateway.ask("DELETE /object HTTP/1.1\r\nIf-Match: \"x\"\r\n", b"").status, 501);
     assert!(gateway.get("object", "").body == content, "it stays");
 }
 
 fn names(gateway: &Gateway) {
     for (name, status) in [("", 400), ("../etc/passwd", 400), ("a/%2e%2e/b", 400), ("a%20b", 204)] {
         assert_eq!(gateway.put(name, b"x").status, status, "{name}");
+    }
+    for (name, status) in [("x".repeat(240), 204), ("x".repeat(241), 400), ("y/".repeat(512) + "y", 400)] {
+        assert_eq!(gateway.put(&name, b"x").status, status, "{name}");
+    }
+    // A file system has one kind of thing at a name; the store has not failed.
+    assert_eq!(gateway.put("directory/object", b"x").status, 204);
+    for (method, name) in
+        [("PUT", "directory"), ("DELETE", "directory"), ("PUT", "directory/object/x"), ("GET", "a%20b/x")]
+    {
+        let head = format!("{method} /{name} HTTP/1.1\r\nContent-Length: 0\r\n");
+        assert_eq!(gateway.ask(&head, b"").status, 409, "{method} {name}");
     }
 }
 

@@ -55,7 +55,8 @@ fn methods() {
     assert_eq!((head.status, head.field("content-length"), head.body.len()), (200, Some("10"), 0));
     let options = server.ask("OPTIONS /file HTTP/1.1\r\n", b"");
     assert_eq!(options.status, 204);
-    for method in ["POST", "PATCH", "TRACE", "BREW"] {
+    assert_eq!(server.ask("BREW /file HTTP/1.1\r\n", b"").status, 501, "not known");
+    for method in ["POST", "PATCH", "TRACE"] {
         let refused = server.ask(&format!("{method} /file HTTP/1.1\r\n"), b"");
         assert_eq!(refused.status, 405, "{method}");
         let allowed: Vec<_> = refused.field("allow").unwrap().split(',').map(str::trim).collect();
@@ -69,6 +70,27 @@ fn methods() {
     for method in ["GET", "HEAD", "DELETE"] {
         assert_eq!(server.ask(&format!("{method} /file HTTP/1.1\r\n"), b"").status, 404, "{method}");
     }
+}
+
+/// RFC 9110, section 4.2.3: targets that are equivalent name one object.
+#[test]
+fn a_name_is_the_same_however_it_is_encoded() {
+    let server = Server::start("");
+    server.put("n\u{fc}/a%20file", TEN); // as curl sends it
+    for name in ["n%C3%BC/a%20file", "n%c3%bc/a%20file", "%6E\u{fc}/%61%20file", "n\u{fc}/a%20file?query"] {
+        assert_eq!(server.get(name, "").body, TEN, "{name}");
+    }
+    for name in ["N%C3%BC/a%20file", "n%FC/a%20file", "n%C3%BC/a%2520file"] {
+        assert_ne!(server.get(name, "").status, 200, "{name}");
+    }
+    for name in ["../file", "a/../../file", "a/%2e%2E/file", ".", "a/./b", "%00", "%FF", "%C3"] {
+        assert_eq!(server.try_put(name, TEN).status, 400, "{name}");
+    }
+    for name in ["%", "%zz", "...", ".file", "a//b", ""] {
+        server.put(name, name.as_bytes());
+        assert_eq!(server.get(name, "").text(), name);
+    }
+    assert_eq!(server.try_put(&"x".repeat(70_000), TEN).status, 431);
 }
 
 /// RFC 9112, section 3.2.
@@ -252,6 +274,7 @@ fn preconditions() {
         assert_eq!(reply.status, status, "{head}{reply:?}");
         if status == 304 {
             assert_eq!((reply.field("etag"), reply.body.len()), (Some(&*tag), 0), "{head}");
+            assert!([None, Some("10")].contains(&reply.field("content-length")), "{head}{reply:?}"); // section 8.6
         }
     }
 }
@@ -352,6 +375,38 @@ fn too_much_is_refused_whether_it_is_announced_or_not() {
     assert_eq!(server.get("large", "").status, 404);
 }
 
+/// RFC 9112, sections 6.1, 6.3 and 7.1, and 11.2: what two parsers might read in two ways is refused, or ends the connection.
+#[test]
+fn no_request_hides_in_another() {
+    let server = Server::start("");
+    let hidden = "GET /hidden HTTP/1.1\r\nHost: here\r\n\r\n";
+    for (fields, body) in [
+        ("Content-Length: 5\r\nContent-Length: 6\r\n", "01234"),
+        ("Content-Length: 5, 6\r\n", "01234"),
+        ("Content-Length: +5\r\n", "01234"),
+        ("Transfer-Encoding: xchunked\r\n", "0\r\n\r\n"),
+        ("Transfer-Encoding: chunked, gzip\r\n", "0\r\n\r\n"),
+        ("Transfer-Encoding : chunked\r\n", "0\r\n\r\n"),
+        ("Transfer-Encoding: chunked\r\n", "-5\r\n01234\r\n0\r\n\r\n"),
+        ("Transfer-Encoding: chunked\r\n", "10000000000000005\r\n01234\r\n0\r\n\r\n"),
+        ("Transfer-Encoding: chunked\r\n", "5\r\n01234X\r\n0\r\n\r\n"),
+    ] {
+        let mut peer = server.connect();
+        let request = format!("PUT /hides HTTP/1.1\r\nHost: here\r\n{fields}\r\n{body}{hidden}");
+        peer.write_all(request.as_bytes()).unwrap();
+        finish_sending(&peer);
+        let mut answers = String::new();
+        peer.read_to_string(&mut answers).unwrap();
+        assert!(answers.starts_with("HTTP/1.1 400"), "{fields}{body}: {answers}");
+        assert_eq!(answers.matches("HTTP/1.1").count(), 1, "{fields}{body}: {answers}");
+    }
+    assert_eq!(server.get("hides", "").status, 404);
+    // The transfer coding is what counts, and chunk extensions do not.
+    let both = "PUT /both HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n";
+    server.ask(both, b"a;name=\"value\"\r\n0123456789\r\n0;last\r\n\r\n");
+    assert_eq!(server.get("both", "").body, TEN);
+}
+
 /// RFC 9112, section 7.1.2, and RFC 9110, section 6.5.1: to a client that says that it takes them.
 #[test]
 fn trailers_are_kept() {
@@ -361,6 +416,17 @@ fn trailers_are_kept() {
     let got = server.get("file", "TE: trailers\r\n");
     assert_eq!((got.field("trailer"), got.field("transfer-encoding")), (Some("checksum"), Some("chunked")));
     assert_eq!(got.text(), "A\r\n0123456789\r\n0\r\nchecksum: 42\r\n\r\n");
+    // Fields that trailers may not have are dropped.
+    let framing = "Connection: close\r\nContent-Length: 3\r\nSet-Cookie: x\r\n";
+    server.ask(put, format!("1\r\n0\r\n0\r\n{framing}Checksum: 1\r\n\r\n").as_bytes());
+    let got = server.get("file", "TE: trailers\r\n");
+    assert_eq!(
+        (got.field("trailer"), &*got.text()),
+        (Some("checksum"), "1\r\n0\r\n0\r\nchecksum: 1\r\n\r\n")
+    );
+    server.ask(put, format!("1\r\n0\r\n0\r\n{framing}\r\n").as_bytes());
+    assert_eq!(server.get("file", "TE: trailers\r\n").field("content-length"), Some("1"));
+    assert_eq!(server.ask(put, b"a\r\n0123456789\r\n0\r\nChecksum: 42\r\n\r\n").status, 200);
     let without = server.get("file", "");
     assert_eq!((without.field("content-length"), &*without.body), (Some("10"), TEN));
 }
@@ -373,6 +439,11 @@ fn what_the_client_says_of_its_content_is_kept() {
     server.ask(put, TEN);
     let got = server.get("file", "");
     assert_eq!((got.field("content-type"), got.field("content-language")), (Some("text/plain"), Some("de")));
+    let coded = "Content-Encoding: gzip\r\nContent-Encoding: br\r\nContent-Length: 10\r\n";
+    server.ask(&format!("PUT /coded HTTP/1.1\r\n{coded}"), TEN);
+    let head = server.get("coded", "").head.to_lowercase();
+    let codings: Vec<_> = head.lines().filter_map(|line| line.strip_prefix("content-encoding: ")).collect();
+    assert_eq!(codings, ["gzip", "br"], "decoded in the wrong order or by half otherwise");
     server.put("bare", TEN);
     assert_eq!(server.get("bare", "").field("content-type"), Some("application/octet-stream"));
 }

@@ -104,6 +104,12 @@ fn ranges_conditions_and_limits() {
         let etag = etags.to_str().unwrap();
         assert_eq!(status(&curl.run(&["--etag-save", etag], "file")), "200");
         assert_eq!(status(&curl.run(&["--etag-compare", etag], "file")), "304", "{version}");
+        // Trailers over HTTP/1.1 that HTTP/2 has no place for: the object is served all the same.
+        let put = "PUT /trailers HTTP/1.1\r\nTransfer-Encoding: chunked\r\n";
+        curl.server.ask(put, b"2\r\nok\r\n0\r\nConnection: close\r\nSum: 1\r\n\r\n");
+        let got = curl.run(&["-H", "TE: trailers"], "trailers");
+        assert_eq!((&*status(&got), &*text(&got.stdout)), ("200", "ok"), "{version}");
+        assert_eq!(status(&curl.run(&["-X", "DELETE"], "trailers")), "204", "{version}");
         let large = curl.file(&pattern(MIB + 1));
         assert_eq!(status(&curl.run(&["-T", &large], "large")), "413", "{version}");
         let full = curl.run_with(File::open(&large).unwrap(), &["-T", "-"], "large");
