@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use super::{Cursor, MAX_SEND, Pace, Rope};
 use crate::sys::iovec::{Iovecs, MAX_BYTES};
 use crate::sys::memory::page_size;
-use crate::sys::shown::{self, InFile};
+use crate::sys::shown;
 use crate::sys::{self, FdKind};
 
 impl Rope {
@@ -97,7 +97,10 @@ impl Rope {
     pub fn sendmsg_to(&mut self, fd: impl AsFd, flags: i32, fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
         check_message(self.is_empty(), flags, fds)?;
         let fd = fd.as_fd();
-        self.send(fd, |iovecs| sys::sendmsg(fd, iovecs, flags, fds))
+        self.send(fd, |iovecs| {
+            check_files(iovecs)?;
+            sys::sendmsg(fd, iovecs, flags, fds)
+        })
     }
 
     /// [`writev_to`](Rope::writev_to) until the rope is empty.
@@ -187,7 +190,10 @@ impl<R: Borrow<Rope>> Cursor<R> {
     pub fn sendmsg_to(&mut self, fd: impl AsFd, flags: i32, fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
         check_message(self.remaining() == 0, flags, fds)?;
         let fd = fd.as_fd();
-        self.send(fd, |iovecs| sys::sendmsg(fd, iovecs, flags, fds))
+        self.send(fd, |iovecs| {
+            check_files(iovecs)?;
+            sys::sendmsg(fd, iovecs, flags, fds)
+        })
     }
 
     /// [`writev_to`](Cursor::writev_to) until the cursor is at the end.
@@ -273,7 +279,7 @@ fn write_or_sendfile(fd: BorrowedFd<'_>, iovecs: &Iovecs<'_>) -> io::Result<usiz
 #[inline(never)]
 fn sendfile_or_write(fd: BorrowedFd<'_>, iovecs: &Iovecs<'_>) -> io::Result<usize> {
     if FdKind::of(fd) == FdKind::Message {
-        iovecs.slices().iter().flat_map(|slice| shown::parts(slice)).try_for_each(check_there)?;
+        check_files(iovecs)?;
         return write(fd, iovecs);
     }
     let (len, in_file) = iovecs.slices().first().map_or((0, None), |first| shown::first_part(first));
@@ -290,7 +296,7 @@ fn sendfile_or_write(fd: BorrowedFd<'_>, iovecs: &Iovecs<'_>) -> io::Result<usiz
         if page_size() <= MAX_PAGE { sys::file::sendfile(fd, &at.file, at.offset, len)? } else { None };
     match sent {
         Some(count) => Ok(count),
-        // From the mapping then, whose last page goes on with zeros where the file has become shorter.
+        // From the mapping then, as far as the file reaches.
         None => {
             let there = sys::file::left(&at.file, at.offset, len)?;
             let mut first = Iovecs::default();
@@ -300,12 +306,18 @@ fn sendfile_or_write(fd: BorrowedFd<'_>, iovecs: &Iovecs<'_>) -> io::Result<usiz
     }
 }
 
-/// Returns an error if a part of a message lies in a file that has become shorter.
-fn check_there((part, in_file): (&[u8], Option<InFile>)) -> io::Result<()> {
-    let Some(at) = in_file else { return Ok(()) };
-    let there = sys::file::left(&at.file, at.offset, part.len())?;
-    if there < part.len() {
-        return Err(sys::file::shrunk(at.offset + there as u64));
+/// Returns an error if a file has become shorter than what is sent of it from its mapping, whose last page then goes on
+/// with zeros.
+fn check_files(iovecs: &Iovecs<'_>) -> io::Result<()> {
+    if shown::is_empty() {
+        return Ok(());
+    }
+    for (part, in_file) in iovecs.slices().iter().flat_map(|slice| shown::parts(slice)) {
+        let Some(at) = in_file else { continue };
+        let left = sys::file::left(&at.file, at.offset, part.len())?;
+        if left < part.len() {
+            return Err(sys::file::shrunk(at.offset + left as u64));
+        }
     }
     Ok(())
 }
