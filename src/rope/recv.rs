@@ -228,7 +228,7 @@ impl Rope {
 
     pub(crate) fn limit_reached(&self) -> io::Error {
         let message = format!(
-            "more than the rope's limit of {} bytes: it holds {}, which are kept; raise Rope::set_limit to go on",
+            "more than the rope's limit of {} bytes; the {} that it holds are kept; raise Rope::set_limit to go on",
             self.limit(),
             self.len()
         );
