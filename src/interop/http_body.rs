@@ -12,8 +12,11 @@ use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
-use super::keep_or_copy;
 use crate::rope::Rope;
+
+/// Shorter pieces are copied rather than kept as segments: making, sending and dropping a segment costs as much as
+/// copying 1 to 2 KiB.
+const COPY_MAX: usize = 1024;
 
 type NextFrame = Poll<Option<Result<Frame<Bytes>, Infallible>>>;
 
@@ -265,6 +268,15 @@ impl Rope {
             }
         }
         Ok(())
+    }
+}
+
+/// Appends a piece of foreign memory; copies it if it is so short that a segment costs more.
+fn keep_or_copy(rope: &mut Rope, piece: Bytes) {
+    if piece.len() < COPY_MAX {
+        rope.extend_from_slice(&piece);
+    } else {
+        rope.push(piece);
     }
 }
 

@@ -12,6 +12,7 @@ use nix::libc;
 use nix::sys::socket::{ControlMessage, MsgFlags};
 
 use super::iovec::{Iovecs, UninitIovec, offered};
+use super::memory::retry_errno;
 #[cfg(test)]
 use super::mock;
 use super::peek::{FdKind, Next, has_ended, is_refused, kind_before_read, max_packet, peek};
@@ -349,13 +350,8 @@ fn empty_header() -> libc::msghdr {
 
 /// Makes a call again as long as signals interrupt it.
 #[inline]
-pub(super) fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
-    loop {
-        match call() {
-            Err(Errno::EINTR) => {}
-            done => return Ok(done?),
-        }
-    }
+pub(super) fn retry<T>(call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
+    Ok(retry_errno(call)?)
 }
 
 /// A count that the kernel cannot have meant would move the position past the data.

@@ -412,7 +412,9 @@ fn limit(resource: Resource) -> u64 {
     }
 }
 
-fn retry_errno<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+/// Makes a call again as long as signals interrupt it.
+#[inline]
+pub(super) fn retry_errno<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
     loop {
         match call() {
             Err(Errno::EINTR) => {}
