@@ -257,7 +257,8 @@ impl Rope {
                 return Err(self.limit_reached());
             }
             if self.pool().is_none() {
-                keep_or_copy(self, data.copy_to_bytes(len));
+                let piece = data.copy_to_bytes(len);
+                if len < COPY_MAX { self.extend_from_slice(&piece) } else { self.push(piece) }
             } else if all && self.is_empty() && !self.has_tail() && len <= self.inline_max() {
                 // As a short first read: a segment of its own size needs no page.
                 let piece = data.copy_to_bytes(len);
@@ -268,15 +269,6 @@ impl Rope {
             }
         }
         Ok(())
-    }
-}
-
-/// Appends a piece of foreign memory; copies it if it is so short that a segment costs more.
-fn keep_or_copy(rope: &mut Rope, piece: Bytes) {
-    if piece.len() < COPY_MAX {
-        rope.extend_from_slice(&piece);
-    } else {
-        rope.push(piece);
     }
 }
 

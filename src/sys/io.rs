@@ -204,7 +204,8 @@ fn recvmsg_raw(
     control: &mut [MaybeUninit<u64>],
     flags: i32,
 ) -> io::Result<(usize, libc::msghdr)> {
-    let mut header = empty_header();
+    // SAFETY: a C struct of integers and pointers, for which zero is valid.
+    let mut header: libc::msghdr = unsafe { mem::zeroed() };
     // macOS refuses a call without an iovec.
     let mut none = [UninitIovec::new(&mut [], 0)];
     let iovecs = if iovecs.is_empty() { &mut none } else { iovecs };
@@ -341,11 +342,6 @@ unsafe fn fds_behind(message: *const libc::cmsghdr) -> impl Iterator<Item = Owne
         let fd = (raw >= 0).then(|| unsafe { OwnedFd::from_raw_fd(raw) });
         fd.inspect(platform::close_on_exec)
     })
-}
-
-fn empty_header() -> libc::msghdr {
-    // SAFETY: a C struct of integers and pointers, for which zero is valid.
-    unsafe { mem::zeroed() }
 }
 
 /// Makes a call again as long as signals interrupt it.
