@@ -60,10 +60,8 @@ pub struct RopeCodec {
     little_endian: bool,
     /// Bytes of a frame beyond the length.
     adjustment: isize,
-    /// Bytes in front of a frame.
-    skip: usize,
-    /// Whether these are not simply those up to the end of the length.
-    skip_is_set: bool,
+    /// Bytes in front of a frame, unless they are those up to the end of the length.
+    skip: Option<usize>,
     /// A power of two.
     alignment: usize,
 }
@@ -81,16 +79,7 @@ impl RopeCodec {
     /// ```
     #[must_use]
     pub const fn new(max: usize) -> RopeCodec {
-        RopeCodec {
-            max,
-            offset: 0,
-            field: 4,
-            little_endian: false,
-            adjustment: 0,
-            skip: 4,
-            skip_is_set: false,
-            alignment: 1,
-        }
+        RopeCodec { max, offset: 0, field: 4, little_endian: false, adjustment: 0, skip: None, alignment: 1 }
     }
 
     /// Sets the bytes of the length: 1 to 8.
@@ -112,7 +101,7 @@ impl RopeCodec {
     pub const fn length_field_length(mut self, bytes: usize) -> RopeCodec {
         assert!(0 < bytes && bytes <= MAX_FIELD, "a length has 1 to 8 bytes");
         self.field = bytes;
-        self.with_skip()
+        self
     }
 
     /// Sets the bytes of the header in front of the length, at most 248. [`wrap`](RopeCodec::wrap) makes them zero.
@@ -135,7 +124,7 @@ impl RopeCodec {
     pub const fn length_field_offset(mut self, bytes: usize) -> RopeCodec {
         assert!(bytes <= MAX_HEADER - MAX_FIELD, "a length starts at byte 248 of a header at the latest");
         self.offset = bytes;
-        self.with_skip()
+        self
     }
 
     /// Sets what is added to the length for the bytes of a frame. With a length that counts its own 4 bytes it is -4.
@@ -176,7 +165,7 @@ impl RopeCodec {
     #[must_use]
     pub const fn num_skip(mut self, bytes: usize) -> RopeCodec {
         assert!(bytes <= MAX_HEADER, "at most 256 bytes are in front of a frame");
-        (self.skip, self.skip_is_set) = (bytes, true);
+        self.skip = Some(bytes);
         self
     }
 
@@ -266,12 +255,12 @@ impl RopeCodec {
     /// ```
     pub fn wrap(&self, mut payload: Rope) -> io::Result<Rope> {
         let mut header = [0; MAX_HEADER];
-        let end = self.offset + self.field;
-        if self.skip < end {
+        let end = self.end();
+        if self.skip() < end {
             return Err(invalid_input("frames have their header in them: send the payload as it is".into()));
         }
         self.encode(payload.len(), &mut header[self.offset..end])?;
-        payload.push_front(Bytes::copy_from_slice(&header[..self.skip]));
+        payload.push_front(Bytes::copy_from_slice(&header[..self.skip()]));
         Ok(payload)
     }
 
@@ -310,14 +299,14 @@ impl RopeCodec {
     /// Takes the first frame off, which [`complete`](RopeCodec::complete) has returned.
     #[inline(always)]
     pub(super) fn take_complete(&self, received: &mut Rope, body: Body) -> io::Result<Option<Rope>> {
-        received.take_body(self.skip, body)
+        received.take_body(self.skip(), body)
     }
 
     /// Returns the first frame in `received`, if all of it is there.
     #[inline(always)]
     pub(super) fn complete(&self, received: &Rope) -> io::Result<Option<Body>> {
         let len = self.decode(received)?;
-        Ok(len.filter(|len| received.len() - self.skip >= *len).map(|len| self.body(len, len)))
+        Ok(len.filter(|len| received.len() - self.skip() >= *len).map(|len| self.body(len, len)))
     }
 
     /// Returns the first frame in `received`, of which not all is there; `None` before its header is.
@@ -329,7 +318,7 @@ impl RopeCodec {
         if self.alignment > 1 {
             received.read_carefully();
         }
-        Ok(self.decode(received)?.map(|len| self.body(len, received.len() - self.skip)))
+        Ok(self.decode(received)?.map(|len| self.body(len, received.len() - self.skip())))
     }
 
     #[inline]
@@ -339,7 +328,7 @@ impl RopeCodec {
     }
 
     /// Whether a stream may end with `left` bytes of a frame that is not complete.
-    pub(super) fn end(&self, left: usize) -> io::Result<()> {
+    pub(super) fn ended(&self, left: usize) -> io::Result<()> {
         if left == 0 {
             return Ok(());
         }
@@ -347,18 +336,22 @@ impl RopeCodec {
         Err(io::Error::new(io::ErrorKind::UnexpectedEof, message))
     }
 
-    /// Skips what is in front of the length and the length, if nothing else is set.
-    const fn with_skip(mut self) -> RopeCodec {
-        if !self.skip_is_set {
-            self.skip = self.offset + self.field;
-        }
-        self
+    /// Bytes up to the end of the length.
+    #[inline]
+    fn end(&self) -> usize {
+        self.offset + self.field
+    }
+
+    /// Bytes in front of a frame.
+    #[inline]
+    fn skip(&self) -> usize {
+        self.skip.unwrap_or(self.end())
     }
 
     /// Bytes that have to be there before the length is known and what is skipped is gone.
     #[inline]
     fn header(&self) -> usize {
-        self.skip.max(self.offset + self.field)
+        self.skip().max(self.end())
     }
 
     /// Returns the bytes of the first frame, once its header is there.
@@ -368,7 +361,7 @@ impl RopeCodec {
             return Ok(None);
         }
         let first = received.piece(0);
-        let end = self.offset + self.field;
+        let end = self.end();
         if first.len() >= end {
             return self.frame_len(&first[self.offset..end]).map(Some);
         }
@@ -385,7 +378,7 @@ impl RopeCodec {
             (field, little_endian) => number(field, little_endian),
         };
         let len = i128::from(length) + self.adjustment as i128;
-        let inside = (self.offset + self.field).saturating_sub(self.skip);
+        let inside = self.end().saturating_sub(self.skip());
         match usize::try_from(len) {
             Ok(len) if len <= self.max && len >= inside => Ok(len),
             _ => Err(self.refused(length, len, inside)),
@@ -408,30 +401,24 @@ impl RopeCodec {
 
     /// Writes the length of a frame of `len` bytes.
     fn encode(&self, len: usize, field: &mut [u8]) -> io::Result<()> {
-        let largest = u64::MAX >> (8 * (MAX_FIELD - self.field));
+        let (max, bytes) = (self.max, self.field);
+        if len > max {
+            let message = format!("a frame of {len} bytes is longer than the {max} that are allowed");
+            return Err(invalid_input(message));
+        }
         let length = len as i128 - self.adjustment as i128;
+        let largest = u64::MAX >> (8 * (MAX_FIELD - bytes));
         match u64::try_from(length) {
-            Ok(length) if len <= self.max && length <= largest => {
-                let (big, little) = (length.to_be_bytes(), length.to_le_bytes());
-                field.copy_from_slice(if self.little_endian {
-                    &little[..self.field]
-                } else {
-                    &big[MAX_FIELD - self.field..]
-                });
+            Ok(length) if length <= largest => {
+                field.copy_from_slice(&length.to_be_bytes()[MAX_FIELD - bytes..]);
+                if self.little_endian {
+                    field.reverse();
+                }
                 Ok(())
             }
-            _ if len > self.max => {
-                let max = self.max;
-                Err(invalid_input(format!(
-                    "a frame of {len} bytes is longer than the {max} that are allowed"
-                )))
-            }
-            _ => {
-                let bytes = self.field;
-                Err(invalid_input(format!(
-                    "a frame of {len} bytes needs a length of {length}, which {bytes} bytes do not hold"
-                )))
-            }
+            _ => Err(invalid_input(format!(
+                "a frame of {len} bytes needs a length of {length}, which {bytes} bytes do not hold"
+            ))),
         }
     }
 }
@@ -485,7 +472,7 @@ impl Rope {
             }
             let body = codec.incomplete(self)?;
             if self.readv_body(&fd, body)? == 0 {
-                return codec.end(self.len()).map(|()| None);
+                return codec.ended(self.len()).map(|()| None);
             }
         }
     }

@@ -62,68 +62,36 @@ impl PartialEq for Rope {
 
 impl Eq for Rope {}
 
-impl PartialEq<[u8]> for Rope {
-    fn eq(&self, other: &[u8]) -> bool {
+/// Compares the bytes with those of any slice, array, vector, string, `Bytes` or view.
+impl<T: AsRef<[u8]> + ?Sized> PartialEq<T> for Rope {
+    fn eq(&self, other: &T) -> bool {
+        let other = other.as_ref();
         self.len() == other.len() && equal(self.chunks(), std::iter::once(other))
     }
 }
 
-macro_rules! equal_as_slice {
-    ($this:ty: $($other:ty),*) => {$(
-        impl PartialEq<$other> for $this {
-            fn eq(&self, other: &$other) -> bool {
-                *self == AsRef::<[u8]>::as_ref(other)[..]
-            }
-        }
-
-        impl PartialEq<$this> for $other {
-            fn eq(&self, other: &$this) -> bool {
-                *other == AsRef::<[u8]>::as_ref(self)[..]
-            }
-        }
-    )*};
-}
-
-equal_as_slice!(Rope: &[u8], Vec<u8>, Bytes, str, &str, String, View);
-equal_as_slice!(View: &[u8], Vec<u8>, Bytes, str, &str, String);
-
-macro_rules! equal_as_array {
-    ($($this:ty),*) => {$(
-        impl PartialEq<$this> for [u8] {
-            fn eq(&self, other: &$this) -> bool {
-                other == self
-            }
-        }
-
-        impl<const N: usize> PartialEq<[u8; N]> for $this {
-            fn eq(&self, other: &[u8; N]) -> bool {
-                *self == other[..]
-            }
-        }
-
-        impl<const N: usize> PartialEq<&[u8; N]> for $this {
-            fn eq(&self, other: &&[u8; N]) -> bool {
-                *self == other[..]
-            }
-        }
-    )*};
-}
-
-equal_as_array!(Rope, View);
-
-impl PartialEq for View {
-    fn eq(&self, other: &View) -> bool {
-        **self == **other
+/// Compares the bytes with those of any slice, array, vector, string, `Bytes` or view.
+impl<T: AsRef<[u8]> + ?Sized> PartialEq<T> for View {
+    fn eq(&self, other: &T) -> bool {
+        **self == *other.as_ref()
     }
 }
 
 impl Eq for View {}
 
-impl PartialEq<[u8]> for View {
-    fn eq(&self, other: &[u8]) -> bool {
-        **self == *other
-    }
+/// The same with the slice, array and so on in front.
+macro_rules! equal {
+    ($this:ty: $($(const $N:ident)? $other:ty),*) => {$(
+        impl$(<const $N: usize>)? PartialEq<$this> for $other {
+            fn eq(&self, other: &$this) -> bool {
+                other == self
+            }
+        }
+    )*};
 }
+
+equal!(Rope: [u8], &[u8], const N [u8; N], const N &[u8; N], Vec<u8>, Bytes, str, &str, String, View);
+equal!(View: [u8], &[u8], const N [u8; N], const N &[u8; N], Vec<u8>, Bytes, str, &str, String);
 
 /// Compares two sequences of non-empty chunks of the same total length.
 fn equal<'a>(one: impl Iterator<Item = &'a [u8]>, mut other: impl Iterator<Item = &'a [u8]>) -> bool {

@@ -37,7 +37,7 @@ pub(super) async fn next_frame(
         }
         let body = codec.incomplete(rope)?;
         if from.fill(rope, body).await? == 0 {
-            return codec.end(rope.len()).map(|()| None);
+            return codec.ended(rope.len()).map(|()| None);
         }
     }
 }

@@ -12,8 +12,11 @@ use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
-use super::keep_or_copy;
 use crate::rope::Rope;
+
+/// Shorter pieces are copied rather than kept as segments: making, sending and dropping a segment costs as much as
+/// copying 1 to 2 KiB.
+const COPY_MAX: usize = 1024;
 
 type NextFrame = Poll<Option<Result<Frame<Bytes>, Infallible>>>;
 
@@ -254,7 +257,8 @@ impl Rope {
                 return Err(self.limit_reached());
             }
             if self.pool().is_none() {
-                keep_or_copy(self, data.copy_to_bytes(len));
+                let piece = data.copy_to_bytes(len);
+                if len < COPY_MAX { self.extend_from_slice(&piece) } else { self.push(piece) }
             } else if all && self.is_empty() && !self.has_tail() && len <= self.inline_max() {
                 // As a short first read: a segment of its own size needs no page.
                 let piece = data.copy_to_bytes(len);

@@ -35,18 +35,3 @@ pub use self::compio::Lent;
 pub use self::http_body::{BodyError, RopeBody};
 #[cfg(feature = "tokio")]
 pub use self::tokio::{Outgoing, ReadRope, WhenRoom, WriteRope};
-
-/// Shorter pieces are copied rather than kept as segments: making, sending and dropping a segment costs as much as
-/// copying 1 to 2 KiB.
-#[cfg(feature = "http-body")]
-const COPY_MAX: usize = 1024;
-
-/// Appends a piece of foreign memory; copies it if it is so short that a segment costs more.
-#[cfg(feature = "http-body")]
-fn keep_or_copy(rope: &mut crate::rope::Rope, piece: bytes::Bytes) {
-    if piece.len() < COPY_MAX {
-        rope.extend_from_slice(&piece);
-    } else {
-        rope.push(piece);
-    }
-}

@@ -452,20 +452,12 @@ pub trait Outgoing: sealed::Outgoing {}
 impl<T: sealed::Outgoing> Outgoing for T {}
 
 impl sealed::Outgoing for Rope {
-    fn is_done(&self) -> bool {
-        self.is_empty()
-    }
-
     fn send_to(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
         self.writev_to(fd)
     }
 }
 
 impl<R: Borrow<Rope> + Send> sealed::Outgoing for Cursor<R> {
-    fn is_done(&self) -> bool {
-        self.remaining() == 0
-    }
-
     fn send_to(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
         self.writev_to(fd)
     }
@@ -494,7 +486,7 @@ fn try_read(
 }
 
 async fn write(to: Source<'_>, from: &mut impl Outgoing) -> io::Result<usize> {
-    if from.is_done() {
+    if !from.has_remaining() {
         return Ok(0);
     }
     loop {
@@ -551,13 +543,13 @@ mod sealed {
     use std::io;
     use std::os::fd::{AsFd, BorrowedFd};
 
+    use bytes::Buf;
     use tokio::io::Interest;
     use tokio::net::unix::pipe;
     use tokio::net::{TcpStream, UnixStream, tcp, unix};
     use tokio::task::coop;
 
-    pub trait Outgoing: Send {
-        fn is_done(&self) -> bool;
+    pub trait Outgoing: Buf + Send {
         fn send_to(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize>;
     }
 

@@ -41,15 +41,6 @@ struct Waiter {
     waker: Waker,
 }
 
-/// The outcome of a request.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Request {
-    /// The pages are reserved for the caller now.
-    Reserved,
-    /// The waker will be woken; ask again with this ticket.
-    Waiting(u64),
-}
-
 impl Capacity {
     pub(super) fn new(limit: u32) -> Capacity {
         Capacity { limit, ..Capacity::default() }
@@ -92,7 +83,8 @@ impl Capacity {
         self.reserved += pages;
     }
 
-    /// Reserves `pages`, at most the limit, or queues the request; also returns the wakers to call. O(log n).
+    /// Reserves `pages`, at most the limit, or queues the request: returns the ticket with which to ask again once the
+    /// waker is woken, `None` if the pages are reserved for the caller now; and the wakers to call. O(log n).
     ///
     /// `waker` is swapped for one that the caller drops once the lock is released.
     pub(super) fn request(
@@ -101,19 +93,19 @@ impl Capacity {
         ticket: Option<u64>,
         waker: &mut Waker,
         allocated: u32,
-    ) -> (Request, Wakers) {
+    ) -> (Option<u64>, Wakers) {
         debug_assert!(pages <= self.limit);
         if ticket.is_some_and(|ticket| self.served.remove(&ticket).is_some()) {
-            return (Request::Reserved, Wakers::new());
+            return (None, Wakers::new());
         }
         if let Some((ticket, waiter)) =
             ticket.and_then(|ticket| Some((ticket, self.waiting.get_mut(&ticket)?)))
         {
             std::mem::swap(&mut waiter.waker, waker);
-            return (Request::Waiting(ticket), Wakers::new());
+            return (Some(ticket), Wakers::new());
         }
         if self.try_reserve(pages, allocated) {
-            return (Request::Reserved, Wakers::new());
+            return (None, Wakers::new());
         }
         let ticket = self.next;
         self.next += 1;
@@ -121,10 +113,7 @@ impl Capacity {
         self.waiting.insert(ticket, Waiter { pages, collected: 0, waker });
         self.by_size.insert((pages, ticket));
         let wakers = self.serve(allocated);
-        match self.served.remove(&ticket) {
-            Some(_) => (Request::Reserved, wakers),
-            None => (Request::Waiting(ticket), wakers),
-        }
+        (self.served.remove(&ticket).is_none().then_some(ticket), wakers)
     }
 
     /// Removes a request, served or not, after which others may be. O(log n).
@@ -186,7 +175,7 @@ impl Capacity {
 mod tests {
     use super::*;
 
-    fn request(capacity: &mut Capacity, pages: u32, allocated: u32) -> Request {
+    fn request(capacity: &mut Capacity, pages: u32, allocated: u32) -> Option<u64> {
         let request = capacity.request(pages, None, &mut Waker::noop().clone(), allocated).0;
         capacity.assert_invariants(allocated);
         request
@@ -194,16 +183,16 @@ mod tests {
 
     fn is_served(capacity: &mut Capacity, ticket: u64, allocated: u32) -> bool {
         let (request, _) = capacity.request(1, Some(ticket), &mut Waker::noop().clone(), allocated);
-        request == Request::Reserved
+        request.is_none()
     }
 
     #[test]
     fn what_is_available_is_reserved_at_once() {
         let mut capacity = Capacity::new(16);
-        assert_eq!(request(&mut capacity, 8, 8), Request::Reserved);
+        assert_eq!(request(&mut capacity, 8, 8), None);
         assert_eq!(capacity.available(8), 0);
-        assert_eq!(request(&mut capacity, 0, 8), Request::Reserved);
-        assert_eq!(request(&mut capacity, 1, 8), Request::Waiting(0));
+        assert_eq!(request(&mut capacity, 0, 8), None);
+        assert_eq!(request(&mut capacity, 1, 8), Some(0));
         capacity.unreserve(8);
         assert_eq!(capacity.serve(8).len(), 1);
         assert!(is_served(&mut capacity, 0, 8));
@@ -212,15 +201,15 @@ mod tests {
     #[test]
     fn a_large_request_collects_while_small_ones_overtake() {
         let (mut capacity, mut allocated) = (Capacity::new(64), 64);
-        assert_eq!(request(&mut capacity, 60, allocated), Request::Waiting(0));
+        assert_eq!(request(&mut capacity, 60, allocated), Some(0));
         // Allocated pages are freed one by one. Meanwhile small requests come and go.
         for left in (4..64).rev() {
             allocated -= 1;
             capacity.serve(allocated);
             for _ in 0..3 {
                 match request(&mut capacity, 1, allocated) {
-                    Request::Reserved => capacity.unreserve(1),
-                    Request::Waiting(ticket) => capacity.cancel(ticket),
+                    None => capacity.unreserve(1),
+                    Some(ticket) => capacity.cancel(ticket),
                 }
             }
             assert_eq!(allocated, left);
@@ -232,10 +221,10 @@ mod tests {
     #[test]
     fn collected_pages_are_not_available_to_others() {
         let mut capacity = Capacity::new(64);
-        assert_eq!(request(&mut capacity, 60, 40), Request::Waiting(0));
+        assert_eq!(request(&mut capacity, 60, 40), Some(0));
         assert_eq!(capacity.available(40), 8);
-        assert_eq!(request(&mut capacity, 8, 40), Request::Reserved);
-        assert_eq!(request(&mut capacity, 1, 40), Request::Waiting(2));
+        assert_eq!(request(&mut capacity, 8, 40), None);
+        assert_eq!(request(&mut capacity, 1, 40), Some(2));
         // The next small request is served before the large one, from the page that the first small one returned.
         capacity.unreserve(8);
         capacity.serve(40);
@@ -246,9 +235,9 @@ mod tests {
     fn a_large_request_that_cannot_be_served_blocks_no_small_one() {
         let mut capacity = Capacity::new(64);
         let held_for_ever = 32;
-        assert_eq!(request(&mut capacity, 64, held_for_ever), Request::Waiting(0));
+        assert_eq!(request(&mut capacity, 64, held_for_ever), Some(0));
         for _ in 0..100 {
-            assert_eq!(request(&mut capacity, 1, held_for_ever), Request::Reserved);
+            assert_eq!(request(&mut capacity, 1, held_for_ever), None);
             capacity.unreserve(1);
             capacity.serve(held_for_ever);
         }
@@ -257,8 +246,8 @@ mod tests {
     #[test]
     fn a_cancelled_request_returns_what_it_collected() {
         let mut capacity = Capacity::new(16);
-        assert_eq!(request(&mut capacity, 16, 4), Request::Waiting(0));
-        assert_eq!(request(&mut capacity, 9, 4), Request::Waiting(1));
+        assert_eq!(request(&mut capacity, 16, 4), Some(0));
+        assert_eq!(request(&mut capacity, 9, 4), Some(1));
         assert_eq!(capacity.available(4), 2);
         capacity.cancel(0);
         assert_eq!(capacity.serve(4).len(), 1);

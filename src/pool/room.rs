@@ -6,7 +6,6 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use super::capacity::Request;
 use super::core::{Core, Pool, Want};
 use super::page_ref::PageRef;
 use super::refused::is_at_capacity;
@@ -200,18 +199,13 @@ impl Future for RoomFuture {
         let pages = core.pages_to_reserve(this.bytes)?;
         // Cloned and dropped outside the lock: wakers run foreign code.
         let mut waker = context.waker().clone();
-        let (request, wakers) = core.request(pages, this.ticket, &mut waker);
+        let (ticket, wakers) = core.request(pages, this.ticket, &mut waker);
+        this.ticket = ticket;
         wakers.into_iter().for_each(Waker::wake);
-        match request {
-            Request::Reserved => {
-                this.ticket = None;
-                Poll::Ready(Ok(Room::new(this.pool.clone(), pages)))
-            }
-            Request::Waiting(ticket) => {
-                this.ticket = Some(ticket);
-                Poll::Pending
-            }
+        if ticket.is_some() {
+            return Poll::Pending;
         }
+        Poll::Ready(Ok(Room::new(this.pool.clone(), pages)))
     }
 }
 

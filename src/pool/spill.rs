@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use super::refused::{AtCapacity, Full};
 use super::runs::PageRun;
 use crate::sys::file::{self, Unnamed, link};
 use crate::sys::memory::{self, TABLE};
@@ -76,14 +77,6 @@ pub(super) enum Job {
     Free(PageRun),
 }
 
-/// Why a page gets no memory.
-pub(super) enum Refusal {
-    /// The disk.
-    Failed(io::Error),
-    /// So many bytes are staged, all that may be, and none of them will be written soon.
-    Staged(u64),
-}
-
 impl Spill {
     /// open(2) with `O_TMPFILE`, and fallocate(2) to see whether there can be holes.
     ///
@@ -117,11 +110,15 @@ impl Spill {
     }
 
     /// Admits pages that get memory now. Waits while pages are written, if so many have memory.
-    pub(super) fn admit(&self, pages: u32) -> Result<(), Refusal> {
+    ///
+    /// # Errors
+    ///
+    /// What the disk reports; `OutOfMemory` if all is staged that may be, and none of it will be written soon.
+    pub(super) fn admit(&self, pages: u32) -> io::Result<()> {
         let mut queue = self.lock();
         loop {
             if queue.named {
-                return Err(Refusal::Failed(is_named()));
+                return Err(is_named());
             }
             if let Some((kind, failed)) = &queue.failed {
                 let message = format!(
@@ -132,14 +129,17 @@ impl Spill {
                 // For the next call.
                 queue.retry = true;
                 self.work.notify_one();
-                return Err(Refusal::Failed(error));
+                return Err(error);
             }
             if queue.staged.saturating_add(pages) <= self.max_staged {
                 queue.staged += pages;
                 return Ok(());
             }
             if queue.is_idle() || pages > self.max_staged {
-                return Err(Refusal::Staged(u64::from(self.max_staged) * PAGE as u64));
+                let bytes = |pages| u64::from(pages) * PAGE as u64;
+                let (in_use, capacity) = (bytes(self.max_staged), bytes(self.max_staged));
+                let full = AtCapacity { in_use, capacity, requested: bytes(pages), what: Full::Staging };
+                return Err(full.into());
             }
             queue = self.done.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }

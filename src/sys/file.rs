@@ -17,6 +17,7 @@ use super::memory::{file_size_limit, to_off};
 #[cfg(test)]
 use super::mock::{self, Call};
 use super::platform::{self, O_DIRECT, O_TMPFILE, copy_file_range};
+use super::{errno, is_unsupported};
 
 /// Bytes whose multiples `O_DIRECT` takes, on most devices.
 const BLOCK: usize = 4 << 10;
@@ -107,8 +108,7 @@ fn path_of(file: &File) -> PathBuf {
 
 /// `EISDIR` and `ENOENT` come from a kernel that does not know the flag.
 fn is_without_tmpfile(error: &io::Error) -> bool {
-    let errno = error.raw_os_error().map(Errno::from_raw);
-    matches!(errno, Some(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL | Errno::ENOENT))
+    matches!(errno(error), Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL | Errno::ENOENT)
 }
 
 /// A file of a name that no other has.
@@ -179,9 +179,7 @@ pub(crate) fn write_back(file: &File, offset: u64, len: u64) -> io::Result<()> {
     let synced = retry(|| platform::sync_file_range(file, from, bytes));
     match synced {
         // Not a file system that has anything to write back.
-        Err(error) if error.raw_os_error().map(Errno::from_raw).is_some_and(super::is_unsupported) => {
-            file.sync_data()?;
-        }
+        Err(error) if is_unsupported(errno(&error)) => file.sync_data()?,
         synced => synced?,
     }
     // Advice only, with offsets of 32 bits where `off_t` has them.
@@ -242,8 +240,7 @@ fn copy_through(from: &File, offset: u64, len: usize, to: &File, at: u64, done: 
 
 /// Between file systems before Linux 5.3, and of file systems that do not know it.
 fn is_without_copy(error: &io::Error) -> bool {
-    let errno = error.raw_os_error().map(Errno::from_raw);
-    errno.is_some_and(|errno| errno == Errno::EXDEV || super::is_unsupported(errno))
+    errno(error) == Errno::EXDEV || is_unsupported(errno(error))
 }
 
 /// sendfile(2): sends up to `len` bytes of the file; `None` if the kernel does not do so for this descriptor. Raises no
@@ -262,9 +259,7 @@ pub(crate) fn sendfile(
     match retry(|| platform::sendfile(fd, file, to_off64(offset)?, offer)) {
         Ok(0) => Err(shrunk(offset)),
         Ok(count) => within_offer(count, offer, "sendfile").map(Some),
-        Err(error) if error.raw_os_error().map(Errno::from_raw).is_some_and(super::is_unsupported) => {
-            Ok(None)
-        }
+        Err(error) if is_unsupported(errno(&error)) => Ok(None),
         Err(error) => Err(error),
     }
 }

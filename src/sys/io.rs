@@ -12,6 +12,7 @@ use nix::libc;
 use nix::sys::socket::{ControlMessage, MsgFlags};
 
 use super::iovec::{Iovecs, UninitIovec, offered};
+use super::memory::retry_errno;
 #[cfg(test)]
 use super::mock;
 use super::peek::{FdKind, Next, has_ended, is_refused, kind_before_read, max_packet, peek};
@@ -204,7 +205,8 @@ fn recvmsg_raw(
     control: &mut [MaybeUninit<u64>],
     flags: i32,
 ) -> io::Result<(usize, libc::msghdr)> {
-    let mut header = empty_header();
+    // SAFETY: a C struct of integers and pointers, for which zero is valid.
+    let mut header: libc::msghdr = unsafe { mem::zeroed() };
     // macOS refuses a call without an iovec.
     let mut none = [UninitIovec::new(&mut [], 0)];
     let iovecs = if iovecs.is_empty() { &mut none } else { iovecs };
@@ -344,20 +346,10 @@ unsafe fn fds_behind(message: *const libc::cmsghdr) -> impl Iterator<Item = Owne
     })
 }
 
-fn empty_header() -> libc::msghdr {
-    // SAFETY: a C struct of integers and pointers, for which zero is valid.
-    unsafe { mem::zeroed() }
-}
-
 /// Makes a call again as long as signals interrupt it.
 #[inline]
-pub(super) fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
-    loop {
-        match call() {
-            Err(Errno::EINTR) => {}
-            done => return Ok(done?),
-        }
-    }
+pub(super) fn retry<T>(call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
+    Ok(retry_errno(call)?)
 }
 
 /// A count that the kernel cannot have meant would move the position past the data.

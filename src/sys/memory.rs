@@ -365,7 +365,8 @@ fn clock(id: ClockId) -> u64 {
 
 /// sysconf(3), `_SC_PAGESIZE`.
 pub(crate) fn page_size() -> usize {
-    system_value(SysconfVar::PAGE_SIZE).unwrap_or(4096)
+    let size = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+    size.and_then(|size| usize::try_from(size).ok()).unwrap_or(4096)
 }
 
 /// Bytes of a huge page, where the system has any for shared memory that asks for them.
@@ -402,10 +403,6 @@ pub(crate) fn mappable(private: bool) -> u64 {
     if private { all.min(left(Resource::RLIMIT_DATA, 5)).min(pressure::committable()) } else { all }
 }
 
-fn system_value(name: SysconfVar) -> Option<usize> {
-    sysconf(name).ok().flatten().and_then(|value| usize::try_from(value).ok())
-}
-
 /// getrlimit(2), `RLIMIT_FSIZE`.
 pub(crate) fn file_size_limit() -> u64 {
     limit(Resource::RLIMIT_FSIZE)
@@ -423,7 +420,9 @@ fn limit(resource: Resource) -> u64 {
     }
 }
 
-fn retry_errno<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+/// Makes a call again as long as signals interrupt it.
+#[inline]
+pub(super) fn retry_errno<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
     loop {
         match call() {
             Err(Errno::EINTR) => {}

@@ -51,6 +51,11 @@ pub(crate) type Result = nix::Result<()>;
 /// The kernel does not support a call.
 pub(crate) const UNSUPPORTED: nix::errno::Errno = nix::errno::Errno::EOPNOTSUPP;
 
+/// The number of an error of the system.
+pub(crate) fn errno(error: &std::io::Error) -> nix::errno::Errno {
+    nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(0))
+}
+
 /// Returns whether a call failed because the kernel, or a seccomp filter, does not support it.
 pub(crate) fn is_unsupported(error: nix::errno::Errno) -> bool {
     use nix::errno::Errno;

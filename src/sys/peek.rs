@@ -37,6 +37,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc::{self, POLLHUP, POLLIN, POLLPRI, c_int, c_short};
 
+use super::errno;
 use super::io::{recvmsg, retry};
 use super::memory;
 #[cfg(test)]
@@ -224,9 +225,7 @@ pub(super) fn peek(fd: BorrowedFd<'_>, flags: i32) -> io::Result<Next> {
         Ok(0) if FdKind::of(fd) == FdKind::Message => Ok(Next::NoBytes),
         Ok(0) => Ok(Next::End),
         Ok(_) => Ok(Next::More),
-        Err(error) if error.raw_os_error().map(Errno::from_raw).is_some_and(is_refused) => {
-            peek_file(fd, flags)
-        }
+        Err(error) if is_refused(errno(&error)) => peek_file(fd, flags),
         Err(error) => Err(error),
     }
 }
@@ -238,11 +237,11 @@ pub(super) fn is_refused(error: Errno) -> bool {
 
 /// Whether a socket call failed because the descriptor is a pipe, a file or the like; fstat(2) where it is not clear.
 pub(crate) fn is_no_socket(fd: BorrowedFd<'_>, error: &io::Error) -> bool {
-    match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::ENOTSOCK) => true,
+    match errno(error) {
+        Errno::ENOTSOCK => true,
         #[cfg(test)]
         _ if mock::is_set() => false,
-        Some(error) if is_refused(error) => {
+        error if is_refused(error) => {
             as_file(fd).metadata().is_ok_and(|found| !found.file_type().is_socket())
         }
         _ => false,

@@ -4,8 +4,6 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use nix::errno::Errno;
-
 use super::io::{retry, within_offer};
 #[cfg(test)]
 use super::mock::{self, Call};
@@ -46,7 +44,7 @@ impl Pipe {
             splice(from, &self.write, None, len)
         });
         match taken {
-            Err(error) if error.raw_os_error().map(Errno::from_raw).is_some_and(super::is_unsupported) => {
+            Err(error) if super::is_unsupported(super::errno(&error)) => {
                 self.refused = true;
                 Ok(None)
             }

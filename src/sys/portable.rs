@@ -97,16 +97,28 @@ pub(super) fn free_memory() -> Option<u64> {
     None
 }
 
-pub(super) fn memfd_create(_: &CStr) -> io::Result<OwnedFd> {
-    Err(UNSUPPORTED.into())
+/// Declares calls that are refused.
+macro_rules! refused {
+    ($($name:ident($($of:ty),*) -> $result:ty;)*) => {$(
+        pub(super) fn $name($(_: $of),*) -> $result {
+            Err(UNSUPPORTED.into())
+        }
+    )*};
 }
 
-pub(super) fn seal_size(_: &File) -> nix::Result<()> {
-    Err(UNSUPPORTED)
-}
-
-pub(super) fn seal(_: &File) -> nix::Result<()> {
-    Err(UNSUPPORTED)
+refused! {
+    memfd_create(&CStr) -> io::Result<OwnedFd>;
+    seal_size(&File) -> nix::Result<()>;
+    seal(&File) -> nix::Result<()>;
+    allocate(&File, off_t, off_t) -> nix::Result<()>;
+    punch_hole(&File, off_t, off_t) -> nix::Result<()>;
+    sync_file_range(&File, i64, i64) -> nix::Result<()>;
+    drop_cached(&File, off_t, off_t) -> nix::Result<()>;
+    copy_file_range(&File, Option<&mut i64>, &File, Option<&mut i64>, usize) -> nix::Result<usize>;
+    sendfile(impl AsFd, impl AsFd, i64, usize) -> nix::Result<usize>;
+    splice(impl AsFd, impl AsFd, Option<&mut i64>, usize) -> nix::Result<usize>;
+    tee(BorrowedFd<'_>, usize, bool) -> io::Result<File>;
+    pipe(c_int) -> nix::Result<(OwnedFd, OwnedFd)>;
 }
 
 pub(super) fn sealed_len(_: &File) -> io::Result<usize> {
@@ -118,48 +130,6 @@ pub(super) unsafe fn populate(_: NonNull<c_void>, _: usize) -> nix::Result<()> {
 }
 
 pub(super) unsafe fn wipe_on_fork(_: NonNull<c_void>, _: usize) -> nix::Result<()> {
-    Err(UNSUPPORTED)
-}
-
-pub(super) fn allocate(_: &File, _: off_t, _: off_t) -> nix::Result<()> {
-    Err(UNSUPPORTED)
-}
-
-pub(super) fn punch_hole(_: &File, _: off_t, _: off_t) -> nix::Result<()> {
-    Err(UNSUPPORTED)
-}
-
-pub(super) fn sync_file_range(_: &File, _: i64, _: i64) -> nix::Result<()> {
-    Err(UNSUPPORTED)
-}
-
-pub(super) fn drop_cached(_: &File, _: off_t, _: off_t) -> nix::Result<()> {
-    Err(UNSUPPORTED)
-}
-
-pub(super) fn copy_file_range(
-    _: impl AsFd,
-    _: Option<&mut i64>,
-    _: impl AsFd,
-    _: Option<&mut i64>,
-    _: usize,
-) -> nix::Result<usize> {
-    Err(UNSUPPORTED)
-}
-
-pub(super) fn sendfile(_: impl AsFd, _: impl AsFd, _: i64, _: usize) -> nix::Result<usize> {
-    Err(UNSUPPORTED)
-}
-
-pub(super) fn tee(_: BorrowedFd<'_>, _: usize, _: bool) -> io::Result<File> {
-    Err(UNSUPPORTED.into())
-}
-
-pub(super) fn pipe(_: c_int) -> nix::Result<(OwnedFd, OwnedFd)> {
-    Err(UNSUPPORTED)
-}
-
-pub(super) fn splice(_: impl AsFd, _: impl AsFd, _: Option<&mut i64>, _: usize) -> nix::Result<usize> {
     Err(UNSUPPORTED)
 }
 

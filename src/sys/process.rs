@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 
 use super::platform;
 
@@ -71,12 +71,7 @@ fn wiped_word() -> Option<&'static AtomicU64> {
     // SAFETY: a new mapping, which replaces nothing.
     let page = unsafe { mmap_anonymous(None, len, prot, MapFlags::MAP_PRIVATE) }.ok()?;
     // SAFETY: mapped above; a child is to find zeros there.
-    let advised = unsafe { platform::wipe_on_fork(page, len.get()) };
-    if advised.is_err() {
-        // SAFETY: mapped above; nothing refers to it.
-        let _ = unsafe { munmap(page, len.get()) };
-        return None;
-    }
+    unsafe { platform::wipe_on_fork(page, len.get()) }.ok()?;
     // SAFETY: a page of zeros, aligned, mapped for as long as the process lives.
     Some(unsafe { page.cast::<AtomicU64>().as_ref() })
 }

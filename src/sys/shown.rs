@@ -80,7 +80,7 @@ pub(crate) fn show(addresses: Range<usize>, at: InFile) {
 
 /// Forgets what begins within a range of addresses, before something else is mapped there.
 pub(crate) fn hide(addresses: Range<usize>) {
-    if let Some(table) = Files::get() {
+    if let Some(table) = Files::get().filter(|_| !is_empty()) {
         table.change(|shown| {
             let starts: Vec<usize> = shown.range(addresses).map(|(&start, _)| start).collect();
             starts.iter().for_each(|start| drop(shown.remove(start)));

@@ -43,8 +43,6 @@ pub(crate) struct Space {
     filled: usize,
     /// In ascending order.
     moved: Vec<Moved>,
-    /// Some of it shows a file.
-    shows_files: bool,
     /// In a child of this process nothing is mapped.
     owner: Process,
 }
@@ -76,7 +74,7 @@ impl Space {
         let skip = like.wrapping_sub(start.addr().get()) % TABLE;
         // SAFETY: less than `TABLE`, by which the hole is longer.
         let start = unsafe { start.add(skip) };
-        Ok(Space { start, filled: 0, moved: Vec::new(), shows_files: false, owner: Process::current() })
+        Ok(Space { start, filled: 0, moved: Vec::new(), owner: Process::current() })
     }
 
     /// No child inherits the space, and core dumps leave it out.
@@ -104,7 +102,6 @@ impl Space {
         let offset = usize::try_from(at.offset).map_err(|_| Errno::EOVERFLOW)?;
         self.push_pages(&at.file, len, offset)?;
         shown::show(start..start + len, InFile { home: false, ..at });
-        self.shows_files = true;
         Ok(())
     }
 
@@ -167,7 +164,7 @@ impl Space {
 
     /// Forgets the files that are mapped here, before something else is.
     fn hide_files(&mut self) {
-        if mem::take(&mut self.shows_files) && self.owner.is_current() {
+        if self.owner.is_current() {
             let start = self.start.addr().get();
             shown::hide(start..start + self.filled);
         }

@@ -9,6 +9,7 @@
 //! Numbers are little-endian. A message is one packet of the kernel: its sender needs no state when the socket would block.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::Sealed;
@@ -45,25 +46,22 @@ impl Header {
         let Some(header) = message.first_chunk::<HEADER>() else {
             return Err(invalid(format!("a message of {} bytes, {HEADER} is the least", message.len())));
         };
-        let number = |at| u16::from_le_bytes([header[at], header[at + 1]]);
+        let number = |at: Range<usize>| header[at].iter().rfold(0, |sum, &byte| sum << 8 | u64::from(byte));
+        let (version, how, len) = (number(8..10), number(10..12), number(16..24));
         if header[..8] != MAGIC {
             return Err(invalid("a message that does not begin with \"ropewalk\""));
         }
-        if number(8) != VERSION {
-            let version = number(8);
+        if version != VERSION.into() {
             return Err(invalid(format!("a message of version {version}, this is version {VERSION}")));
         }
-        let [.., a, b, c, d, e, f, g, h] = *header;
-        let len = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
-        let most = if number(10) == COPIED { COPY_MAX } else { isize::MAX.unsigned_abs() };
-        match (number(10), usize::try_from(len)) {
-            (PASSED | COPIED, Ok(len)) if len <= most => Ok(Header { copied: number(10) == COPIED, len }),
-            (PASSED | COPIED, _) => {
-                Err(invalid(format!("a message with {len} bytes, at most {most} are possible")))
-            }
-            (how, _) => {
-                Err(invalid(format!("a message with bytes in way {how}; version {VERSION} has 0 and 1")))
-            }
+        if how != PASSED.into() && how != COPIED.into() {
+            return Err(invalid(format!("a message with bytes in way {how}; version {VERSION} has 0 and 1")));
+        }
+        let copied = how == COPIED.into();
+        let most = if copied { COPY_MAX } else { isize::MAX.unsigned_abs() };
+        match usize::try_from(len) {
+            Ok(len) if len <= most => Ok(Header { copied, len }),
+            _ => Err(invalid(format!("a message with {len} bytes, at most {most} are possible"))),
         }
     }
 

@@ -113,19 +113,15 @@ impl View {
         }
         let pages = self.pool.as_ref().and_then(|pool| narrow(pool, &bytes));
         let copies = pages.is_none() && bytes.len() <= COPY_MAX && self.len() > COPY_MAX;
-        let copied = copies.then(|| self.copied_of(&bytes));
+        // In a pool that zeroes, the copy is zeroed when it is dropped.
+        let rope = || self.pool.as_ref().map_or_else(Rope::new, Rope::in_pool);
+        let copied = copies.then(|| rope().own((*bytes).into()));
         View {
             copied: copied.as_ref().map_or(0, Bytes::len),
             bytes: pages.or(copied).unwrap_or(bytes),
             pool: self.pool.clone(),
             ..View::default()
         }
-    }
-
-    /// Returns a copy on the heap, which is zeroed on drop if the pool zeroes.
-    fn copied_of(&self, bytes: &[u8]) -> Bytes {
-        let rope = self.pool.as_ref().map_or_else(Rope::new, Rope::in_pool);
-        rope.own(bytes.into())
     }
 
     /// Returns a cursor at the first byte that shares the view, for sending it. O(1), no copy.

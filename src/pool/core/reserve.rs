@@ -5,7 +5,7 @@ use std::task::Waker;
 
 use super::{Core, SHARDS, State, Want};
 use crate::pool::cache::PageCache;
-use crate::pool::capacity::{Capacity, Request, Wakers};
+use crate::pool::capacity::{Capacity, Wakers};
 use crate::pool::refused::Size;
 
 impl Core {
@@ -41,13 +41,13 @@ impl Core {
         }
     }
 
-    /// Reserves pages or queues the request; also returns whom to wake. Once nobody waits the caches are open again.
+    /// [`Capacity::request`]. Once nobody waits the caches are open again.
     pub(in crate::pool) fn request(
         &self,
         pages: u32,
         ticket: Option<u64>,
         waker: &mut Waker,
-    ) -> (Request, Wakers) {
+    ) -> (Option<u64>, Wakers) {
         let mut state = self.state();
         // While anybody waits, every free must be seen by the queue.
         for shard in 0..SHARDS {

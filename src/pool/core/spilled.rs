@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use super::Core;
 use crate::event::event;
-use crate::pool::refused::{AtCapacity, Full};
 use crate::pool::runs::PageRun;
-use crate::pool::spill::{Job, Refusal, Spill};
+use crate::pool::spill::{Job, Spill};
 use crate::sys::{memory, spawn};
 
 impl Core {
@@ -28,17 +27,7 @@ impl Core {
 
     /// Asks a spill file for room to stage these pages.
     pub(super) fn admit(&self, run: PageRun) -> io::Result<()> {
-        let Some(spill) = &self.spill else { return Ok(()) };
-        spill.admit(run.len).map_err(|refusal| match refusal {
-            Refusal::Failed(error) => error,
-            Refusal::Staged(bytes) => AtCapacity {
-                in_use: bytes,
-                capacity: bytes,
-                requested: self.bytes(run.len),
-                what: Full::Staging,
-            }
-            .into(),
-        })
+        self.spill.as_ref().map_or(Ok(()), |spill| spill.admit(run.len))
     }
 
     /// Lets a spill file have pages, of which the first `len` bytes are full and never change again.
