@@ -34,8 +34,8 @@ struct Options {
     #[arg(long, value_name = "BYTES", default_value = "256MiB")]
     size: ByteSize,
     /// Uploads each way
-    #[arg(long, value_name = "N", default_value_t = 4)]
-    uploads: usize,
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    uploads: u32,
 }
 
 #[derive(Subcommand)]
@@ -63,7 +63,7 @@ struct Serve {
     #[arg(long, value_name = "BYTES", default_value = "4GiB")]
     max: ByteSize,
     /// A client that sends nothing for so long is given up
-    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..1 << 32))]
     idle: u64,
 }
 

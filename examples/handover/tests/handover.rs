@@ -1,6 +1,9 @@
 //! The program `handover`, as it is run by hand.
 #![allow(clippy::unwrap_used)] // a test may panic
 
+#[path = "../../http_upload/tests/support/numbers.rs"]
+mod numbers;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -144,4 +147,10 @@ fn errors_are_one_line() {
         assert_eq!((refused.status.code(), message.lines().count()), (Some(1), 1), "{message}");
         assert!(message.starts_with("handover: ") && message.contains(why), "{message}");
     }
+}
+
+#[test]
+fn numbers_that_mean_nothing() {
+    let program = env!("CARGO_BIN_EXE_handover");
+    numbers::assert_refused(program, &["serve", "--listen", "127.0.0.1:0"], &["--idle"], &["--max"]);
 }
