@@ -62,9 +62,9 @@ struct Serve {
     /// The longest upload
     #[arg(long, value_name = "BYTES", default_value = "4GiB")]
     max: ByteSize,
-    /// A client that sends nothing for so long is given up
+    /// Longest time for an upload, so that a byte now and then does not keep a connection
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..1 << 32))]
-    idle: u64,
+    time: u64,
 }
 
 /// How payloads get to the worker.
