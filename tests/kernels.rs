@@ -8,7 +8,7 @@ mod seccomp;
 mod support;
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -241,6 +241,37 @@ fn a_limit_of_locked_memory_is_no_reason_to_wait() {
             assert!(at < 2 || refused.is_err(), "{at} locks 32 MiB");
         }
         assert_eq!(rope, b"before");
+    });
+}
+
+/// Pages that the disk has are mapped anew, by the pool's thread: a receive reports that there is no map, and goes on once
+/// there is.
+#[test]
+#[cfg_attr(ropewalk_portable, ignore = "there is no spilling")]
+fn a_pool_that_spills_says_that_locked_memory_is_at_its_limit() {
+    in_child("a_pool_that_spills_says_that_locked_memory_is_at_its_limit", || {
+        let directory = tempfile::tempdir().unwrap();
+        let pool = Pool::options().capacity(1 << 20).spill(directory.path(), 64 << 20).create().unwrap();
+        let payload = pattern(1, 24 * MIB);
+        limit(Resource::RLIMIT_MEMLOCK, 1 << 20);
+        // SAFETY: changes who this process is, and how later mappings are made.
+        let locked = unsafe { libc::mlockall(libc::MCL_FUTURE) == 0 && libc::seteuid(65_534) == 0 };
+        if !locked {
+            println!("not possible here: nothing is tested");
+            return;
+        }
+        let mut rope = Rope::in_pool(&pool);
+        let error = rope.write_all(&payload).expect_err("no page can be mapped");
+        assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
+        assert!(rope == payload[..rope.len()]);
+        // SAFETY: as it was, without that limit.
+        assert!(unsafe { libc::munlockall() == 0 && libc::seteuid(0) == 0 });
+        // The first call may still be told what the thread has met.
+        let begin = Instant::now();
+        while rope.write_all(&payload[rope.len()..]).is_err() {
+            assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", pool.stats());
+        }
+        assert!(rope == payload);
     });
 }
 

@@ -53,7 +53,7 @@ struct Options {
     #[arg(long, value_name = "N", default_value_t = 1)]
     stuck: usize,
     /// A reader that takes nothing for so long is given up
-    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..1 << 32))]
     idle: u64,
 }
 

@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind, Write};
 use std::iter;
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -35,7 +36,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) fn run(files: u64) -> anyhow::Result<()> {
     let clients = CLIENTS.min(usize::try_from(files.saturating_sub(50) / 2)?);
     let (max_message, capacity) = (ByteSize(LONGEST as u64), ByteSize(4 * LONGEST as u64));
-    let limits = Limits { max_message, capacity, max_connections: clients + 2, idle: 30, stats: None };
+    let max_connections =
+        u16::try_from(clients + 2).ok().and_then(NonZero::new).unwrap_or(NonZero::<u16>::MAX);
+    let limits = Limits { max_message, capacity, max_connections, idle: 30, stats: None };
     let mut server = Server::bind(SocketAddr::from(([127, 0, 0, 1], 0)), limits)?;
     let (address, pool) = (server.address()?, server.pool().clone());
     let stop = AtomicBool::new(false);

@@ -22,6 +22,8 @@ mod connection;
 mod demo;
 mod framing;
 mod memory;
+#[path = "../http_upload/numbers.rs"]
+mod numbers;
 mod server;
 mod watch;
 

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ use socket2::SockRef;
 
 use crate::connection::{Connection, Next, Refusal};
 use crate::memory::Memory;
+use crate::numbers;
 
 const LISTENER: Token = Token(usize::MAX);
 
@@ -42,17 +44,17 @@ pub(crate) struct Limits {
     #[arg(long, value_name = "BYTES", default_value = "512MiB")]
     pub(crate) max_message: ByteSize,
     /// Most connections; further ones are closed at once.
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
-    pub(crate) max_connections: usize,
+    #[arg(long, value_name = "N", default_value = "10000")]
+    pub(crate) max_connections: NonZero<u16>,
     /// Most memory for messages and echoes; at least three times the longest message.
-    #[arg(long, value_name = "BYTES", default_value = "2GiB")]
+    #[arg(long, value_name = "BYTES", default_value = "2GiB", value_parser = numbers::memory)]
     pub(crate) capacity: ByteSize,
     /// A peer that neither finishes a message, nor moves 64 KiB of it, nor reads so much of its echo,
     /// in this time is closed.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..1 << 32))]
     pub(crate) idle: u64,
     /// Print a line of figures on standard error so often.
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..1 << 32))]
     pub(crate) stats: Option<u64>,
 }
 
@@ -165,8 +167,9 @@ impl Server {
     }
 
     fn admit(&mut self, mut socket: TcpStream, peer: SocketAddr) {
-        if self.connections.len() >= self.limits.max_connections {
-            return self.refuse(peer, &Refusal::TooMany(self.limits.max_connections));
+        let most = self.limits.max_connections.get().into();
+        if self.connections.len() >= most {
+            return self.refuse(peer, &Refusal::TooMany(most));
         }
         let entry = self.connections.vacant_entry();
         let token = entry.key();

@@ -38,6 +38,10 @@ mod conditions;
 mod download;
 mod failure;
 mod gateway;
+#[path = "../http_upload/numbers.rs"]
+mod numbers;
+#[path = "../http_upload/numbers.rs"]
+mod numbers;
 mod parts;
 #[path = "../http_upload/ranges.rs"]
 mod ranges;
@@ -77,10 +81,10 @@ struct Options {
     #[arg(default_value = "127.0.0.1:8080")]
     address: String,
     /// Most bytes of all uploads and downloads together that are in memory
-    #[arg(long, default_value = "512MiB")]
+    #[arg(long, default_value = "512MiB", value_parser = numbers::memory)]
     capacity: ByteSize,
     /// Bytes of a part; parts of a body whose announced length needs more than 10 000 of them are larger
-    #[arg(long, default_value = "16MiB")]
+    #[arg(long, default_value = "16MiB", value_parser = numbers::memory)]
     part: ByteSize,
     #[command(flatten)]
     limits: Limits,
@@ -96,14 +100,14 @@ struct Limits {
     #[arg(long, value_name = "N", default_value = "1000")]
     max_connections: NonZero<u16>,
     /// Longest time for one request to the store, and for a part to wait for room
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = start::seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = numbers::seconds)]
     patience: Duration,
     /// A body of which fewer than 64 KiB arrive in this time is refused; so long may the head of a request take, and a
     /// client that reads nothing
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = start::seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = numbers::seconds)]
     stall: Duration,
     /// Longest time for the requests in progress after SIGTERM or SIGINT
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = start::seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = numbers::seconds)]
     grace: Duration,
 }
 

@@ -34,8 +34,8 @@ struct Options {
     #[arg(long, value_name = "BYTES", default_value = "256MiB")]
     size: ByteSize,
     /// Uploads each way
-    #[arg(long, value_name = "N", default_value_t = 4)]
-    uploads: usize,
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    uploads: u32,
 }
 
 #[derive(Subcommand)]
@@ -62,9 +62,9 @@ struct Serve {
     /// The longest upload
     #[arg(long, value_name = "BYTES", default_value = "4GiB")]
     max: ByteSize,
-    /// A client that sends nothing for so long is given up
-    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
-    idle: u64,
+    /// Longest time for an upload, so that a byte now and then does not keep a connection
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..1 << 32))]
+    time: u64,
 }
 
 /// How payloads get to the worker.

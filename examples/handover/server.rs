@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use ropewalk::{Pool, Rope};
@@ -25,7 +25,7 @@ pub(crate) fn serve(options: &Serve) -> anyhow::Result<()> {
     let server = Arc::new(Server {
         way: options.way,
         max: usize::try_from(options.max.0)?,
-        idle: Duration::from_secs(options.idle),
+        time: Duration::from_secs(options.time),
         pool: Pool::new()?,
         worker: Mutex::new(Worker::start(options.way)?),
     });
@@ -45,7 +45,7 @@ pub(crate) fn serve(options: &Serve) -> anyhow::Result<()> {
 struct Server {
     way: Way,
     max: usize,
-    idle: Duration,
+    time: Duration,
     /// For payloads that go through a socket.
     pool: Pool,
     worker: Mutex<Worker>,
@@ -59,8 +59,7 @@ impl Server {
     }
 
     fn hash(&self, socket: &TcpStream) -> io::Result<String> {
-        socket.set_read_timeout(Some(self.idle))?;
-        socket.set_write_timeout(Some(self.idle))?;
+        socket.set_write_timeout(Some(self.time))?;
         let payload = self.receive(socket)?;
         // One payload at a time: the answers come in order.
         let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
@@ -80,8 +79,19 @@ impl Server {
         };
         rope.set_limit(self.max);
         // This process does not read a payload that it hands over, so its pages are not mapped here.
-        while rope.splice_from(socket)? > 0 {}
-        Ok(rope)
+        let deadline = Instant::now() + self.time;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            socket.set_read_timeout(Some(left))?;
+            match rope.splice_from(socket) {
+                Ok(0) => return Ok(rope),
+                Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error),
+                _ => {}
+            }
+        }
     }
 }
 

@@ -37,6 +37,7 @@ mod activity;
 mod conditions;
 mod content;
 mod metrics;
+mod numbers;
 mod objects;
 mod ranges;
 mod server;
@@ -73,13 +74,13 @@ struct Options {
     #[arg(default_value = "2GiB")]
     limit: ByteSize,
     /// Most bytes in all uploads together
-    #[arg(default_value = "4GiB")]
+    #[arg(default_value = "4GiB", value_parser = numbers::memory)]
     capacity: ByteSize,
     /// Keep what is more than the capacity in a file without a name in this directory
     #[arg(long, value_name = "DIRECTORY")]
     spill: Option<PathBuf>,
     /// Most bytes in that file
-    #[arg(long, value_name = "BYTES", default_value = "64GiB", requires = "spill")]
+    #[arg(long, value_name = "BYTES", default_value = "64GiB", requires = "spill", value_parser = numbers::disk)]
     spill_capacity: ByteSize,
     #[command(flatten)]
     limits: Limits,
@@ -101,19 +102,19 @@ struct Limits {
     #[arg(long, value_name = "N", default_value = "1000")]
     max_connections: NonZero<u16>,
     /// Most objects
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
-    max_objects: usize,
+    #[arg(long, value_name = "N", default_value = "10000")]
+    max_objects: NonZero<u32>,
     /// Longest time without a request, and for the head of one
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = start::seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = numbers::seconds)]
     idle: Duration,
     /// A body or a response of which fewer than 64 KiB move in this time is cut off
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = start::seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = numbers::seconds)]
     stall: Duration,
     /// Longest time that an upload waits for room
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = start::seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = numbers::seconds)]
     patience: Duration,
     /// Longest time for the requests in progress after SIGTERM or SIGINT
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = start::seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = numbers::seconds)]
     grace: Duration,
 }
 

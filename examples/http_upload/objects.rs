@@ -75,7 +75,7 @@ pub(crate) struct Objects {
 
 impl Objects {
     pub(crate) fn new(pool: Pool, most: usize, limits: Limits, metrics: Arc<Metrics>) -> Arc<Objects> {
-        let store = Store::new(limits.max_objects);
+        let store = Store::new(limits.max_objects.get() as usize);
         Arc::new(Objects { pool, most, limits, store, metrics })
     }
 

@@ -2,17 +2,10 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-
-/// Parses a time of the command line.
-pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    seconds.filter(|time| !time.is_zero()).ok_or_else(|| "a number of seconds above 0 is needed".into())
-}
 
 /// Listens on `address`, and writes the URL to standard output. Returns also a future that is ready on SIGTERM or SIGINT.
 pub(crate) async fn listen(address: &str) -> anyhow::Result<(TcpListener, impl Future<Output = ()> + use<>)> {

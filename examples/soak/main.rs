@@ -9,6 +9,9 @@
 //! `cargo run --release --example soak -- --minutes 10`. Every byte that arrives is compared. In the end
 //! all memory, all maps and all descriptors have to be back; if anything is wrong the exit code is not 0.
 
+#[path = "../http_upload/numbers.rs"]
+mod numbers;
+
 use std::alloc::System;
 use std::fmt;
 use std::fs;
@@ -52,13 +55,13 @@ static HEAP: Cap<System> = Cap::new(System, usize::MAX);
 #[command(name = "soak")]
 struct Options {
     /// How long.
-    #[arg(long, value_name = "N", default_value_t = 10.0)]
-    minutes: f64,
+    #[arg(long, value_name = "N", default_value = "10", value_parser = numbers::minutes)]
+    minutes: Duration,
     /// Threads that do it.
-    #[arg(long, value_name = "N", default_value_t = 8)]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=1024))]
     threads: u64,
     /// Bytes of the pool; small, so that it is often full.
-    #[arg(long, value_name = "BYTES", default_value = "32MiB")]
+    #[arg(long, value_name = "BYTES", default_value = "32MiB", value_parser = numbers::memory)]
     capacity: ByteSize,
 }
 
@@ -74,7 +77,7 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> anyhow::Result<()> {
     let soak = Soak::new(options.capacity)?;
-    let time = Duration::try_from_secs_f64(options.minutes * 60.0).context("--minutes")?;
+    let time = options.minutes;
     // A short round first, so that the heap and the thread stacks are what they will be.
     soak.run(options.threads, time / 20)?;
     let before = soak.at_rest()?;

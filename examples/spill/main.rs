@@ -20,6 +20,9 @@
 //! `--turns 5` receives five times in each of these ways, in turns, and prints the throughput of each as a part of that
 //! of splice: until the last byte is received, and until the disk has all of them.
 
+#[path = "../http_upload/numbers.rs"]
+mod numbers;
+
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -44,10 +47,10 @@ struct Options {
     /// Where to spill to
     directory: PathBuf,
     /// Bytes of the payload
-    #[arg(long, default_value = "1GiB")]
+    #[arg(long, default_value = "1GiB", value_parser = payload)]
     size: ByteSize,
     /// Bytes of memory of the pool
-    #[arg(long, default_value = "64MiB")]
+    #[arg(long, default_value = "64MiB", value_parser = numbers::memory)]
     capacity: ByteSize,
     /// Receive into a file of its own
     #[arg(long, conflicts_with_all = ["splice", "memory"])]
@@ -72,6 +75,11 @@ const BLOCK: usize = 1 << 20;
 /// The end of the payload, which is nowhere else in it.
 const END: &[u8] = b"the end of the payload, which is searched for";
 
+/// Parses the bytes of a payload: at least its end.
+fn payload(text: &str) -> Result<ByteSize, String> {
+    numbers::bytes(text, END.len() as u64, ByteSize::tib(1))
+}
+
 fn main() -> ExitCode {
     match run(&Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -85,7 +93,6 @@ fn main() -> ExitCode {
 #[tokio::main(flavor = "current_thread")]
 async fn run(options: &Options) -> anyhow::Result<()> {
     let size = usize::try_from(options.size.0)?;
-    ensure!(size >= END.len(), "--size is {size} bytes; at least {} are needed", END.len());
     if let Some(address) = options.peer {
         return peer(address, size);
     }

@@ -13,6 +13,8 @@
 //! server.rs  an echo server with limits and deadlines
 //! ```
 
+#[path = "../http_upload/numbers.rs"]
+mod numbers;
 mod server;
 
 use std::io::{self, ErrorKind, Write};

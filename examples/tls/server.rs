@@ -15,6 +15,8 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
+use crate::numbers;
+
 /// Bytes that must move in each period.
 const PROGRESS: usize = 64 << 10;
 
@@ -31,10 +33,10 @@ pub(crate) struct Limits {
     #[arg(long, value_name = "BYTES", default_value = "64MiB")]
     pub(crate) max_message: ByteSize,
     /// Most memory for all peers together
-    #[arg(long, value_name = "BYTES", default_value = "1GiB")]
+    #[arg(long, value_name = "BYTES", default_value = "1GiB", value_parser = numbers::memory)]
     pub(crate) capacity: ByteSize,
     /// A peer is closed that does not finish its handshake, nor moves 64 KiB, nor gets room, in this time
-    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..1 << 32))]
     pub(crate) idle: u64,
 }
 

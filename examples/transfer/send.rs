@@ -35,7 +35,7 @@ pub(crate) struct Args {
     #[arg(long)]
     raw: bool,
     /// Give up when the peer takes no byte, or has not answered, for this long
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..1 << 32))]
     idle: u64,
 }
 

@@ -29,7 +29,7 @@ const ROOM: u64 = LARGEST as u64 + (2 << 20);
 #[command(name = "watch")]
 struct Options {
     /// How long messages are sent
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..1 << 32))]
     seconds: u64,
     /// Connections that send messages
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]

@@ -282,7 +282,7 @@ impl Arena {
         if replaced.is_err() {
             shown::hide(addresses);
         }
-        Ok(replaced?)
+        replaced.map_err(|error| memory::not_mapped(error.into()))
     }
 
     /// Returns whether a page shows a file.
@@ -299,7 +299,8 @@ impl Arena {
         let start = self.at(offset).addr().get();
         shown::hide(start..start + len);
         // SAFETY: as the caller says, nothing refers to the pages.
-        Ok(unsafe { self.map.replace(self.in_file(offset), len, None) }?)
+        unsafe { self.map.replace(self.in_file(offset), len, None) }
+            .map_err(|error| memory::not_mapped(error.into()))
     }
 
     /// Where in the arena these pages are, in bytes.

@@ -1,6 +1,9 @@
 //! The program `broadcast`, as it is run by hand.
 #![allow(clippy::unwrap_used)] // a test may panic
 
+#[path = "../../http_upload/tests/support/numbers.rs"]
+mod numbers;
+
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -54,4 +57,10 @@ fn errors_are_one_line() {
         assert_eq!((refused.status.code(), message.lines().count()), (Some(1), 1), "{message}");
         assert!(message.starts_with("broadcast: ") && message.contains(why), "{message}");
     }
+}
+
+#[test]
+fn numbers_that_mean_nothing() {
+    let program = env!("CARGO_BIN_EXE_broadcast");
+    numbers::assert_refused(program, &[], &["--idle"], &["--size"]);
 }

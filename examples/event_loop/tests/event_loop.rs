@@ -4,6 +4,9 @@
 #[path = "../../../tests/support/process.rs"]
 mod process;
 
+#[path = "../../http_upload/tests/support/numbers.rs"]
+mod numbers;
+
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -563,8 +566,7 @@ fn the_command_line() {
     let taken = server.address.to_string();
     for (args, why) in [
         (&["serve", "--listen", &taken][..], "in use"),
-        (&["serve", "--capacity", "0B"], "less than three messages"),
-        (&["serve", "--capacity", "0B", "--max-message", "0B"], "cannot serve"),
+        (&["serve", "--capacity", "1B"], "less than three messages"),
     ] {
         let refused = run(args);
         let message = String::from_utf8(refused.stderr).unwrap();
@@ -574,4 +576,15 @@ fn the_command_line() {
             "{message}"
         );
     }
+}
+
+#[test]
+fn numbers_that_mean_nothing() {
+    let program = env!("CARGO_BIN_EXE_event_loop");
+    numbers::assert_refused(
+        program,
+        &["serve"],
+        &["--max-connections", "--capacity", "--idle", "--stats"],
+        &["--max-message"],
+    );
 }

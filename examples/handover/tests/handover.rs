@@ -1,12 +1,15 @@
 //! The program `handover`, as it is run by hand.
 #![allow(clippy::unwrap_used)] // a test may panic
 
+#[path = "../../http_upload/tests/support/numbers.rs"]
+mod numbers;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -121,7 +124,7 @@ fn a_worker_that_dies_is_replaced() {
 
 #[test]
 fn clients_are_bounded() {
-    let server = Server::start(&["--max", "1MB", "--idle", "1"]);
+    let server = Server::start(&["--max", "1MB", "--time", "1"]);
     let answer = server.upload(&pattern(1_000_001));
     assert!(answer.is_empty() || answer.starts_with("error: "), "{answer}");
     let mut silent = TcpStream::connect(&server.1).unwrap();
@@ -129,6 +132,14 @@ fn clients_are_bounded() {
     let mut answer = String::new();
     silent.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("error: "), "{answer}");
+    // A byte now and then does not keep a connection.
+    let mut slow = TcpStream::connect(&server.1).unwrap();
+    slow.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let begin = Instant::now();
+    while slow.peek(&mut [0]).is_err() {
+        let _ = slow.write_all(b".");
+        assert!(begin.elapsed() < Duration::from_secs(30), "it is still received from");
+    }
     assert_eq!(server.upload(b"another"), hash(b"another"));
 }
 
@@ -144,4 +155,10 @@ fn errors_are_one_line() {
         assert_eq!((refused.status.code(), message.lines().count()), (Some(1), 1), "{message}");
         assert!(message.starts_with("handover: ") && message.contains(why), "{message}");
     }
+}
+
+#[test]
+fn numbers_that_mean_nothing() {
+    let program = env!("CARGO_BIN_EXE_handover");
+    numbers::assert_refused(program, &["serve", "--listen", "127.0.0.1:0"], &["--time"], &["--max"]);
 }

@@ -1,6 +1,8 @@
 //! Peers that do less or more than they should, a server that runs out of something, and its end.
 #![allow(clippy::unwrap_used)] // a test may panic
 
+#[path = "support/numbers.rs"]
+mod numbers;
 mod support;
 
 use std::io::{Read, Write};
@@ -305,9 +307,24 @@ fn the_command_line() {
         "{message}"
     );
     assert_eq!(message.lines().count(), 1, "{message}");
-    for nonsense in [["--idle", "0"], ["--stall", "-1"], ["--max-connections", "0"], ["--grace", "NaN"]] {
-        assert_eq!(run(&nonsense).status.code(), Some(2), "{nonsense:?}");
+    for capacity in ["0", "nan", "18446744073709551615", "18446744073709551616"] {
+        assert_eq!(run(&["127.0.0.1:0", "1MiB", capacity]).status.code(), Some(2), "{capacity}");
     }
+}
+
+#[test]
+fn numbers_that_mean_nothing() {
+    let options = [
+        "--spill-capacity",
+        "--max-connections",
+        "--max-objects",
+        "--idle",
+        "--stall",
+        "--patience",
+        "--grace",
+    ];
+    let program = env!("CARGO_BIN_EXE_http_upload");
+    numbers::assert_refused(program, &["127.0.0.1:0", "--spill=/var/tmp"], &options, &[]);
 }
 
 /// Over HTTP/2 the connection itself is never blocked: its stream is, for want of a window.

@@ -1,6 +1,9 @@
 //! The proxy made of the recipe, under mio's edge-triggered poll, with load and with hostile peers.
 #![allow(clippy::unwrap_used)] // a test may panic
 
+#[path = "../../http_upload/tests/support/numbers.rs"]
+mod numbers;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -217,4 +220,10 @@ fn the_command_line() {
     let message = String::from_utf8(refused.stderr).unwrap();
     assert_eq!((refused.status.code(), message.lines().count()), (Some(1), 1), "{message}");
     assert!(message.starts_with("proxy: cannot listen on ") && message.contains("free port: "), "{message}");
+}
+
+#[test]
+fn numbers_that_mean_nothing() {
+    let program = env!("CARGO_BIN_EXE_proxy");
+    numbers::assert_refused(program, &["--to=127.0.0.1:1"], &["--max-connections", "--idle"], &[]);
 }

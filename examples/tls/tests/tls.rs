@@ -1,6 +1,9 @@
 //! The program `tls`, its server, and peers of both kinds.
 #![allow(clippy::unwrap_used)] // a test may panic
 
+#[path = "../../http_upload/tests/support/numbers.rs"]
+mod numbers;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -228,4 +231,15 @@ fn the_command_line() {
         assert_eq!((refused.status.code(), message.lines().count()), (Some(1), 1), "{args:?} {message}");
         assert!(message.starts_with("tls: ") && message.contains(why), "{message}");
     }
+}
+
+#[test]
+fn numbers_that_mean_nothing() {
+    let program = env!("CARGO_BIN_EXE_tls");
+    numbers::assert_refused(
+        program,
+        &["serve"],
+        &["--max-connections", "--capacity", "--idle"],
+        &["--max-message"],
+    );
 }

@@ -4,6 +4,9 @@
 #[path = "../../../tests/support/process.rs"]
 mod process;
 
+#[path = "../../http_upload/tests/support/numbers.rs"]
+mod numbers;
+
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
@@ -766,4 +769,15 @@ peer = socket.create_connection((host, int(port)))
 peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)\n";
     let status = bounded("python3").args(["-c", &format!("{start}{script}"), address, file]).status();
     assert!(status.unwrap().success());
+}
+
+#[test]
+fn numbers_that_mean_nothing() {
+    let program = env!("CARGO_BIN_EXE_transfer");
+    numbers::assert_refused(
+        program,
+        &["recv", "--listen", "127.0.0.1:0"],
+        &["--idle"],
+        &["--expect", "--limit"],
+    );
 }

@@ -1,6 +1,9 @@
 //! The program `watch`, as it is run by hand.
 #![allow(clippy::unwrap_used)] // a test may panic
 
+#[path = "../../http_upload/tests/support/numbers.rs"]
+mod numbers;
+
 use std::process::{Command, Output};
 
 fn watch(args: &[&str]) -> Output {
@@ -29,4 +32,10 @@ fn errors_are_one_line() {
     let message = String::from_utf8(refused.stderr).unwrap();
     assert_eq!((refused.status.code(), message.lines().count()), (Some(1), 1), "{message}");
     assert!(message.starts_with("watch: ") && message.contains("raise `ulimit -n`"), "{message}");
+}
+
+#[test]
+fn numbers_that_mean_nothing() {
+    let program = env!("CARGO_BIN_EXE_watch");
+    numbers::assert_refused(program, &[], &["--seconds", "--connections"], &[]);
 }

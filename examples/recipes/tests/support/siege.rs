@@ -2,9 +2,10 @@
 #![allow(dead_code)] // each test file uses a part
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -48,9 +49,11 @@ impl Server {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
-    /// Lets [`HOSTILE`] peers do harm until [`HONEST`] ones have been served, each by a call of `ask`.
+    /// Lets [`HOSTILE`] peers do harm until [`HONEST`] ones have been served, each by a call of `ask`, which come when all of
+    /// the hostile ones are there.
     ///
-    /// Each of the hostile ones sends one of `openings` and then does one thing of [`ENDINGS`]. `ask` panics if it
+    /// Each of the hostile ones sends one of `openings` and then does one thing of [`ENDINGS`]; where the server closes it,
+    /// it comes again. `ask` panics if it
     /// gets wrong bytes. It may be refused, since the server is full; then it is called again.
     pub(crate) fn besiege(
         &self,
@@ -59,16 +62,20 @@ impl Server {
     ) {
         ask(self.address, 0).expect("before the siege");
         let before = self.descriptors();
-        let served = AtomicBool::new(false);
+        let (all_there, served) = (Barrier::new(HOSTILE + 1), AtomicBool::new(false));
         thread::scope(|scope| {
             for number in 0..HOSTILE {
                 let opening = &openings[number % openings.len()];
                 let ending = ENDINGS[number / openings.len() % ENDINGS.len()];
-                let served = &served;
-                let peer = thread::Builder::new().stack_size(256 << 10);
-                // What it cannot do any more, the server has prevented.
-                peer.spawn_scoped(scope, move || self.hostile(opening, ending, served)).unwrap();
+                let (all_there, served) = (&all_there, &served);
+                let hostile = move || {
+                    let peer = self.open(opening);
+                    all_there.wait();
+                    peer.and_then(|peer| self.harm(peer, opening, ending, served))
+                };
+                thread::Builder::new().stack_size(256 << 10).spawn_scoped(scope, hostile).unwrap();
             }
+            all_there.wait();
             let ask = &ask;
             let honest = move |seed| {
                 let begin = Instant::now();
@@ -90,25 +97,35 @@ impl Server {
         ask(self.address, 1).expect("after the siege");
     }
 
-    fn hostile(&self, opening: &[u8], ending: Ending, served: &AtomicBool) -> io::Result<()> {
+    /// A hostile peer that has sent as much of its opening as the server takes.
+    fn open(&self, opening: &[u8]) -> io::Result<TcpStream> {
         let mut peer = TcpStream::connect(self.address)?;
         peer.set_write_timeout(Some(Duration::from_millis(200)))?;
-        let mut sent = peer.write_all(opening);
-        match ending {
-            Ending::Leave => return Ok(()),
-            Ending::Reset => return SockRef::from(&peer).set_linger(Some(Duration::ZERO)),
-            Ending::HalfClose => peer.shutdown(Shutdown::Write)?,
-            Ending::Wait | Ending::Trickle | Ending::Repeat => {}
-        }
+        peer.set_read_timeout(Some(Duration::from_millis(20)))?;
+        let _ = peer.write_all(opening);
+        Ok(peer)
+    }
+
+    fn harm(
+        &self,
+        mut peer: TcpStream,
+        opening: &[u8],
+        ending: Ending,
+        served: &AtomicBool,
+    ) -> io::Result<()> {
         while !served.load(Ordering::Relaxed) {
-            match ending {
-                Ending::Trickle => sent = peer.write_all(b"."),
-                Ending::Repeat => sent = peer.write_all(opening),
-                _ => {}
-            }
-            let closed = |error: &io::Error| error.kind() != io::ErrorKind::WouldBlock;
-            if sent.as_ref().is_err_and(closed) {
-                break;
+            let sent = match ending {
+                Ending::Leave => return Ok(()),
+                Ending::Reset => return SockRef::from(&peer).set_linger(Some(Duration::ZERO)),
+                Ending::HalfClose => peer.shutdown(Shutdown::Write),
+                Ending::Trickle => peer.write_all(b"."),
+                Ending::Repeat => peer.write_all(opening),
+                Ending::Wait => Ok(()),
+            };
+            let is_closed = matches!(peer.peek(&mut [0]), Ok(0));
+            if is_closed || sent.is_err_and(|error| error.kind() != ErrorKind::WouldBlock) {
+                thread::sleep(Duration::from_millis(300));
+                peer = self.open(opening)?;
             }
             thread::sleep(Duration::from_millis(20));
         }
@@ -159,7 +176,7 @@ pub(crate) fn exchange(address: SocketAddr, request: &[u8], answer: &[u8]) -> io
     assert!(answer.starts_with(&got), "{} bytes, some of which are wrong", got.len());
     sent.and(read)?;
     if got.len() < answer.len() {
-        return Err(io::ErrorKind::UnexpectedEof.into());
+        return Err(ErrorKind::UnexpectedEof.into());
     }
     Ok(())
 }
