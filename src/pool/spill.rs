@@ -7,7 +7,7 @@
 //!                                                       show the file           └─ sent by reference, dropped from memory
 //! ```
 //!
-//! A thread does what waits for the disk: writing, and punching holes. So no receive touches a page of the file, which
+//! A thread does what waits for the disk, writing and punching holes, and gives pages memory before ropes take them. So no receive touches a page of the file, which
 //! might have to wait for writing back, and a full disk loses nothing: what cannot be written stays in memory.
 //!
 //! A page of this pool is as large as the largest folio of the page cache. The kernel sends pages by reference, and a hole
@@ -53,9 +53,11 @@ pub(super) struct Spill {
 struct Queue {
     /// Pages without a reference.
     frees: VecDeque<PageRun>,
+    /// The page that a rope takes next: it gets memory before.
+    next: Option<u32>,
     /// Pages that are full, and how many bytes of each.
     writes: VecDeque<(u32, usize)>,
-    /// The thread does something: it writes a page, or frees some.
+    /// The thread does something: it prepares or writes a page, or frees some.
     busy: bool,
     writing: Option<u32>,
     /// Pages that have memory: their ropes are filling them, or they are queued.
@@ -75,11 +77,15 @@ pub(super) trait Pages: Send + Sync + 'static {
     /// Writes the first `len` bytes of a page to the file, and lets its addresses show the file.
     fn write(&self, page: u32, len: usize) -> io::Result<()>;
 
+    /// Gives a page memory before a rope takes it, unless one has; returns whether the page has it, and no rope.
+    fn prepare(&self, page: u32) -> bool;
+
     /// Takes disk space and memory of pages back and frees them; returns how many of them had memory.
     fn free(&self, run: PageRun) -> u32;
 }
 
 enum Job {
+    Prepare(u32),
     Write(u32, usize),
     Free(PageRun),
 }
@@ -171,17 +177,29 @@ impl Spill {
         file::write_back(&self.file, offset, bytes.len() as u64)
     }
 
-    /// Waits until a receive need not wait for the thread; unless `room`, also until it would be an error.
-    pub(super) fn poll_ready(&self, room: bool, context: &mut Context<'_>) -> Poll<()> {
+    /// Waits until a receive need not wait for the thread, which with `next` has also prepared the next page; unless `room`,
+    /// also until it would be an error.
+    pub(super) fn poll_ready(&self, room: bool, next: bool, context: &mut Context<'_>) -> Poll<()> {
         let mut queue = self.lock();
         let refuses = queue.failed.is_some() || queue.is_idle();
-        if queue.staged + MARGIN <= self.max_staged || refuses && !room {
+        let prepared = !next || queue.next.is_none();
+        if prepared && queue.staged + MARGIN <= self.max_staged || refuses && !room {
             return Poll::Ready(());
         }
         if !queue.wakers.iter().any(|waker| waker.will_wake(context.waker())) {
             queue.wakers.push(context.waker().clone());
         }
         Poll::Pending
+    }
+
+    /// Lets the thread give a page memory that a rope takes next. Populating 2 MiB may take milliseconds, of which an event
+    /// loop must not wait for many.
+    pub(super) fn prepare(&self, page: u32) {
+        let mut queue = self.lock();
+        if !queue.named && queue.staged < self.max_staged {
+            queue.next = Some(page);
+            self.work.notify_one();
+        }
     }
 
     /// Pages that were admitted got no memory.
@@ -273,15 +291,26 @@ impl Spill {
             if queue.closed {
                 return None;
             }
+            let prepare = queue.next.map(Job::Prepare);
             // A hole may be what the disk lacks.
-            let job = queue.frees.pop_front().map(Job::Free).or_else(|| queue.next_write());
+            let job =
+                prepare.or_else(|| queue.frees.pop_front().map(Job::Free)).or_else(|| queue.next_write());
             if let Some(job) = job {
                 queue.busy = true;
+                queue.staged += u32::from(matches!(job, Job::Prepare(_)));
                 queue.writing = if let Job::Write(page, _) = job { Some(page) } else { None };
                 return Some(job);
             }
             queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    fn prepared(&self, page: u32, kept: bool) {
+        self.finish(|queue| {
+            queue.busy = false;
+            queue.next = queue.next.filter(|&next| next != page);
+            queue.staged -= u32::from(!kept);
+        });
     }
 
     fn wrote(&self, page: u32, len: usize, result: io::Result<()>) {
@@ -325,7 +354,7 @@ impl Spill {
 
 impl Queue {
     fn is_idle(&self) -> bool {
-        self.frees.is_empty() && self.writes.is_empty() && !self.busy
+        self.next.is_none() && self.frees.is_empty() && self.writes.is_empty() && !self.busy
     }
 
     fn next_write(&mut self) -> Option<Job> {
@@ -344,6 +373,7 @@ fn run<P: Pages>(spill: &Spill, pages: &Weak<P>) {
     while let Some(job) = spill.next() {
         let Some(pages) = pages.upgrade() else { return };
         match job {
+            Job::Prepare(page) => spill.prepared(page, pages.prepare(page)),
             Job::Write(page, len) => spill.wrote(page, len, pages.write(page, len)),
             Job::Free(run) => spill.freed(pages.free(run)),
         }

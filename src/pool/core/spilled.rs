@@ -3,18 +3,25 @@
 use std::io;
 use std::task::Waker;
 
-use super::Core;
+use super::{Core, State};
 use crate::event::event;
 use crate::pool::refused::{AtCapacity, Full};
 use crate::pool::runs::PageRun;
 use crate::pool::spill::{Pages, Refusal, Spill};
 use crate::sys::memory;
 
+/// Most pages that have memory and no rope: one that a rope takes next, and one that a read brought nothing for.
+const MAX_IDLE: u32 = 2;
+
 impl Core {
     /// Asks a spill file for room to stage these pages.
     pub(super) fn admit(&self, run: PageRun) -> io::Result<()> {
         let Some(spill) = &self.spill else { return Ok(()) };
-        spill.admit(run.len).map_err(|refusal| match refusal {
+        let admitted = match spill.admit(run.len) {
+            Err(Refusal::Staged(_)) if self.give_back_all()? > 0 => spill.admit(run.len),
+            admitted => admitted,
+        };
+        admitted.map_err(|refusal| match refusal {
             Refusal::Failed(error) => error,
             Refusal::Staged(bytes) => AtCapacity {
                 in_use: bytes,
@@ -24,6 +31,21 @@ impl Core {
             }
             .into(),
         })
+    }
+
+    /// Lets the thread of the spill file prepare the page behind an extent, for it to grow into.
+    pub(super) fn prepare_behind(&self, run: PageRun) {
+        if let Some(spill) = self.spill.as_ref().filter(|_| self.lacks_memory(&self.state(), run.end())) {
+            spill.prepare(run.end());
+        }
+    }
+
+    /// Returns whether no rope has the page, and it no memory.
+    fn lacks_memory(&self, state: &State, page: u32) -> bool {
+        let runs = &state.runs;
+        runs.resident_free() < MAX_IDLE
+            && !runs.is_allocated(page)
+            && runs.resident_prefix(PageRun::new(page, 1)) == 0
     }
 
     /// Lets a spill file have pages, of which the first `len` bytes are full and never change again.
@@ -38,7 +60,7 @@ impl Core {
     pub(super) fn free_spilled(&self, spill: &Spill, run: PageRun) {
         let unused = run.len == 1 && !spill.has(run.start) && !self.arena.shows_file(run);
         let mut state = self.state();
-        if unused && state.runs.resident_free() == 0 {
+        if unused && state.runs.resident_free() < MAX_IDLE {
             state.runs.free(run);
             let wakers = state.serve();
             drop(state);
@@ -51,6 +73,21 @@ impl Core {
 }
 
 impl Pages for Core {
+    fn prepare(&self, page: u32) -> bool {
+        let run = PageRun::new(page, 1);
+        if !self.lacks_memory(&self.state(), page) || self.arena.commit(run).is_err() {
+            return false;
+        }
+        // A rope may have taken it meanwhile, and has given it memory itself.
+        let mut state = self.state();
+        let lacked = self.lacks_memory(&state, page) && state.runs.grow_exact(page, 1);
+        if lacked {
+            state.runs.set_resident(run);
+            state.runs.free(run);
+        }
+        lacked
+    }
+
     fn write(&self, page: u32, len: usize) -> io::Result<()> {
         let Some(spill) = &self.spill else { return Ok(()) };
         let offset = self.bytes(page);
