@@ -1,6 +1,9 @@
 //! How often the heap is asked: not at all per read or per send, once for a small message.
 #![allow(unsafe_code)] // an allocator that counts
 
+#[path = "support/seccomp.rs"]
+mod seccomp;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::fs::File;
@@ -8,6 +11,7 @@ use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::net::UnixStream;
 
 use bytes::BufMut;
+use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use ropewalk::{Pool, Rope};
 
@@ -167,4 +171,20 @@ fn few_for_single_bytes() {
             assert!(count < 60, "way {at}: {count} blocks");
         }
     }
+}
+
+#[test]
+#[cfg(not(ropewalk_portable))] // which does not splice
+fn none_where_a_splice_fails_half_way() {
+    let (mut peer, socket) = UnixStream::pair().unwrap();
+    let part: Vec<u8> = (0..50_000u32).map(|at| (at % 251) as u8).collect();
+    let mut rope = Rope::for_handover().unwrap();
+    rope.write_all(&part.repeat(2)).unwrap();
+    peer.write_all(&part).unwrap();
+    assert_eq!(rope.splice_from(&socket).unwrap(), part.len());
+    // Its length tells the call that takes the bytes out of the pipe.
+    seccomp::forbid(libc::SYS_splice, Some((4, part.len() as u32)), libc::EPERM);
+    peer.write_all(&part).unwrap();
+    assert_eq!(allocations(|| assert_eq!(rope.splice_from(&socket).unwrap(), part.len())), 0);
+    assert!(rope == part.repeat(4));
 }

@@ -14,15 +14,14 @@ use std::time::Duration;
 use std::{env, thread};
 
 use ropewalk::{Pool, Rope, View};
-use support::{in_child, pattern, receive};
+use support::{in_child, pattern, receive, receive_all};
 
 const MIB: usize = 1 << 20;
 
 /// A rope of a file in `directory` that has received `payload`.
 fn received(directory: &Path, payload: &[u8]) -> Rope {
     let mut rope = Rope::for_file(directory, 1 << 30).unwrap();
-    let (got, error) = receive(&mut rope, payload);
-    assert_eq!((got, error.map(|error| error.to_string())), (payload.len(), None));
+    receive_all(&mut rope, payload);
     rope
 }
 
@@ -100,8 +99,7 @@ fn what_is_not_all_of_the_file_is_copied() {
         let mut rope = received(directory, &payload);
         let front = rope.split_to(at).finalize().unwrap();
         persist(&front, directory, false);
-        let (got, error) = receive(&mut rope, &payload);
-        assert_eq!((got, error.map(|error| error.to_string())), (payload.len(), None));
+        receive_all(&mut rope, &payload);
         assert!(rope == [&payload[at..], &payload].concat() && front == payload[..at]);
     }
     let mut cut = received(directory, &payload);

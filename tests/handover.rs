@@ -30,7 +30,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use ropewalk::{Pool, Rope, Sealed};
 use socket2::{Domain, SockRef, Socket, Type};
-use support::{in_child, pattern, receive, received};
+use support::{bytes_in, in_child, pattern, receive_all, received};
 
 const MIB: usize = 1 << 20;
 const ALL: i32 = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
@@ -48,8 +48,7 @@ fn count(variable: &str, default: usize) -> usize {
 /// A rope for a handover that has received `payload`.
 fn for_handover(payload: &[u8]) -> Rope {
     let mut rope = Rope::for_handover().unwrap();
-    let (got, error) = receive(&mut rope, payload);
-    assert_eq!((got, error.map(|error| error.to_string())), (payload.len(), None));
+    receive_all(&mut rope, payload);
     rope
 }
 
@@ -1024,9 +1023,7 @@ fn a_receiver_that_is_killed_leaves_nothing_behind() {
 
 /// Bytes of shared memory of the whole machine.
 fn shared_memory() -> u64 {
-    let text = fs::read_to_string("/proc/meminfo").unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix("Shmem:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    bytes_in("/proc/meminfo", "Shmem:")
 }
 
 #[test]

@@ -16,7 +16,7 @@ use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use ropewalk::{Backing, Commit, Pool, Rope, Sealed};
 use seccomp::forbid;
-use support::{in_child, pattern, received};
+use support::{bytes_in, in_child, pattern, received};
 
 const MIB: usize = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -27,9 +27,7 @@ fn limit(resource: Resource, soft: u64) {
 }
 
 fn status(field: &str) -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
-    line.trim_start_matches(':').trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    bytes_in("/proc/self/status", field)
 }
 
 /// Receives, gives back and receives again; returns the pool.
@@ -94,7 +92,7 @@ fn an_address_space_limit_leaves_half_to_the_program() {
         limit(Resource::RLIMIT_AS, GIB);
         let pool = works(Pool::options().capacity(64 * GIB).create().unwrap());
         assert!(pool.stats().reduced && pool.stats().capacity >= 64 << 20, "{:?}", pool.stats());
-        let left = GIB - status("VmSize");
+        let left = GIB - status("VmSize:");
         assert!(left >= 300 << 20, "{left} bytes of address space are left");
         let many: Vec<Vec<u8>> = (0..200).map(|_| vec![1; MIB]).collect();
         assert_eq!(many.len(), 200);
@@ -104,7 +102,7 @@ fn an_address_space_limit_leaves_half_to_the_program() {
 #[test]
 fn a_data_limit_leaves_half_to_the_program() {
     in_child("a_data_limit_leaves_half_to_the_program", || {
-        let used = status("VmData");
+        let used = status("VmData:");
         limit(Resource::RLIMIT_DATA, used + (32 << 20));
         let pool = works(Pool::options().capacity(64 * GIB).create().unwrap());
         let backing = if cfg!(ropewalk_portable) { Backing::Anonymous } else { Backing::Memfd };
@@ -116,7 +114,7 @@ fn a_data_limit_leaves_half_to_the_program() {
 #[test]
 fn limits_too_small_for_any_pool_are_an_error() {
     in_child("limits_too_small_for_any_pool_are_an_error", || {
-        limit(Resource::RLIMIT_AS, status("VmSize") + (256 << 10));
+        limit(Resource::RLIMIT_AS, status("VmSize:") + (256 << 10));
         let error = Pool::new().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
     });
@@ -146,9 +144,7 @@ fn a_data_limit_leaves_half_to_the_program_without_a_memfd_too() {
 
 /// Bytes in a line of proc_meminfo(5).
 fn meminfo(name: &str) -> u64 {
-    let text = fs::read_to_string("/proc/meminfo").unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    bytes_in("/proc/meminfo", name)
 }
 
 /// `sysctl vm.overcommit_memory=2`, which changes the whole system: so it is skipped unless somebody has set it.
@@ -184,9 +180,9 @@ fn locked_memory_is_not_populated() {
             println!("mlockall is refused here: nothing is tested");
             return;
         }
-        let before = status("VmLck");
+        let before = status("VmLck:");
         let pool = works(Pool::options().capacity(4 * GIB).create().unwrap());
-        let locked = status("VmLck") - before;
+        let locked = status("VmLck:") - before;
         assert!(locked < 64 << 20, "{locked} bytes were locked for a pool of 4 GiB");
         assert!(!pool.stats().reduced);
     });

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ropewalk::{Pool, Rope};
-use support::{in_child, pattern, receive};
+use support::{bytes_in, in_child, pattern, receive, receive_all};
 
 const MIB: usize = 1 << 20;
 
@@ -86,14 +86,11 @@ fn memory_is_given_back_once_the_disk_has_the_bytes() {
         let payload = pattern(2, 8 * MIB);
         let mut rope = Rope::in_pool(&pool);
         for _ in 0..16 {
-            let (got, error) = receive(&mut rope, &payload);
-            assert_eq!((got, error.map(|error| error.to_string())), (payload.len(), None));
+            receive_all(&mut rope, &payload);
         }
         settle(&pool);
-        let status = fs::read_to_string("/proc/self/status").unwrap();
-        let rss = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
-        let kib: usize = rss.trim().trim_end_matches(" kB").parse().unwrap();
-        assert!(kib < 40 << 10, "{kib} KiB of anonymous memory for 128 MiB");
+        let bytes = bytes_in("/proc/self/status", "RssAnon:");
+        assert!(bytes < 40 << 20, "{bytes} bytes of anonymous memory for 128 MiB");
         assert!((0..16).all(|at| rope.slice(at * 8 * MIB..(at + 1) * 8 * MIB) == payload));
     });
 }

@@ -4,14 +4,13 @@
 #[allow(dead_code)] // some of it is for other tests
 mod support;
 
-use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::thread;
 
 use ropewalk::{Pool, Rope};
-use support::{in_child, pattern};
+use support::{bytes_in, in_child, pattern};
 
 const MIB: usize = 1 << 20;
 
@@ -43,9 +42,7 @@ fn spliced(mut rope: Rope, socket: impl std::os::fd::AsFd) -> Rope {
 
 /// Bytes of shared memory that are mapped.
 fn mapped() -> usize {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssShmem:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+    bytes_in("/proc/self/status", "RssShmem:") as usize
 }
 
 #[test]

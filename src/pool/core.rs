@@ -297,6 +297,8 @@ impl Core {
         };
         state.extents += 1;
         let resident = state.allocated(run, reserved);
+        drop(state);
+        self.prepare_behind(run);
         Ok((run, resident))
     }
 
@@ -325,8 +327,14 @@ impl Core {
             }
             Want::Resident(_) => 0,
         };
+        if grown == 0 {
+            return (0, 0);
+        }
         let run = PageRun::new(at, grown);
-        (grown, if grown > 0 { state.allocated(run, reserved) } else { 0 })
+        let resident = state.allocated(run, reserved);
+        drop(state);
+        self.prepare_behind(run);
+        (grown, resident)
     }
 
     /// The cache of a shard, unless the pages have to come out of a reservation, or this is a child process.

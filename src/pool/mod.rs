@@ -247,10 +247,15 @@ impl Pool {
     /// }
     /// ```
     pub async fn wait_for_spill(&self) {
+        self.wait_until_spilled(false).await;
+    }
+
+    /// The same; with `next`, waits also until the page has memory that a rope takes next.
+    pub(crate) async fn wait_until_spilled(&self, next: bool) {
         // In a child of fork(2) the thread does not exist, and its lock may be held for good.
         let spilling = self.spilling().filter(|pool| pool.check_process().is_ok());
         if let Some(spill) = spilling.and_then(|pool| pool.core().spill()) {
-            std::future::poll_fn(|context| spill.poll_ready(false, context)).await;
+            std::future::poll_fn(|context| spill.poll_ready(false, next, context)).await;
         }
     }
 
@@ -301,7 +306,7 @@ impl Pool {
             let Some(overflow) = self.overflow() else { return std::future::pending().await };
             let _granted = overflow.wait_for_room(1).await?;
             if let Some(spill) = overflow.core().spill() {
-                poll_fn(|context| spill.poll_ready(true, context)).await;
+                poll_fn(|context| spill.poll_ready(true, false, context)).await;
             }
             Ok(None)
         });

@@ -39,7 +39,11 @@ impl Pool {
         spill.settle();
 
         match shown::first_part(bytes) {
-            (len, Some(at)) if len == bytes.len() && at.offset == 0 => spill.name(len, path),
+            (len, Some(at)) if len == bytes.len() && at.offset == 0 && spill.name(len, path)? => {
+                // No page is left that a rope could fill without the file.
+                self.core().trim()?;
+                Ok(true)
+            }
             _ => Ok(false),
         }
     }

@@ -7,7 +7,7 @@
 //!                                                       show the file           └─ sent by reference, dropped from memory
 //! ```
 //!
-//! A thread does what waits for the disk: writing, and punching holes. So no receive touches a page of the file, which
+//! A thread does what waits for the disk, writing and punching holes, and gives pages memory before ropes take them. So no receive touches a page of the file, which
 //! might have to wait for writing back, and a full disk loses nothing: what cannot be written stays in memory.
 //!
 //! A page of this pool is as large as the largest folio of the page cache. The kernel sends pages by reference, and a hole
@@ -52,6 +52,8 @@ pub(super) struct Spill {
 struct Queue {
     /// Pages without a reference.
     frees: VecDeque<PageRun>,
+    /// The page that a rope takes next: it gets memory before.
+    next: Option<u32>,
     /// Pages that are full, and how many bytes of each.
     writes: VecDeque<(u32, usize)>,
     /// What the thread is doing.
@@ -73,6 +75,8 @@ struct Queue {
 pub(super) enum Job {
     /// Writes the first `len` bytes of a page to the file, and lets its addresses show the file.
     Write { page: u32, len: usize },
+    /// Gives a page memory before a rope takes it.
+    Prepare(u32),
     /// Takes disk space and memory of pages back and frees them.
     Free(PageRun),
 }
@@ -155,17 +159,29 @@ impl Spill {
         file::write_back(&self.file, offset, bytes.len() as u64)
     }
 
-    /// Waits until a receive need not wait for the thread; unless `room`, also until it would be an error.
-    pub(super) fn poll_ready(&self, room: bool, context: &mut Context<'_>) -> Poll<()> {
+    /// Waits until a receive need not wait for the thread, which with `next` has also prepared the next page; unless `room`,
+    /// also until it would be an error.
+    pub(super) fn poll_ready(&self, room: bool, next: bool, context: &mut Context<'_>) -> Poll<()> {
         let mut queue = self.lock();
         let refuses = queue.failed.is_some() || queue.is_idle();
-        if queue.staged + MARGIN <= self.max_staged || refuses && !room {
+        let prepared = !next || queue.next.is_none();
+        if prepared && queue.staged + MARGIN <= self.max_staged || refuses && !room {
             return Poll::Ready(());
         }
         if !queue.wakers.iter().any(|waker| waker.will_wake(context.waker())) {
             queue.wakers.push(context.waker().clone());
         }
         Poll::Pending
+    }
+
+    /// Lets the thread give a page memory that a rope takes next. Populating 2 MiB may take milliseconds, of which an event
+    /// loop must not wait for many.
+    pub(super) fn prepare(&self, page: u32) {
+        let mut queue = self.lock();
+        if !queue.named && queue.staged < self.max_staged {
+            queue.next = Some(page);
+            self.work.notify_one();
+        }
     }
 
     /// Pages that were admitted got no memory.
@@ -259,14 +275,26 @@ impl Spill {
             if queue.closed {
                 return None;
             }
+            let prepare = queue.next.map(Job::Prepare);
             // A hole may be what the disk lacks.
-            let job = queue.frees.pop_front().map(Job::Free).or_else(|| queue.next_write());
+            let free = || queue.frees.pop_front().map(Job::Free);
+            let job = prepare.or_else(free).or_else(|| queue.next_write());
             if job.is_some() {
+                queue.staged += u32::from(matches!(job, Some(Job::Prepare(_))));
                 queue.doing = job;
                 return job;
             }
             queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Notes the outcome of a [`Job::Prepare`]: whether the page has memory, and no rope.
+    pub(super) fn prepared(&self, page: u32, kept: bool) {
+        self.finish(|queue| {
+            queue.doing = None;
+            queue.next = queue.next.filter(|&next| next != page);
+            queue.staged -= u32::from(!kept);
+        });
     }
 
     /// Notes the outcome of a [`Job::Write`].
@@ -312,7 +340,7 @@ impl Spill {
 
 impl Queue {
     fn is_idle(&self) -> bool {
-        self.frees.is_empty() && self.writes.is_empty() && self.doing.is_none()
+        self.next.is_none() && self.frees.is_empty() && self.writes.is_empty() && self.doing.is_none()
     }
 
     fn next_write(&mut self) -> Option<Job> {

@@ -19,6 +19,9 @@ const MIN_HELD: usize = 64 << 10;
 /// Fewest bytes of the limit, and of memory, that a splice is worth.
 const MIN_SPLICE: usize = 4 << 10;
 
+/// Bytes on the stack for what the kernel did not move out of the pipe.
+const STACK: usize = 4 << 10;
+
 impl Rope {
     /// splice(2): like [`readv_from`](Rope::readv_from), but a payload that is handed over
     /// ([`Rope::for_handover`](Rope::for_handover)) goes from a stream socket to the memfd without being mapped here.
@@ -95,9 +98,12 @@ impl Rope {
         if let Some(tail) = self.tail_mut() {
             // SAFETY: the kernel has written them to the memfd, from the offset on that is mapped at the end of the tail.
             unsafe { tail.fill(given) };
-            if given < count {
-                // Their pages have memory, even where the kernel has none for splice(2).
-                tail.copy_from(&pipe.read(count - given)?);
+            // Their pages have memory, even where the kernel has none for splice(2), and the heap none either.
+            let mut buffer = [0; STACK];
+            for start in (given..count).step_by(STACK) {
+                let part = &mut buffer[..STACK.min(count - start)];
+                pipe.read(part)?;
+                tail.copy_from(part);
             }
         }
         self.cut_segments();

@@ -33,6 +33,10 @@ const MIN_COMMIT: usize = 16 << 10;
 /// Most bytes that are committed ahead of a copy.
 const MAX_COMMIT: usize = 2 << 20;
 
+/// Most bytes that are committed ahead of a read in a pool that spills, so that no event loop waits for many: a page that
+/// the machine gives a virtual one anew costs ten times as much as others.
+const MAX_SPILL_COMMIT: usize = 256 << 10;
+
 /// Smallest tail on the heap.
 const MIN_HEAP: usize = 64;
 
@@ -380,9 +384,8 @@ impl Rope {
     fn commit_ahead(&self) -> usize {
         let usual = self.memory.pool().map_or(0, |pool| Pace::reads(pool.first_read()).bytes());
         let ahead = self.len().max(usual).max(MIN_COMMIT);
-        // What is spilled has memory until it is written.
         if self.memory.pool().is_some_and(|pool| pool.spilling().is_some()) {
-            ahead.min(MAX_COMMIT)
+            ahead.min(MAX_SPILL_COMMIT)
         } else {
             ahead
         }
@@ -411,9 +414,13 @@ impl Rope {
 
     /// Waits until a receive that spills need not wait for the disk.
     #[cfg(any(feature = "tokio", feature = "http-body"))]
-    pub(crate) async fn wait_for_spill(&self) {
+    pub(crate) async fn wait_for_spill(&mut self) {
+        if self.memory.pool().is_none_or(|pool| pool.spilling().is_none()) {
+            return;
+        }
+        let (ready, want) = (self.tail.as_deref().map_or(0, Extent::ready), self.reads().bytes());
         if let Some(pool) = self.memory.pool() {
-            pool.wait_for_spill().await;
+            pool.wait_until_spilled(ready < want).await;
         }
     }
 

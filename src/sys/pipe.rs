@@ -71,10 +71,8 @@ impl Pipe {
         moved
     }
 
-    /// read(2) of `len` bytes of the pipe, which are there.
-    pub(crate) fn read(&self, len: usize) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; len];
-        (&self.read).read_exact(&mut bytes)?;
-        Ok(bytes)
+    /// read(2) of bytes of the pipe, which are there.
+    pub(crate) fn read(&self, into: &mut [u8]) -> io::Result<()> {
+        (&self.read).read_exact(into)
     }
 }

@@ -1,9 +1,14 @@
 //! Files without a name, and what becomes of them when a call fails.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::future::Future;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::pin::pin;
+use std::task::{Context, Waker};
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -91,6 +96,59 @@ fn what_is_written_past_the_page_cache_is_in_the_file() {
             assert_eq!(file.metadata().unwrap().len(), if len > 0 { 8192 + len as u64 } else { 0 });
         }
     }
+}
+
+/// Waits until the thread has prepared the page that a rope takes next.
+fn wait_until_prepared(pool: &Pool) {
+    let mut prepared = pin!(pool.wait_until_spilled(true));
+    while prepared.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+#[cfg_attr(ropewalk_portable, ignore = "does not spill")]
+fn pages_that_are_spilled_get_memory_by_the_thread() {
+    let directory = tempfile::tempdir().unwrap();
+    let part: Vec<u8> = (0..250).cycle().take(1 << 20).collect();
+    let mut rope = Rope::for_file(directory.path(), 64 << 20).unwrap();
+    let pool = rope.pool().unwrap().clone();
+    rope.write_all(&part).unwrap();
+    for _ in 1..24 {
+        wait_until_prepared(&pool);
+        mock::refusing(Call::Populate, [Some(Errno::ENOMEM); 8], || rope.write_all(&part)).unwrap();
+    }
+    assert!(rope == part.repeat(24));
+    assert_eq!(rope.finalize().unwrap().copied_bytes(), 0);
+    pool.assert_invariants();
+}
+
+#[test]
+#[cfg_attr(ropewalk_portable, ignore = "does not spill")]
+fn pages_that_are_prepared_make_room_for_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let pool = Pool::options().capacity(1 << 20).spill(directory.path(), 128 << 20).create().unwrap();
+    let mut memory = Rope::in_pool(&pool);
+    memory.reserve(1 << 20).unwrap();
+    // 16 MiB may be staged: a page of each of six ropes, and two behind what they have reserved.
+    let mut ropes: Vec<Rope> = (0..6).map(|_| Rope::in_pool(&pool)).collect();
+    for rope in &mut ropes {
+        rope.reserve(6 << 20).unwrap();
+        wait_until_prepared(&pool);
+        rope.write_all(b"the first bytes").unwrap();
+    }
+    ropes.remove(0);
+    while pool.stats().spilled > 30 << 20 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    // The lowest pages are free, and are not those that are prepared.
+    for _ in 0..3 {
+        let mut rope = Rope::in_pool(&pool);
+        rope.write_all(b"the first bytes").unwrap();
+        ropes.push(rope);
+    }
+    assert!(ropes.iter().all(|rope| rope == b"the first bytes"));
+    pool.assert_invariants();
 }
 
 #[test]

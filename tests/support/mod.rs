@@ -1,6 +1,7 @@
 //! What several test files need.
 
 use std::env;
+use std::fs;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
@@ -29,6 +30,13 @@ pub(crate) fn in_child(name: &str, body: impl FnOnce()) {
     said.lines().filter(|line| line.starts_with("skipped")).for_each(|line| println!("{line}"));
 }
 
+/// Bytes in the line of a file of procfs that begins with `name`, a colon included.
+pub(crate) fn bytes_in(path: &str, name: &str) -> u64 {
+    let text = fs::read_to_string(path).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
 /// A pair of connected sockets, both non-blocking.
 pub(crate) fn pair() -> (UnixStream, UnixStream) {
     let (one, other) = UnixStream::pair().unwrap();
@@ -40,9 +48,14 @@ pub(crate) fn pair() -> (UnixStream, UnixStream) {
 /// A rope that has received `payload` into `pool`, all of it.
 pub(crate) fn received(pool: &Pool, payload: &[u8]) -> Rope {
     let mut rope = Rope::in_pool(pool);
-    let (got, error) = receive(&mut rope, payload);
-    assert_eq!((got, error.map(|error| error.to_string())), (payload.len(), None));
+    receive_all(&mut rope, payload);
     rope
+}
+
+/// Sends `payload` to itself; all of it arrives in `rope`.
+pub(crate) fn receive_all(rope: &mut Rope, payload: &[u8]) {
+    let (got, error) = receive(rope, payload);
+    assert_eq!((got, error.map(|error| error.to_string())), (payload.len(), None));
 }
 
 /// Sends `payload` to itself until all of it has arrived in `rope` or that is refused; returns how much

@@ -57,6 +57,11 @@ impl Core {
         if let Some(spill) = &self.spill {
             spill.settle();
         }
+        self.give_back_all()
+    }
+
+    /// Gives the pages back that are idle now.
+    pub(super) fn give_back_all(&self) -> io::Result<u64> {
         let mut left = {
             let mut state = self.state();
             self.flush_all(&mut state);

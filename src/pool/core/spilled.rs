@@ -3,11 +3,15 @@
 use std::io;
 use std::sync::Arc;
 
-use super::Core;
+use super::{Core, State};
 use crate::event::event;
+use crate::pool::refused::is_at_capacity;
 use crate::pool::runs::PageRun;
 use crate::pool::spill::{Job, Spill};
 use crate::sys::{memory, spawn};
+
+/// Most pages that have memory and no rope: one that a rope takes next, and one that a read brought nothing for.
+const MAX_IDLE: u32 = 2;
 
 impl Core {
     /// Starts the thread of a spill file, which ends when the pool does.
@@ -18,6 +22,7 @@ impl Core {
             while let Some(job) = spill.next() {
                 let Some(core) = core.upgrade() else { return };
                 match job {
+                    Job::Prepare(page) => spill.prepared(page, core.prepare_page(page)),
                     Job::Write { page, len } => spill.wrote(page, len, core.write_page(&spill, page, len)),
                     Job::Free(run) => spill.freed(core.free_pages(&spill, run)),
                 }
@@ -27,7 +32,26 @@ impl Core {
 
     /// Asks a spill file for room to stage these pages.
     pub(super) fn admit(&self, run: PageRun) -> io::Result<()> {
-        self.spill.as_ref().map_or(Ok(()), |spill| spill.admit(run.len))
+        let Some(spill) = &self.spill else { return Ok(()) };
+        match spill.admit(run.len) {
+            Err(full) if is_at_capacity(&full) && self.give_back_all()? > 0 => spill.admit(run.len),
+            admitted => admitted,
+        }
+    }
+
+    /// Lets the thread of the spill file prepare the page behind an extent, for it to grow into.
+    pub(super) fn prepare_behind(&self, run: PageRun) {
+        if let Some(spill) = self.spill.as_ref().filter(|_| self.lacks_memory(&self.state(), run.end())) {
+            spill.prepare(run.end());
+        }
+    }
+
+    /// Returns whether no rope has the page, and it no memory.
+    fn lacks_memory(&self, state: &State, page: u32) -> bool {
+        let runs = &state.runs;
+        runs.resident_free() < MAX_IDLE
+            && !runs.is_allocated(page)
+            && runs.resident_prefix(PageRun::new(page, 1)) == 0
     }
 
     /// Lets a spill file have pages, of which the first `len` bytes are full and never change again.
@@ -42,7 +66,7 @@ impl Core {
     pub(super) fn free_spilled(&self, spill: &Spill, run: PageRun) {
         let unused = run.len == 1 && !spill.has(run.start) && !self.arena.shows_file(run);
         let freed = self.change(|state| {
-            let frees = unused && state.runs.resident_free() == 0;
+            let frees = unused && state.runs.resident_free() < MAX_IDLE;
             if frees {
                 state.runs.free(run);
             }
@@ -51,6 +75,22 @@ impl Core {
         if !freed {
             spill.free(run);
         }
+    }
+
+    /// Gives a page memory before a rope takes it, unless one has; returns whether the page has it, and no rope.
+    fn prepare_page(&self, page: u32) -> bool {
+        let run = PageRun::new(page, 1);
+        if !self.lacks_memory(&self.state(), page) || self.arena.commit(run).is_err() {
+            return false;
+        }
+        // A rope may have taken it meanwhile, and has given it memory itself.
+        let mut state = self.state();
+        let lacked = self.lacks_memory(&state, page) && state.runs.grow_exact(page, 1);
+        if lacked {
+            state.runs.set_resident(run);
+            state.runs.free(run);
+        }
+        lacked
     }
 
     /// Writes the first `len` bytes of a page to the file, and lets its addresses show the file.
