@@ -571,6 +571,25 @@ def test_a_class_with_a_buffer_is_held_until_the_rope_is_cleared():
     assert gone() is None
 
 
+def test_a_memoryview_for_which_nothing_else_can_be_exported_is_held_until_the_rope_is_cleared():
+    numpy = pytest.importorskip("numpy")
+
+    class Array(numpy.ndarray):
+        pass
+
+    array = numpy.arange(10, dtype="u1").view(Array)[::2]
+    rope = rope_of(memoryview(array)[:1])
+    array.rope, gone, kept = rope, weakref.ref(array), weakref.ref(rope)
+    del array
+    gc.collect()
+    del rope
+    gc.collect()
+    assert bytes(kept()) == b"\0"
+    kept().clear()
+    gc.collect()
+    assert gone() is None
+
+
 def test_an_empty_object_is_not_held():
     source = Source()
     source.view, before = ropewalk.View(source), Source.taken
