@@ -136,20 +136,29 @@ static GROUPS: RwLock<Groups> = RwLock::new(Groups { memberships: Vec::new(), fo
 
 /// Reads the limits again, and finds the groups again if this process has been moved.
 fn refresh() {
-    let physical = memory::physical_memory();
-    // Opened each time, since what is open would stay the parent's after a fork.
-    let memberships = fs::read("/proc/self/cgroup").unwrap_or_default();
+    let (mut buffer, physical) = ([0; MEMBERSHIPS], memory::physical_memory());
+    let memberships = read_memberships(&mut buffer);
     if let Ok(groups) = GROUPS.try_read() {
         // Nothing could be read where no descriptor is left: the groups that are known stay.
         if memberships.is_empty() || groups.memberships == memberships {
             return groups.found.iter().for_each(|group| group.refresh(physical));
         }
     }
-    let found = find(&String::from_utf8_lossy(&memberships));
+    let found = find(&String::from_utf8_lossy(memberships));
     found.iter().for_each(|group| group.refresh(physical));
     if let Ok(mut groups) = GROUPS.try_write() {
-        *groups = Groups { memberships, found };
+        *groups = Groups { memberships: memberships.into(), found };
     }
+}
+
+/// Bytes of `/proc/self/cgroup` that are looked at: a dozen controllers with paths of 300 bytes.
+const MEMBERSHIPS: usize = 4096;
+
+/// open(2), pread(2), close(2), without an allocation. It is opened each time, since what is open would stay the parent's
+/// after a fork.
+fn read_memberships(buffer: &mut [u8; MEMBERSHIPS]) -> &[u8] {
+    let read = File::open("/proc/self/cgroup").and_then(|file| file.read_at(buffer, 0));
+    &buffer[..read.unwrap_or(0)]
 }
 
 /// The directory of this process's group in version 2, mounted or not.
