@@ -157,10 +157,13 @@ impl PoolOptions {
     /// Nothing else changes: a rope of memory and disk is received, sent, searched and [finalised](crate::Rope::finalize)
     /// as any other. What is spilled is sent by sendfile(2).
     ///
-    /// * Bytes are received into memory; a thread writes each 2 MiB that are full to the file and gives their memory
-    ///   back, from the page cache too. Besides the capacity a pool has memory for what is not written yet: a quarter of
-    ///   the capacity, at least 16 MiB, at most 256 MiB. If that is used up, a receive waits until 2 MiB are written;
-    ///   event loops await [`wait_for_spill`](crate::Pool::wait_for_spill) before, as tokio's `ReadRope` does.
+    /// * Bytes are received into memory; a thread writes each 2 MiB that are full to the file, past the page cache where
+    ///   the file system knows `O_DIRECT`, and gives their memory back. Besides the capacity a pool has memory for what is
+    ///   not written yet: a quarter of the capacity, at least 16 MiB, at most 256 MiB. If that is used up, a receive waits
+    ///   until 2 MiB are written; event loops await [`wait_for_spill`](crate::Pool::wait_for_spill) before, as tokio's
+    ///   `ReadRope` does.
+    /// * The thread also gives the 2 MiB memory that a rope takes next. Up to 4 MiB of it stay when ropes are dropped, until
+    ///   others need them or [`Pool::trim`](crate::Pool::trim).
     /// * A rope that spills holds whole units of 2 MiB.
     /// * A full disk is an error of the receive, of the kind that the kernel reports, such as
     ///   [`StorageFull`](std::io::ErrorKind::StorageFull). What has arrived is kept, in memory if need be, and the call

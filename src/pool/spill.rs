@@ -7,8 +7,9 @@
 //!                                                       show the file           └─ sent by reference, dropped from memory
 //! ```
 //!
-//! A thread does what waits for the disk, writing and punching holes, and gives pages memory before ropes take them. So no receive touches a page of the file, which
-//! might have to wait for writing back, and a full disk loses nothing: what cannot be written stays in memory.
+//! A thread does what waits for the disk, writing and punching holes, and gives pages memory before ropes take them. So no
+//! receive touches a page of the file, which might have to wait for writing back, and a full disk loses nothing: what
+//! cannot be written stays in memory.
 //!
 //! A page of this pool is as large as the largest folio of the page cache. The kernel sends pages by reference, and a hole
 //! that takes a part of a folio changes what is still on its way. A page is never used again with its old memory.
