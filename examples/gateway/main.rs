@@ -40,8 +40,6 @@ mod failure;
 mod gateway;
 #[path = "../http_upload/numbers.rs"]
 mod numbers;
-#[path = "../http_upload/numbers.rs"]
-mod numbers;
 mod parts;
 #[path = "../http_upload/ranges.rs"]
 mod ranges;
