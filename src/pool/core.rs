@@ -19,7 +19,6 @@ use std::cell::Cell;
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::Waker;
 
 use super::arena::Arena;
 use super::background::Background;
@@ -392,15 +391,13 @@ impl Core {
             let resident = self.state().runs.resident_prefix(run);
             self.arena.zero(PageRun::new(run.start, resident));
         }
-        let (due, wakers) = {
-            let mut state = self.state();
-            self.flush(&mut state, shard);
-            self.tick(&mut state, memory::now_coarse());
+        let due = self.change(|state| {
+            self.flush(state, shard);
+            self.tick(state, memory::now_coarse());
             state.runs.free(run);
             state.capacity.reserve_again(again);
-            (self.due(&state), state.serve())
-        };
-        wakers.into_iter().for_each(Waker::wake);
+            self.due(state)
+        });
         // What the kernel does not take back stays resident and usable.
         let _ = self.give_back_slice(due);
         if self.wants_background() {
