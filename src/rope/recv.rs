@@ -34,7 +34,8 @@ impl Rope {
     /// One system call, repeated on EINTR, or recv(2) where one place is enough and the descriptor is a socket's. Pages
     /// that are not resident are committed before, by one madvise(2). The read size is adaptive: at first about what
     /// the first read of the pool's last payload brought, or twice that if it brought all it asked for, 4 KiB to 256
-    /// KiB; doubled while that much comes, halved when it does not, 4 KiB to 1 MiB. A first read of up to 4 KiB becomes
+    /// KiB; doubled while that much comes, halved when it does not, 4 KiB to 1 MiB. Room that was
+    /// [reserved](Rope::reserve) is asked for at once, up to 1 MiB of it. A first read of up to 4 KiB becomes
     /// a segment of its own size rather than a page. Works with any descriptor that readv(2) reads from. Of a file that is
     /// open with `O_DIRECT` whole blocks go to pages directly; what begins or ends inside a page of the file is copied
     /// once, at three more system calls.
@@ -267,7 +268,8 @@ impl Rope {
         if allowed == 0 && max > 0 {
             return none_at_end(fd, flags, self.limit_reached());
         }
-        let want = self.reads().bytes().min(max).min(allowed);
+        let reserved = self.tail_mut().map_or(0, |tail| tail.reserved());
+        let want = self.reads().bytes().max(reserved.min(MAX_READ as usize)).min(max).min(allowed);
         if want == 0 {
             return Ok(None);
         }

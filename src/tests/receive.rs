@@ -164,6 +164,28 @@ fn what_came_before_a_payload_lies_before_it() {
 }
 
 #[test]
+fn room_that_was_reserved_is_asked_for_at_once() {
+    let bytes = pattern(100_000);
+    let read = |rope: &mut Rope| mock::run([], &bytes, || rope.readv_from(any_fd()).unwrap()).0;
+    let mut rope = Rope::new();
+    assert!(read(&mut rope) < bytes.len(), "a first read is careful");
+    let pool = Pool::new().unwrap();
+    for mut rope in [Rope::new(), Rope::in_pool(&pool), Rope::in_pool(&pool)] {
+        let pages_were_used = pool.stats().warm > 0;
+        rope.reserve(bytes.len()).unwrap();
+        let count = read(&mut rope);
+        // Pages are given memory as bytes arrive.
+        assert!(count == bytes.len() || rope.pool().is_some() && !pages_were_used, "{count} bytes");
+        rope.assert_invariants();
+        rope.set_limit(bytes.len());
+        while rope.len() < bytes.len() {
+            mock::run([], &bytes[rope.len()..], || rope.readv_from(any_fd()).unwrap());
+        }
+        assert!(rope == bytes[..]);
+    }
+}
+
+#[test]
 fn small_messages_take_no_page_once_they_are_expected() {
     let pool = Pool::options().small_limits().capacity(1 << 20).create().unwrap();
     for round in 0..3 {
