@@ -62,7 +62,8 @@ fn a_copy_that_cannot_be_sealed_leaves_the_view() {
         }
         // Without a memfd there is nothing to seal, so anonymous memory does not stand in for it.
         let refused = mock::refusing(Call::Memfd, repeat_n(Some(error), 100), Rope::for_handover);
-        assert_eq!(refused.unwrap_err().raw_os_error(), Some(error as i32));
+        let expected = if cfg!(ropewalk_portable) { None } else { Some(error as i32) };
+        assert_eq!(refused.unwrap_err().raw_os_error(), expected);
     }
 }
 
