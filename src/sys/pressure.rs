@@ -179,10 +179,14 @@ fn find(memberships: &str) -> Vec<Group> {
 /// sysinfo(2), and `MemAvailable` of proc_meminfo(5) only where that is not enough.
 fn machine_has(bytes: u64) -> bool {
     platform::free_memory().is_some_and(|free| free >= bytes)
-        || fs::read_to_string("/proc/meminfo")
-            .ok()
-            .and_then(|text| field(&text, "MemAvailable:"))
-            .is_none_or(|kib| kib * 1024 >= bytes)
+        || available().is_none_or(|available| available >= bytes)
+}
+
+/// `MemAvailable` of proc_meminfo(5), in its third line: bytes. Nothing is allocated, since memory may be short.
+fn available() -> Option<u64> {
+    let mut start = [0; 256];
+    let len = File::open("/proc/meminfo").and_then(|file| file.read_at(&mut start, 0)).ok()?;
+    field(&String::from_utf8_lossy(&start[..len]), "MemAvailable:")?.checked_mul(1024)
 }
 
 /// Bytes that the system lets all processes map, where it never overcommits: `overcommit_memory` 2 of proc_sys_vm(5).
