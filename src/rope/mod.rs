@@ -329,7 +329,7 @@ impl Rope {
     /// # Examples
     ///
     /// ```
-    /// let mut rope = ropewalk::Rope::from(vec![0; 10_000]);
+    /// let mut rope = ropewalk::Rope::from("pushed");
     /// rope.extend_from_slice(b"copied ");
     /// rope.extend_from_slice(b"behind each other");
     /// assert_eq!(rope.num_segments(), 2);

@@ -296,7 +296,7 @@ fn sendfile_or_write(fd: BorrowedFd<'_>, iovecs: &Iovecs<'_>) -> io::Result<usiz
         if page_size() <= MAX_PAGE { sys::file::sendfile(fd, &at.file, at.offset, len)? } else { None };
     match sent {
         Some(count) => Ok(count),
-        // From the mapping then, as far as the file reaches.
+        // The kernel does not: sent from the mapping, up to the end of the file.
         None => {
             let there = sys::file::left(&at.file, at.offset, len)?;
             let mut first = Iovecs::default();

@@ -33,8 +33,8 @@ const MIN_COMMIT: usize = 16 << 10;
 /// Most bytes that are committed ahead of a copy.
 const MAX_COMMIT: usize = 2 << 20;
 
-/// Most bytes that are committed ahead of a read in a pool that spills, so that no event loop waits for many: a page that
-/// the machine gives a virtual one anew costs ten times as much as others.
+/// Most bytes that are committed ahead of a read in a pool that spills, so that no event loop waits for long: on a virtual
+/// machine, a page that the host has to find first takes ten times as long as others.
 const MAX_SPILL_COMMIT: usize = 256 << 10;
 
 /// Smallest tail on the heap.

@@ -57,7 +57,8 @@ impl Files {
     #[cold]
     fn make() -> &'static Files {
         let before = FILES.load(Ordering::Acquire);
-        // Leaked: whoever has it may use it for ever. At most one a process, and those of threads that were late here.
+        // Leaked, because other threads may use the table at any time: one per process, and one for each thread that loses
+        // the race below.
         let made = Box::leak(Box::new(Files { owner: Process::current(), shown: RwLock::default() }));
         if Files::get().is_none() {
             let _ = FILES.compare_exchange(before, made, Ordering::AcqRel, Ordering::Acquire);

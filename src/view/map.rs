@@ -144,7 +144,7 @@ fn fill(layout: &Layout, len: usize, pool: Option<&Pool>, limits: &Limits) -> io
     let is_done = |filled: &io::Result<Space>| {
         !filled.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists)
     };
-    // What was moved in vain takes page faults in the arena.
+    // Pages that a failed attempt has moved take page faults in the arena from then on.
     let mut attempts = (0..MAX_ATTEMPTS).map(|_| Space::vacant(len, like).and_then(fill));
     attempts.find(is_done).unwrap_or(Err(io::ErrorKind::AlreadyExists.into()))
 }

@@ -41,7 +41,7 @@ impl Core {
         }
     }
 
-    /// [`Capacity::request`]. Once nobody waits the caches are open again.
+    /// [`Capacity::request`]. Opens the page caches again once no request waits.
     pub(in crate::pool) fn request(
         &self,
         pages: u32,
