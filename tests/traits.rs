@@ -367,6 +367,32 @@ mod http_body {
         assert_eq!(rope.finalize().unwrap().copied_bytes(), 0);
     }
 
+    /// Ropes that do not know how long they will be begin 512 KiB apart, and meet.
+    #[test]
+    fn bodies_of_announced_length_that_come_in_turns_are_contiguous() {
+        let pool = Pool::new().unwrap();
+        let mut bodies: Vec<Rope> = (0..4)
+            .map(|_| {
+                let mut body = Rope::new();
+                (0..40).for_each(|_| body.push(Bytes::from_static(&LONG)));
+                body
+            })
+            .collect();
+        let mut ropes: Vec<Rope> = bodies.iter().map(|_| Rope::in_pool(&pool)).collect();
+        for round in 0..40 {
+            for (rope, body) in ropes.iter_mut().zip(&mut bodies) {
+                assert_eq!(now(rope.receive_some(body)).unwrap(), LONG.len());
+            }
+            if round == 0 {
+                assert!(pool.stats().in_use < 2 << 20, "what is announced only is not allocated");
+            }
+        }
+        for rope in ropes {
+            let view = rope.finalize().unwrap();
+            assert_eq!((view.len(), view.copied_bytes(), view.num_maps()), (40 * LONG.len(), 0, 0));
+        }
+    }
+
     #[test]
     fn a_body_beyond_the_limit_is_an_error_that_keeps_what_fits() {
         let pool = Pool::new().unwrap();

@@ -131,7 +131,9 @@ impl Rope {
     /// Appends all data of `body`, up to the rope's [limit](Rope::set_limit); returns the trailers.
     ///
     /// A rope in a pool copies the data into its pages, so the pool's capacity bounds all bodies together, and the
-    /// [view](Rope::finalize) is borrowed or mapped. A body of up to 4 KiB that comes in one piece takes no page: it
+    /// [view](Rope::finalize) is borrowed or mapped. A body that announces its length (up to 32 MiB) begins where the pool
+    /// has so many free pages in one run, if there is such a place, but allocates them only as they are filled. A body of
+    /// up to 4 KiB that comes in one piece takes no page: it
     /// becomes a heap block of its own size. A rope on the heap keeps the data without a copy, except for pieces so short
     /// that a segment costs more.
     ///
@@ -179,7 +181,7 @@ impl Rope {
         while let Some(frame) = poll_fn(|context| body.as_mut().poll_frame(context)).await {
             self.wait_for_spill().await;
             match frame.map_err(BodyError::Body)?.into_data() {
-                Ok(data) => self.take_data(data, body.is_end_stream()).map_err(BodyError::Rope)?,
+                Ok(data) => self.take_data(data, &*body).map_err(BodyError::Rope)?,
                 Err(frame) => trailers = frame.into_trailers().ok(),
             }
         }
@@ -235,7 +237,7 @@ impl Rope {
                 break;
             };
             if let Ok(data) = frame.map_err(BodyError::Body)?.into_data() {
-                self.take_data(data, body.is_end_stream()).map_err(BodyError::Rope)?;
+                self.take_data(data, &*body).map_err(BodyError::Rope)?;
             }
         }
         Ok(self.len() - before)
@@ -250,7 +252,9 @@ impl Rope {
         Ok(())
     }
 
-    fn take_data(&mut self, mut data: impl Buf, all: bool) -> io::Result<()> {
+    /// Copies `data`, which `body` has just yielded.
+    fn take_data<B: Body>(&mut self, mut data: B::Data, body: &B) -> io::Result<()> {
+        let all = body.is_end_stream();
         while data.has_remaining() {
             let len = data.remaining().min(self.allowed());
             if len == 0 {
@@ -264,6 +268,10 @@ impl Rope {
                 let piece = data.copy_to_bytes(len);
                 self.push(self.own(piece[..].into()));
             } else {
+                if self.is_empty() && !self.has_tail() {
+                    let rest = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+                    self.begin_where_fits(len, len.saturating_add(rest))?;
+                }
                 let copied = self.write(data.chunk())?;
                 data.advance(copied);
             }

@@ -257,6 +257,16 @@ impl Rope {
         Ok(())
     }
 
+    /// Gives an empty rope a tail for `want` bytes, at a place where `whole` bytes fit behind each other. The others are
+    /// not allocated: a peer that announces much and sends little takes nothing from the pool's capacity.
+    #[cfg(feature = "http-body")]
+    pub(crate) fn begin_where_fits(&mut self, want: usize, whole: usize) -> io::Result<()> {
+        let fresh = self.memory.allocate(self.generous(want), whole)?;
+        let fresh = self.memory.commit(fresh, want.min(MAX_COMMIT))?;
+        self.replace_tail(fresh);
+        Ok(())
+    }
+
     /// Gives up to `want` bytes behind the tail's memory in the memfd, without touching it; returns how many.
     pub(super) fn commit_unmapped(&mut self, want: usize) -> Option<usize> {
         let held = self.len();
