@@ -367,6 +367,39 @@ mod http_body {
         assert_eq!(rope.finalize().unwrap().copied_bytes(), 0);
     }
 
+    /// A body that says it has at least so many bytes.
+    struct Announces(u64, Frames);
+
+    impl Body for Announces {
+        type Data = Bytes;
+        type Error = &'static str;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
+            Pin::new(&mut self.1).poll_frame(context)
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            let mut hint = SizeHint::new();
+            hint.set_lower(self.0);
+            hint
+        }
+    }
+
+    #[test]
+    fn a_body_may_announce_anything_and_takes_what_it_sends() {
+        for announced in [0, 1, 4097, 1 << 20, (32 << 20) + 1, 1 << 32, u64::MAX - 1, u64::MAX] {
+            let pool = Pool::options().capacity(128 << 10).create().unwrap();
+            let mut rope = Rope::in_pool(&pool);
+            now(rope.receive_body(Announces(announced, Frames::of(&[&LONG, b"short"])))).unwrap();
+            assert_eq!(rope.len(), LONG.len() + 5, "{announced}");
+            assert!(pool.stats().in_use <= 128 << 10, "{announced}");
+            assert_eq!(rope.finalize().unwrap().copied_bytes(), 0, "{announced}");
+        }
+    }
+
     /// Ropes that do not know how long they will be begin 512 KiB apart, and meet.
     #[test]
     fn bodies_of_announced_length_that_come_in_turns_are_contiguous() {
