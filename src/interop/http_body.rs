@@ -131,11 +131,10 @@ impl Rope {
     /// Appends all data of `body`, up to the rope's [limit](Rope::set_limit); returns the trailers.
     ///
     /// A rope in a pool copies the data into its pages, so the pool's capacity bounds all bodies together, and the
-    /// [view](Rope::finalize) is borrowed or mapped. A body that announces its length (up to 32 MiB) begins where the pool
-    /// has so many free pages in one run, if there is such a place, but allocates them only as they are filled. A body of
-    /// up to 4 KiB that comes in one piece takes no page: it
-    /// becomes a heap block of its own size. A rope on the heap keeps the data without a copy, except for pieces so short
-    /// that a segment costs more.
+    /// [view](Rope::finalize) is borrowed or mapped. A body that announces its length begins where the pool has so many
+    /// free pages in one run, at most 32 MiB, if it has; they are allocated only as they are filled. A body of up to 4 KiB
+    /// that comes in one piece takes no page: it becomes a heap block of its own size. A rope on the heap keeps the data
+    /// without a copy, except for pieces so short that a segment costs more.
     ///
     /// # Errors
     ///

@@ -257,8 +257,8 @@ impl Rope {
         Ok(())
     }
 
-    /// Gives an empty rope a tail for `want` bytes, at a place where `whole` bytes fit behind each other. The others are
-    /// not allocated: a peer that announces much and sends little takes nothing from the pool's capacity.
+    /// Gives an empty rope a tail for `want` bytes, where `whole` bytes would fit in one run. The rest is not allocated: a
+    /// peer that announces much and sends little takes no more of the pool's capacity.
     #[cfg(feature = "http-body")]
     pub(crate) fn begin_where_fits(&mut self, want: usize, whole: usize) -> io::Result<()> {
         let fresh = self.memory.allocate(self.generous(want), whole)?;
