@@ -6,23 +6,28 @@ mod seccomp;
 #[allow(dead_code)] // some of it is for other tests
 mod support;
 
-use std::fs;
+use std::fs::{self, File};
+use std::hint::black_box;
 use std::io::{self, ErrorKind, IoSlice, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::ptr;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use ropewalk::{Backing, Pool, Rope};
+use nix::sys::stat::Mode;
+use nix::unistd::{mkfifo, pipe2};
+use ropewalk::{Backing, Pool, Rope, Sealed};
 use seccomp::forbid;
-use support::{in_child, pair, pattern, receive, received};
+use support::{in_child, pair, pattern, receive, receive_all, received};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -83,7 +88,7 @@ fn consists_of(rope: &Rope, payload: &[u8]) -> bool {
 fn address_space_makes_the_arena_smaller() {
     in_child("address_space_makes_the_arena_smaller", || {
         limit(Resource::RLIMIT_AS, address_space() + 200 * MIB as u64);
-        let pool = pool(1 << 38);
+        let pool = pool(1 << 30);
         let stats = pool.stats();
         assert!(stats.reduced && stats.capacity >= 64 << 20 && stats.capacity <= 200 << 20, "{stats:?}");
         let backing = if cfg!(ropewalk_portable) { Backing::Anonymous } else { Backing::Memfd };
@@ -175,6 +180,95 @@ fn descriptors_for_which_there_is_no_room_are_reported() {
     });
 }
 
+/// No descriptor is left, or one where two are needed. Each call that opens one fails and leaves nothing behind, and
+/// succeeds once there are some.
+#[test]
+#[cfg_attr(ropewalk_portable, ignore = "needs memfds and spill files")]
+fn without_descriptors_each_call_is_an_error_that_loses_nothing() {
+    in_child("without_descriptors_each_call_is_an_error_that_loses_nothing", || {
+        let directory = tempfile::tempdir().unwrap();
+        let names = || fs::read_dir(directory.path()).unwrap().count();
+        let open = || fs::read_dir("/proc/self/fd").unwrap().count();
+        let payload = pattern(11, 3 * MIB);
+        let pool = pool(32 * MIB);
+        let view = received(&pool, &payload).finalize().unwrap();
+        let path = directory.path().join("payload");
+        let source = tempfile::tempfile().unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&source, &payload, 0).unwrap();
+        let mut spliced = Rope::for_handover().unwrap();
+        receive_all(&mut spliced, &payload);
+        let (mut peer, socket) = pair();
+        let (packets, writer) = pipe2(OFlag::O_DIRECT | OFlag::O_CLOEXEC).unwrap();
+        let mut writer = File::from(writer);
+        writer.write_all(&payload[..3000]).unwrap();
+        let before = open();
+        for spare in [0, 1] {
+            peer.write_all(&payload[..30_000]).unwrap();
+            let next = File::open("/dev/null").unwrap().as_raw_fd() as u64;
+            limit(Resource::RLIMIT_NOFILE, next + spare);
+            let refused = |error: io::Error| {
+                assert!(error.to_string().contains("os error 24"), "{error}");
+            };
+            let mut rope = Rope::new();
+            rope.set_limit(2999);
+            refused(rope.readv_from(&packets).unwrap_err());
+            assert!(rope.is_empty());
+            let len = spliced.len();
+            let count = spliced.splice_from(&socket).unwrap();
+            assert!(count > 0 && spliced.slice(len..) == payload[..count]);
+            if spare == 0 {
+                refused(Pool::options().spill(directory.path(), 64 << 20).create().unwrap_err());
+                refused(Rope::for_file(directory.path(), 64 << 20).unwrap_err());
+                refused(view.persist(&path).unwrap_err());
+                refused(Sealed::copy_of(&payload).unwrap_err());
+                refused(Sealed::copy_of_file(&source, payload.len()).unwrap_err());
+                let error = view.clone().seal().unwrap_err();
+                assert!(*error.into_view() == payload[..]);
+            }
+            // What needs none.
+            for options in [Pool::options(), Pool::options().background(true)] {
+                let mut rope = Rope::in_pool(&options.capacity(8 << 20).create().unwrap());
+                rope.extend_from_slice(&payload);
+                assert!(*rope.finalize().unwrap() == payload[..]);
+            }
+            limit(Resource::RLIMIT_NOFILE, 1024);
+            assert_eq!((open(), names()), (before, 0));
+        }
+        let mut rope = Rope::new();
+        rope.set_limit(3000);
+        assert_eq!(rope.readv_from(&packets).unwrap(), 3000);
+        assert!(rope == payload[..3000] && *view == payload[..]);
+        view.persist(&path).unwrap();
+        assert!(fs::read(&path).unwrap() == payload);
+        assert!(*Sealed::copy_of_file(&source, payload.len()).unwrap() == payload);
+        let mut rope = Rope::for_file(directory.path(), 64 << 20).unwrap();
+        receive_all(&mut rope, &payload);
+        assert!(rope == payload);
+    });
+}
+
+/// A FIFO that never had a writer, which only a copy of its content tells, and a rope at its limit.
+#[test]
+#[cfg_attr(ropewalk_portable, ignore = "needs tee")]
+fn without_descriptors_the_end_of_a_fifo_is_not_waited_for() {
+    in_child("without_descriptors_the_end_of_a_fifo_is_not_waited_for", || {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("fifo");
+        mkfifo(&path, Mode::S_IRWXU).unwrap();
+        let fifo = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
+        for waits in [false, true] {
+            fcntl(&fifo, FcntlArg::F_SETFL(if waits { OFlag::empty() } else { OFlag::O_NONBLOCK })).unwrap();
+            let mut rope = Rope::from("full");
+            rope.set_limit(4);
+            limit(Resource::RLIMIT_NOFILE, fifo.as_raw_fd() as u64 + 1);
+            assert_eq!(rope.readv_from(&fifo).unwrap_err().raw_os_error(), Some(libc::EMFILE));
+            limit(Resource::RLIMIT_NOFILE, 1024);
+            assert_eq!(rope.readv_from(&fifo).unwrap(), 0);
+            assert_eq!(rope, b"full");
+        }
+    });
+}
+
 #[test]
 #[cfg_attr(ropewalk_portable, ignore = "needs a memfd")]
 fn a_file_size_limit_makes_the_arena_smaller() {
@@ -204,14 +298,17 @@ fn a_file_size_limit_of_nothing_makes_the_arena_anonymous() {
 #[cfg_attr(ropewalk_portable, ignore = "asks for no memory")]
 fn a_memory_cgroup_refuses_before_it_kills() {
     in_child("a_memory_cgroup_refuses_before_it_kills", || {
-        let Some(group) = Group::enter(96 * MIB) else {
-            return println!("skipped: no memory cgroup may be made here");
-        };
-        let pool = Pool::new().unwrap();
-        assert_eq!(pool.stats().capacity, 96 << 20);
-        refuses_and_goes_on(&pool, &group.0.display().to_string());
-        let large = self::pool(512 * MIB);
-        refuses_and_goes_on(&large, &group.0.display().to_string());
+        for name in Group::limits() {
+            let Some(group) = Group::enter(name, 64 * MIB) else {
+                return println!("skipped: no memory cgroup may be made here");
+            };
+            let pool = Pool::new().unwrap();
+            assert_eq!(pool.stats().capacity, 64 << 20, "{name}");
+            refuses_and_goes_on(&pool, &group.0.display().to_string());
+            let large = self::pool(512 * MIB);
+            refuses_and_goes_on(&large, &group.0.display().to_string());
+            group.has_killed_nothing();
+        }
     });
 }
 
@@ -220,20 +317,23 @@ fn a_memory_cgroup_refuses_before_it_kills() {
 #[cfg_attr(ropewalk_portable, ignore = "asks for no memory")]
 fn a_limit_that_comes_down_is_noticed() {
     in_child("a_limit_that_comes_down_is_noticed", || {
-        let Some(group) = Group::enter(1024 * MIB) else {
-            return println!("skipped: no memory cgroup may be made here");
-        };
-        let pool = pool(512 * MIB);
-        let other = self::pool(32 * MIB);
-        let held = received(&other, &pattern(6, 16 * MIB));
-        group.limit(64 * MIB).unwrap();
-        refuses_and_goes_on(&pool, &group.0.display().to_string());
-        assert!(held == pattern(6, 16 * MIB));
-        // More is allowed again.
-        group.limit(1024 * MIB).unwrap();
-        let more = received(&pool, &pattern(7, 80 * MIB));
-        assert!(pool.stats().in_use >= 80 << 20);
-        drop((held, more));
+        for name in Group::limits() {
+            let Some(group) = Group::enter(name, 1024 * MIB) else {
+                return println!("skipped: no memory cgroup may be made here");
+            };
+            let pool = pool(512 * MIB);
+            let other = self::pool(32 * MIB);
+            let held = received(&other, &pattern(6, 16 * MIB));
+            group.limit(name, 64 * MIB).unwrap();
+            refuses_and_goes_on(&pool, &group.0.display().to_string());
+            assert!(held == pattern(6, 16 * MIB));
+            // More is allowed again.
+            group.limit(name, 1024 * MIB).unwrap();
+            let more = received(&pool, &pattern(7, 80 * MIB));
+            assert!(pool.stats().in_use >= 80 << 20);
+            drop((held, more));
+            group.has_killed_nothing();
+        }
     });
 }
 
@@ -241,14 +341,183 @@ fn a_limit_that_comes_down_is_noticed() {
 #[cfg_attr(ropewalk_portable, ignore = "asks for no memory")]
 fn a_limit_that_comes_later_is_noticed() {
     in_child("a_limit_that_comes_later_is_noticed", || {
-        let pool = pool(512 * MIB);
-        drop(received(&pool, &pattern(6, MIB)));
-        pool.trim().unwrap();
-        // What was charged elsewhere stays there.
-        let Some(group) = Group::enter(64 * MIB) else {
+        for name in Group::limits() {
+            let pool = pool(512 * MIB);
+            drop(received(&pool, &pattern(6, MIB)));
+            pool.trim().unwrap();
+            // What was charged elsewhere stays there.
+            let Some(group) = Group::enter(name, 64 * MIB) else {
+                return println!("skipped: no memory cgroup may be made here");
+            };
+            refuses_and_goes_on(&pool, &group.0.display().to_string());
+            group.has_killed_nothing();
+        }
+    });
+}
+
+/// It has the name of one that was removed, whose open files cannot be read any more.
+#[test]
+#[cfg_attr(ropewalk_portable, ignore = "asks for no memory")]
+fn a_group_that_is_made_again_is_noticed() {
+    in_child("a_group_that_is_made_again_is_noticed", || {
+        for bytes in [64 * MIB, 96 * MIB] {
+            let Some(group) = Group::enter(Group::limits()[0], bytes) else {
+                return println!("skipped: no memory cgroup may be made here");
+            };
+            let pool = Pool::new().unwrap();
+            assert_eq!(pool.stats().capacity, bytes as u64);
+            refuses_and_goes_on(&self::pool(512 * MIB), &group.0.display().to_string());
+        }
+    });
+}
+
+#[test]
+#[cfg_attr(ropewalk_portable, ignore = "asks for no memory")]
+fn the_limit_of_a_group_above_counts() {
+    in_child("the_limit_of_a_group_above_counts", || {
+        for name in Group::limits() {
+            let Some((above, group)) = Group::enter_nested(name, 64 * MIB) else {
+                return println!("skipped: no memory cgroups may be made here");
+            };
+            assert_eq!(Pool::new().unwrap().stats().capacity, 64 << 20, "{name}");
+            let pool = pool(512 * MIB);
+            refuses_and_goes_on(&pool, &above.0.display().to_string());
+            // The lower of the two is the one that counts.
+            group.limit(name, 32 * MIB).unwrap();
+            refuses_and_goes_on(&pool, &group.0.display().to_string());
+            group.has_killed_nothing();
+            above.has_killed_nothing();
+        }
+    });
+}
+
+/// Beyond `memory.high` each page that is charged makes the process wait, so a pool stays below. Once it is beyond, as here
+/// where the limit has come down, what it holds can be read and sent, and given back.
+#[test]
+#[cfg_attr(ropewalk_portable, ignore = "asks for no memory")]
+fn a_limit_below_what_is_held_refuses_until_enough_is_given_back() {
+    in_child("a_limit_below_what_is_held_refuses_until_enough_is_given_back", || {
+        let Some(name) = Group::limits().iter().find(|&&name| name == "memory.high") else {
+            return println!("skipped: the memory controller is not of version 2");
+        };
+        let Some(group) = Group::enter(name, 1024 * MIB) else {
             return println!("skipped: no memory cgroup may be made here");
         };
-        refuses_and_goes_on(&pool, &group.0.display().to_string());
+        let payload = pattern(3, 16 * MIB);
+        let pool = pool(512 * MIB);
+        let mut held = received(&pool, &[&payload[..]; 4].concat());
+        let mut other = Rope::in_pool(&pool);
+        group.limit(name, 48 * MIB).unwrap();
+        let (_, error) = receive(&mut other, &payload);
+        let error = error.expect("more is held than allowed");
+        assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+        assert!(error.to_string().contains(&group.0.display().to_string()), "{error}");
+        assert!(consists_of(&held, &payload));
+        held.advance(3 * payload.len());
+        pool.trim().unwrap();
+        drop(other);
+        assert!(received(&pool, &payload[..4 * MIB]) == payload[..4 * MIB]);
+        assert!(held == payload);
+        group.has_killed_nothing();
+    });
+}
+
+/// As the kernel reports it, where nobody names another file in the environment.
+#[test]
+#[cfg_attr(ropewalk_portable, ignore = "is not notified")]
+fn pressure_in_its_own_group_takes_idle_pages() {
+    in_child("pressure_in_its_own_group_takes_idle_pages", || {
+        let group = Group::enter("memory.high", 1024 * MIB);
+        let Some(group) = group.filter(|group| fs::read(group.0.join("memory.pressure")).is_ok()) else {
+            return println!("skipped: no group may be made here of which the kernel reports pressure");
+        };
+        let pool = Pool::options().decay(Duration::from_secs(3600)).background(true).create().unwrap();
+        drop(received(&pool, &pattern(1, 32 * MIB)));
+        assert!(pool.stats().warm > 24 << 20, "{:?}", pool.stats());
+        group.limit("memory.high", 16 * MIB).unwrap();
+        let begun = Instant::now();
+        while pool.stats().warm > 0 {
+            assert!(begun.elapsed() < Duration::from_secs(120), "{:?}", pool.stats());
+            // Each page that is charged beyond the limit makes this thread wait, which the kernel reports.
+            drop(black_box(vec![1_u8; MIB]));
+        }
+        println!("given back after {:?}", begun.elapsed());
+        group.has_killed_nothing();
+    });
+}
+
+/// It was larger than memory, so a copy of it would not fit either.
+#[test]
+#[cfg_attr(ropewalk_portable, ignore = "needs spill files")]
+fn a_spilled_payload_that_cannot_be_mapped_is_not_copied_beyond_the_memory() {
+    in_child("a_spilled_payload_that_cannot_be_mapped_is_not_copied_beyond_the_memory", || {
+        const BYTES: usize = 200 * MIB;
+        let Some(group) = Group::enter(Group::limits()[0], 128 * MIB) else {
+            return println!("skipped: no memory cgroup may be made here");
+        };
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let options = Pool::options().capacity(8 << 20).spill(directory.path(), 4 * BYTES as u64);
+        let pool = options.create().unwrap();
+        // Two that grow in turns, so that neither is contiguous.
+        let (mut rope, mut other) = (Rope::in_pool(&pool), Rope::in_pool(&pool));
+        let zeros = File::open("/dev/zero").unwrap();
+        while rope.len() < BYTES {
+            let count = rope.readv_up_to(&zeros, BYTES - rope.len()).unwrap();
+            other.readv_up_to(&zeros, count).unwrap();
+        }
+        let maps = use_up_maps();
+        let error = rope.finalize().unwrap_err();
+        assert!(error.to_string().contains("would use up the memory of"), "{error}");
+        drop(maps);
+        let view = error.into_rope().finalize().unwrap();
+        // How long the runs are depends on the disk's speed, and short ones are copied.
+        assert!(view.len() == BYTES && view.copied_bytes() < BYTES / 16, "{view:?}");
+        group.has_killed_nothing();
+    });
+}
+
+/// Files on a tmpfs are memory of the group too, which kills where it has no more.
+#[test]
+#[cfg_attr(ropewalk_portable, ignore = "needs spill files")]
+fn files_in_memory_are_refused_before_a_kill() {
+    in_child("files_in_memory_are_refused_before_a_kill", || {
+        const BYTES: usize = 64 * MIB;
+        let memory = Path::new("/dev/shm");
+        let kind = nix::sys::statfs::statfs(memory).map(|found| found.filesystem_type());
+        if kind != Ok(nix::sys::statfs::TMPFS_MAGIC) {
+            return println!("skipped: no tmpfs at {}", memory.display());
+        }
+        let large = received(&pool(128 * MIB), &pattern(15, BYTES)).finalize().unwrap();
+        let Some(group) = Group::enter(Group::limits()[0], 64 * MIB) else {
+            return println!("skipped: no memory cgroup may be made here");
+        };
+        let directory = tempfile::tempdir_in(memory).unwrap();
+        let zeros = File::open("/dev/zero").unwrap();
+        let options = Pool::options().capacity(8 << 20).spill(directory.path(), 4 * BYTES as u64);
+        let spilling = options.create().unwrap();
+        for mut rope in
+            [Rope::in_pool(&spilling), Rope::for_file(directory.path(), 4 * BYTES as u64).unwrap()]
+        {
+            let refused = loop {
+                match rope.readv_up_to(&zeros, BYTES) {
+                    Ok(count) => assert!(count > 0 && rope.len() < BYTES, "{} bytes", rope.len()),
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!(refused.kind(), ErrorKind::OutOfMemory, "{refused}");
+            assert!(refused.to_string().contains("would use up the memory of"), "{refused}");
+            assert!(rope.len() > 8 * MIB, "{} bytes", rope.len());
+            let pool = rope.pool().unwrap().clone();
+            drop(rope);
+            pool.trim().unwrap();
+        }
+        let path = directory.path().join("name");
+        let refused = large.persist(&path).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::OutOfMemory, "{refused}");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        large.slice(..16 * MIB).persist(&path).unwrap();
+        assert!(fs::read(&path).unwrap() == large[..16 * MIB]);
+        group.has_killed_nothing();
     });
 }
 
@@ -256,28 +525,65 @@ fn a_limit_that_comes_later_is_noticed() {
 struct Group(PathBuf);
 
 impl Group {
-    /// With a limit of so many bytes; `None` where that is not allowed.
-    fn enter(bytes: usize) -> Option<Group> {
-        let id = process::id();
+    /// Where the memory controller is, of version 1 or 2.
+    fn root() -> &'static Path {
         let (v1, v2) = (Path::new("/sys/fs/cgroup/memory"), Path::new("/sys/fs/cgroup"));
-        let root = if v1.join("memory.limit_in_bytes").exists() { v1 } else { v2 };
-        let group = Group(root.join(format!("ropewalk-test-{id}")));
-        fs::create_dir(&group.0).ok()?;
-        group.limit(bytes).ok()?;
-        fs::write(group.0.join("cgroup.procs"), id.to_string()).ok()?;
+        if v1.join("memory.limit_in_bytes").exists() { v1 } else { v2 }
+    }
+
+    /// The files of a group that limit its memory.
+    fn limits() -> &'static [&'static str] {
+        if Group::root().ends_with("memory") {
+            &["memory.limit_in_bytes"]
+        } else {
+            &["memory.max", "memory.high"]
+        }
+    }
+
+    /// With a limit of so many bytes, in the file `name`; `None` where that is not allowed.
+    fn enter(name: &str, bytes: usize) -> Option<Group> {
+        let group = Group::create(Group::root())?;
+        group.limit(name, bytes).and_then(|()| group.join()).ok()?;
         Some(group)
     }
 
-    fn limit(&self, bytes: usize) -> io::Result<()> {
-        let (v1, v2) = (self.0.join("memory.limit_in_bytes"), self.0.join("memory.max"));
-        fs::write(if v1.exists() { v1 } else { v2 }, bytes.to_string())
+    /// A group with a limit and, within it, one without, which this process enters.
+    fn enter_nested(name: &str, bytes: usize) -> Option<(Group, Group)> {
+        let above = Group::create(Group::root())?;
+        above.limit(name, bytes).ok()?;
+        // In version 1 there is no such file.
+        let _ = fs::write(above.0.join("cgroup.subtree_control"), "+memory");
+        let group = Group::create(&above.0)?;
+        group.join().ok()?;
+        group.0.join(name).exists().then_some((above, group))
+    }
+
+    fn create(directory: &Path) -> Option<Group> {
+        let group = Group(directory.join(format!("ropewalk-test-{}", process::id())));
+        fs::create_dir(&group.0).ok()?;
+        Some(group)
+    }
+
+    fn limit(&self, name: &str, bytes: usize) -> io::Result<()> {
+        fs::write(self.0.join(name), bytes.to_string())
+    }
+
+    fn join(&self) -> io::Result<()> {
+        fs::write(self.0.join("cgroup.procs"), process::id().to_string())
+    }
+
+    /// No process of it: this one would be the next.
+    fn has_killed_nothing(&self) {
+        let events =
+            ["memory.events", "memory.oom_control"].map(|name| fs::read_to_string(self.0.join(name)));
+        let events = events.into_iter().find_map(Result::ok).expect("one of the two versions");
+        assert!(events.lines().any(|line| line == "oom_kill 0"), "{events}");
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        let root = self.0.parent().expect("made below one");
-        let _ = fs::write(root.join("cgroup.procs"), process::id().to_string());
+        let _ = fs::write(Group::root().join("cgroup.procs"), process::id().to_string());
         let _ = fs::remove_dir(&self.0);
     }
 }
@@ -297,6 +603,68 @@ fn without_maps_a_view_is_copied() {
         let view = other.finalize().unwrap();
         assert!(*view == payload[..]);
         assert!(view.num_maps() > 4 && view.copied_bytes() < payload.len() / 4, "{view:?}");
+    });
+}
+
+/// Every other call that maps something.
+#[test]
+#[cfg_attr(ropewalk_portable, ignore = "needs memfds and spill files")]
+fn without_maps_each_call_is_an_error_that_loses_nothing() {
+    in_child("without_maps_each_call_is_an_error_that_loses_nothing", || {
+        let directory = tempfile::tempdir().unwrap();
+        let payload = pattern(12, 6 * MIB);
+        let source = tempfile::tempfile().unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&source, &payload, 0).unwrap();
+        let (here, there) = pair();
+        let spilling =
+            Pool::options().capacity(MIB as u64).spill(directory.path(), 64 << 20).create().unwrap();
+        let mut spilled = received(&spilling, &payload[..4 * MIB]);
+        let pool = pool(32 * MIB);
+        let view = received(&pool, &payload).finalize().unwrap();
+        let mut handed = Rope::for_handover().unwrap();
+        receive_all(&mut handed, &payload);
+        let handed = handed.finalize().unwrap();
+        let sealed = Sealed::copy_of(&payload).unwrap();
+        sealed.send(&here).unwrap();
+        let mut pushed = Vec::with_capacity(10); // once the maps are used up, musl cannot allocate it
+        let maps = use_up_maps();
+        let refused = |error: io::Error| assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
+        let push = |rope: &mut Rope| rope.push_file(source.try_clone().unwrap(), 0..payload.len() as u64);
+        let mut rope = Rope::from("before");
+        while push(&mut rope).is_ok() {
+            assert!(pushed.len() < 10);
+            pushed.push(rope.split_off(6));
+        }
+        for _ in 0..2 {
+            refused(push(&mut rope).unwrap_err());
+            refused(Sealed::receive(&there).unwrap_err());
+            refused(Sealed::copy_of_file(&source, payload.len()).unwrap_err());
+            refused(Pool::options().capacity(64 << 20).create().unwrap_err());
+            refused(Rope::for_file(directory.path(), 64 << 20).unwrap_err());
+        }
+        assert_eq!(rope, b"before");
+        // Full pages whose addresses cannot show the file stay in memory, and the rope gets as far as that has room.
+        receive_all(&mut spilled, &payload[4 * MIB..]);
+        let slice = view.slice(MIB..2 * MIB);
+        assert!(*slice == payload[MIB..2 * MIB]);
+        drop(slice);
+        let handed = match handed.seal() {
+            Ok(sealed) => {
+                assert!(*sealed == payload[..]);
+                None
+            }
+            Err(error) => Some(error.into_view()),
+        };
+        drop((maps, pushed));
+        assert!(spilled == payload);
+        assert!(*spilled.finalize().unwrap() == payload[..]);
+        assert!(*view == payload[..] && handed.is_none_or(|view| *view == payload[..]));
+        assert!(*Sealed::receive(&there).unwrap() == payload[..]);
+        push(&mut rope).unwrap();
+        assert!(rope.slice(6..) == payload);
+        spilling.trim().unwrap();
+        drop(view);
+        assert_eq!(pool.stats().in_use, 0);
     });
 }
 
@@ -439,6 +807,7 @@ fn a_kernel_without_populate_commits_by_fallocate() {
 
 #[test]
 #[cfg_attr(ropewalk_portable, ignore = "needs a memfd")]
+#[cfg_attr(target_pointer_width = "32", ignore = "forbids a call by its number with 64 bits")]
 fn an_arena_that_may_not_be_shared_is_anonymous() {
     in_child("an_arena_that_may_not_be_shared_is_anonymous", || {
         forbid(libc::SYS_mmap, Some((3, libc::MAP_SHARED as u32)), libc::ENOMEM);
@@ -475,6 +844,7 @@ fn without_memory_for_cold_pages(errno: i32) {
     assert!(pool.stats().warm >= MIB as u64 / 2);
     forbid(libc::SYS_pwrite64, None, errno);
     forbid(libc::SYS_madvise, Some((2, libc::MADV_POPULATE_WRITE as u32)), errno);
+    forbid(libc::SYS_fallocate, Some((1, 0)), errno); // before Linux 5.14
     let mut rope = Rope::in_pool(&pool);
     let (got, error) = receive(&mut rope, &payload);
     let error = error.expect("there is not so much warm memory");
@@ -578,5 +948,46 @@ fn a_copy_beside_a_short_segment_ends_though_the_pool_is_full() {
         }
         assert_eq!(pool.stats().fallbacks, 6);
         drop(full);
+    });
+}
+
+#[test]
+fn a_copy_for_which_there_is_no_memory_is_an_error_and_changes_nothing() {
+    in_child("a_copy_for_which_there_is_no_memory_is_an_error_and_changes_nothing", || {
+        let payload = vec![7; 256 * MIB];
+        for held in [0, 5, MIB] {
+            let mut rope = Rope::in_pool(&pool(2 * MIB));
+            rope.try_extend_from_slice(&payload[..held]).unwrap();
+            limit(Resource::RLIMIT_AS, address_space() + 16 * MIB as u64);
+            let error = rope.try_extend_from_slice(&payload).unwrap_err();
+            limit(Resource::RLIMIT_AS, libc::RLIM_INFINITY);
+            assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+            assert!(rope == payload[..held], "{held} bytes became {}", rope.len());
+            rope.try_extend_from_slice(&payload[held..held + 100]).unwrap();
+            assert!(rope == payload[..held + 100]);
+        }
+    });
+}
+
+#[test]
+fn a_table_of_segments_for_which_there_is_no_memory_is_an_error() {
+    in_child("a_table_of_segments_for_which_there_is_no_memory_is_an_error", || {
+        let mut rope = Rope::new();
+        limit(Resource::RLIMIT_AS, address_space() + 64 * MIB as u64);
+        let error = loop {
+            if let Err(error) = rope.reserve_segments(1) {
+                break error;
+            }
+            rope.push("x");
+        };
+        assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+        assert!(error.to_string().contains(&format!("a table of {} and 1 segments", rope.len())), "{error}");
+        assert!(rope.len() > 100_000);
+        let error = rope.reserve_segments(usize::MAX).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+        rope.advance(rope.len() - 1);
+        rope.reserve_segments(1).unwrap();
+        rope.push("y");
+        assert_eq!(rope, b"xy");
     });
 }

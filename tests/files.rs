@@ -6,13 +6,16 @@ mod support;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, symlink};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::thread;
 
+use nix::fcntl::OFlag;
+use nix::libc;
+use nix::sys::stat::Mode;
 use ropewalk::{Cursor, Pool, Rope};
-use support::{in_child, pattern, received};
+use support::{in_child, pattern, receive_all, received};
 
 const MIB: usize = 1 << 20;
 
@@ -165,6 +168,49 @@ fn what_is_no_range_of_a_file_is_refused() {
     assert_eq!(rope.num_segments(), 1);
 }
 
+/// Files that a caller may have been given by somebody else.
+#[test]
+fn a_path_and_files_of_proc_are_no_files_with_bytes() {
+    let directory = tempfile::tempdir().unwrap();
+    let bytes = pattern(1, 3 * 4096 + 5);
+    let file = file(directory.path(), &bytes);
+    let mut rope = Rope::from("kept");
+    // Not by `OpenOptions`: under musl `O_PATH` is a part of `O_ACCMODE`, which it removes.
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    let as_path = nix::fcntl::open(&directory.path().join("file"), flags, Mode::empty()).unwrap();
+    assert_eq!(rope.push_file(as_path.into(), 0..10).unwrap_err().raw_os_error(), Some(libc::EBADF));
+    // A length of 0, whatever can be read.
+    let of_proc = || File::open("/proc/self/status").unwrap();
+    assert_eq!(rope.push_file(of_proc(), 0..1).unwrap_err().kind(), ErrorKind::InvalidInput);
+    rope.push_file(of_proc(), 0..0).unwrap();
+    // A length of a page, and a map of none.
+    if let Ok(of_sys) = File::open("/sys/kernel/mm/transparent_hugepage/enabled") {
+        assert!(rope.push_file(of_sys, 0..1).is_err());
+    }
+    assert!(rope == b"kept" && rope.num_segments() == 1);
+    // A sparse file as long as there can be: no more than the addresses that there are.
+    let sparse = tempfile::tempfile_in(directory.path()).unwrap();
+    if sparse.set_len(1 << 43).is_ok() {
+        rope.push_file(threads_own(&sparse), (1 << 43) - 3..1 << 43).unwrap();
+        assert!(rope == b"kept\0\0\0");
+        for _ in 0..40 {
+            let _ = rope.push_file(threads_own(&sparse), 0..1 << 43);
+        }
+        assert!(rope.num_segments() < 42 && rope.len() as u64 % (1 << 43) == 7, "{} bytes", rope.len());
+    }
+    // A file that grows: the range stays as it was.
+    let mut grown = Rope::new();
+    grown.push_file(threads_own(&file), 1..bytes.len() as u64).unwrap();
+    file.write_all_at(b"and more", bytes.len() as u64).unwrap();
+    assert!(grown == bytes[1..]);
+    let (mut reader, writer) = UnixStream::pair().unwrap();
+    grown.cursor().write_all_to(&writer).unwrap();
+    drop(writer);
+    let mut sent = Vec::new();
+    reader.read_to_end(&mut sent).unwrap();
+    assert!(sent == bytes[1..]);
+}
+
 #[test]
 fn a_file_that_becomes_shorter_is_an_error_and_no_endless_loop() {
     let directory = tempfile::tempdir().unwrap();
@@ -294,6 +340,64 @@ fn a_view_becomes_a_file_of_its_name_or_none() {
 }
 
 #[test]
+fn a_name_that_cannot_be_had_is_an_error_and_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::write(at("file"), b"there").unwrap();
+    fs::create_dir(at("directory")).unwrap();
+    symlink(at("nowhere"), at("dangling")).unwrap();
+    symlink(at("file"), at("to file")).unwrap();
+    symlink(at("directory"), at("to directory")).unwrap();
+    symlink(at("loop"), at("loop")).unwrap();
+    let names = || {
+        let entries = fs::read_dir(directory.path()).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = names();
+    let (longest, too_long) = ("x".repeat(255), "x".repeat(256));
+    let expected = [
+        ("file", libc::EEXIST),
+        ("directory", libc::EEXIST),
+        ("dangling", libc::EEXIST),
+        ("to file", libc::EEXIST),
+        ("to directory", libc::EEXIST),
+        ("loop", libc::EEXIST),
+        ("loop/name", libc::ELOOP),
+        ("file/name", libc::ENOTDIR),
+        ("missing/name", libc::ENOENT),
+        ("directory/", libc::EEXIST),
+        ("name/", libc::ENOENT),
+        (".", libc::EEXIST),
+        ("..", libc::EEXIST),
+        (&too_long, libc::ENAMETOOLONG),
+    ];
+    let payload = pattern(8, 100_000);
+    let mut views = vec![Rope::from(payload.clone()).finalize().unwrap()];
+    if cfg!(not(ropewalk_portable)) {
+        let mut rope = Rope::for_file(directory.path(), 1 << 20).unwrap();
+        rope.extend_from_slice(&payload);
+        views.push(rope.finalize().unwrap());
+    }
+    for (case, view) in views.into_iter().enumerate() {
+        for (name, errno) in expected {
+            let error = view.persist(at(name)).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(errno), "{case}, {name}: {error}");
+            assert_eq!(names(), before, "{case}, {name}");
+        }
+        assert_eq!(view.persist("").unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(view.persist(at("nul\0")).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert!(view.persist("/proc/name").is_err() && view.persist("/").is_err());
+        assert!(fs::read(at("file")).unwrap() == b"there");
+        // Nothing of that has spoilt it: it gets a name that can be had.
+        view.persist(at(&longest)).unwrap();
+        assert!(fs::read(at(&longest)).unwrap() == payload && view == payload);
+        fs::remove_file(at(&longest)).unwrap();
+    }
+}
+
+#[test]
 fn a_file_beyond_the_limit_is_an_error_and_no_signal() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     in_child("a_file_beyond_the_limit_is_an_error_and_no_signal", || {
@@ -329,4 +433,90 @@ fn a_cursor_reads_and_seeks_across_files() {
     cursor.set_position(99_998);
     assert_eq!(cursor.read_to_end(&mut sink).unwrap(), 2);
     assert_eq!(sink.len(), 8);
+}
+
+/// Numbers that look random and repeat.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, below: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % below
+    }
+
+    fn range(&mut self, len: usize) -> std::ops::Range<usize> {
+        let (one, other) = (self.below(len + 1), self.below(len + 1));
+        one.min(other)..one.max(other)
+    }
+}
+
+/// Compared with a flat vector, each in every way.
+#[cfg(not(ropewalk_portable))]
+#[test]
+fn memory_files_spilled_and_sealed_bytes_in_one_rope() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut random = Random(11);
+    let bytes = pattern(20, 4 * MIB);
+    let source = file(directory.path(), &bytes);
+    let pool = Pool::options().capacity(MIB as u64).spill(directory.path(), 256 << 20).create().unwrap();
+    for round in 0..24 {
+        let (mut rope, mut flat) = (Rope::in_pool(&pool), Vec::new());
+        for _ in 0..1 + random.below(6) {
+            let len = [10, 5000, 300_000, 2 * MIB][random.below(4)];
+            let part = random.range(len);
+            match random.below(5) {
+                0 => receive_all(&mut rope, &bytes[part.clone()]),
+                1 => rope.push(bytes[part.clone()].to_vec()),
+                2 => {
+                    let range = part.start as u64..part.end as u64;
+                    rope.push_file(source.try_clone().unwrap(), range).unwrap();
+                }
+                3 => rope.push(ropewalk::Sealed::copy_of(&bytes[part.clone()]).unwrap()),
+                _ => rope.append(received(&pool, &bytes[part.clone()])),
+            }
+            flat.extend_from_slice(&bytes[part]);
+        }
+        if round % 3 == 0 {
+            pool.trim().unwrap(); // all of it is written
+        }
+        let kept = rope.clone();
+        let at = random.below(flat.len() + 1);
+        let rest = flat.split_off(at);
+        let mut front = rope.split_to(at);
+        assert!(front == flat && rope == rest, "round {round}");
+        front.append(rope);
+        flat.extend_from_slice(&rest);
+        assert!(front == flat && kept == flat, "round {round}");
+        let part = random.range(flat.len());
+        assert!(kept.slice(part.clone()) == flat[part.clone()], "round {round}");
+        if !flat.is_empty() {
+            let needle = &flat[part.start.min(flat.len() - 1)..][..(flat.len() - part.start).clamp(1, 40)];
+            let found = flat.windows(needle.len()).position(|window| window == needle);
+            assert_eq!(kept.find(needle), found, "round {round}");
+        }
+        let mut read = Vec::new();
+        let mut cursor = kept.cursor();
+        cursor.seek(SeekFrom::Start(part.start as u64)).unwrap();
+        cursor.read_to_end(&mut read).unwrap();
+        assert!(read == flat[part.start..], "round {round}");
+        let (socket, peer) = UnixStream::pair().unwrap();
+        let peer = drain(peer);
+        front.write_all_to(&socket).unwrap();
+        drop(socket);
+        assert!(front.is_empty() && peer.join().unwrap() == flat, "round {round}");
+        let view = kept.finalize().unwrap();
+        let mut copy = vec![0; part.len()];
+        assert_eq!(view.read_at(&mut copy, part.start as u64).unwrap(), part.len());
+        assert!(view == flat && copy == flat[part.clone()], "round {round}: {view:?}");
+        for view in [view.clone(), view.slice(part.clone())] {
+            let path = directory.path().join("name");
+            view.persist(&path).unwrap();
+            assert!(fs::read(&path).unwrap() == view[..], "round {round}");
+            fs::remove_file(&path).unwrap();
+        }
+        let sealed = view.seal().unwrap();
+        assert!(*sealed == flat[..], "round {round}");
+    }
+    pool.trim().unwrap();
+    assert_eq!((pool.stats().in_use, pool.stats().spilled), (0, 0));
 }

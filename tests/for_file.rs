@@ -215,6 +215,58 @@ fn a_limit_on_file_sizes_is_an_error_and_no_signal() {
     });
 }
 
+/// The file, and the same one past the page cache where the file system allows that.
+#[test]
+fn a_rope_of_a_file_takes_two_descriptors() {
+    in_child("a_rope_of_a_file_takes_two_descriptors", || {
+        let directory = tempfile::tempdir().unwrap();
+        let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count();
+        drop(Pool::new().unwrap()); // opens the files of this process's control group
+        let before = descriptors();
+        let ropes = [(); 5].map(|()| received(directory.path(), &pattern(15, 3 * MIB)));
+        let after = descriptors();
+        assert!([5, 10].contains(&(after - before)), "{before} and {after} with {} ropes", ropes.len());
+    });
+}
+
+/// A rope that is refused a page goes on in that page once there is room, so its file has no gap and can get a name.
+#[test]
+fn after_an_error_of_the_disk_the_file_gets_its_name() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    in_child("after_an_error_of_the_disk_the_file_gets_its_name", || {
+        let directory = tempfile::tempdir().unwrap();
+        let payload = pattern(14, 32 * MIB);
+        let mut source = tempfile::tempfile().unwrap();
+        source.write_all(&payload).unwrap();
+        let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
+        for round in 0..20 {
+            let mut rope = Rope::for_file(directory.path(), 1 << 30).unwrap();
+            let limit = (1 + round % 5) * 2 * MIB as u64 + round;
+            setrlimit(Resource::RLIMIT_FSIZE, limit, hard).unwrap();
+            let mut refused = 0;
+            while refused < 5 {
+                match rope.readv_at(&source, rope.len() as u64) {
+                    Ok(count) => assert!(count > 0, "all of it within {limit} bytes"),
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::FileTooLarge, "{error}");
+                        refused += 1;
+                        thread::sleep(Duration::from_millis(2));
+                    }
+                }
+            }
+            setrlimit(Resource::RLIMIT_FSIZE, hard, hard).unwrap();
+            while rope.len() < 16 * MIB {
+                match rope.readv_at(&source, rope.len() as u64) {
+                    Ok(_) => {}
+                    // Of a write before the limit was raised.
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::FileTooLarge, "{error}"),
+                }
+            }
+            persist(&rope.finalize().unwrap(), directory.path(), true);
+        }
+    });
+}
+
 /// The directory of a child process that is killed.
 const DIRECTORY: &str = "ROPEWALK_TEST_DIRECTORY";
 

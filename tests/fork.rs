@@ -20,7 +20,7 @@ use nix::libc;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
-use ropewalk::{Pool, PoolOptions, Room, Rope, View};
+use ropewalk::{Pool, PoolOptions, Room, Rope, RopeCodec, View};
 use support::{in_child, pair, pattern, received};
 
 const MIB: usize = 1 << 20;
@@ -38,6 +38,17 @@ fn in_fork(body: impl FnOnce()) {
             unsafe { libc::_exit(i32::from(done.is_err())) }
         }
     }
+}
+
+/// A short slice of a view is a copy, elsewhere.
+#[test]
+fn a_child_slices_a_view() {
+    let pool = Pool::new().unwrap();
+    let mut rope = Rope::in_pool(&pool);
+    rope.extend_from_slice(&pattern(7, 5000));
+    let view = rope.finalize().unwrap();
+    in_fork(|| assert_eq!((view.slice(..2500).len(), view.clone().slice(10..10).len()), (2500, 0)));
+    assert!(*view == pattern(7, 5000));
 }
 
 /// Everything that a process can have of a pool.
@@ -147,7 +158,9 @@ fn what_needs_the_pool_is_an_error_in_a_child() {
         peer.write_all(&pattern(1, 100_000)).unwrap();
         unsupported(fresh.readv_from(&socket).unwrap_err());
         unsupported(held.growing.readv_from(&socket).unwrap_err());
-        unsupported(held.growing.reserve(MIB).unwrap_err());
+        for more in [1, MIB] {
+            unsupported(held.growing.reserve(more).unwrap_err());
+        }
         unsupported(held.growing.write_all(b"bytes").unwrap_err());
         unsupported(
             Rope::in_room(pool.try_room(0).unwrap_or_else(|_| return_room(&mut held.room)))
@@ -518,8 +531,64 @@ fn sending_and_storing_what_was_inherited_is_an_error() {
         assert_eq!((rope.len(), file.metadata().unwrap().len()), (MIB, 0));
         for view in [&held.borrowed, &held.mapped, &held.moved] {
             assert!(view.persist(directory.path().join("view")).is_err());
+            assert_eq!(view.read_at(&mut [0], 5000).unwrap_err().kind(), ErrorKind::Unsupported);
         }
         assert!(std::fs::read_dir(directory.path()).unwrap().next().is_none());
     });
     held.assert_intact();
+}
+
+/// The header of a frame that has half arrived is not mapped in the child: an error, and nothing is received.
+#[test]
+fn a_frame_that_has_half_arrived_is_an_error_in_a_child() {
+    let codec = RopeCodec::new(4 * MIB);
+    for len in [100, 10_000, 3 * MIB] {
+        let pool = Pool::options().capacity(64 << 20).create().unwrap();
+        let (mut peer, socket) = pair();
+        let payload = pattern(2, len);
+        peer.write_all(&(len as u32).to_be_bytes()).unwrap();
+        peer.write_all(&payload[..50]).unwrap();
+        let mut rope = Rope::in_pool(&pool);
+        assert_eq!(rope.readv_frame(&socket, &codec).unwrap_err().kind(), ErrorKind::WouldBlock);
+        peer.write_all(&payload[50..60]).unwrap();
+        in_fork(|| {
+            assert_eq!(rope.readv_frame(&socket, &codec).unwrap_err().kind(), ErrorKind::Unsupported);
+            assert_eq!(codec.take(&mut rope).unwrap_err().kind(), ErrorKind::Unsupported);
+        });
+        peer.set_nonblocking(false).unwrap();
+        let frame = std::thread::scope(|scope| {
+            scope.spawn(|| peer.write_all(&payload[60..]).unwrap());
+            socket.set_nonblocking(false).unwrap();
+            rope.readv_frame(&socket, &codec).unwrap().unwrap()
+        });
+        assert!(frame == payload);
+    }
+}
+
+/// A short last segment of the pool, of which the next tail would begin with a copy.
+#[test]
+fn a_child_appends_behind_a_short_segment() {
+    let pool = Pool::options().capacity(64 << 20).create().unwrap();
+    let whole = received(&pool, &pattern(7, 300_000));
+    let [tail, last] = [(); 2].map(|()| {
+        let mut rope = Rope::in_pool(&pool);
+        rope.extend_from_slice(b"short");
+        rope
+    });
+    for mut rope in [last, whole.slice(299_990..), whole.slice(..10)] {
+        in_fork(|| {
+            rope.extend_from_slice(b"x");
+            rope.put_slice(&[1; 100_000]);
+            assert!(rope.reserve(MIB).is_err());
+        });
+    }
+    // In a rope of the heap, which has room behind it.
+    in_fork(|| {
+        let mut rope = Rope::new();
+        rope.extend_from_slice(b"z");
+        rope.append(tail);
+        rope.extend_from_slice(b"x");
+        assert_eq!(rope.len(), 7);
+    });
+    assert!(whole == pattern(7, 300_000));
 }

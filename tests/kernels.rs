@@ -43,6 +43,46 @@ fn works(pool: Pool) -> Pool {
     pool
 }
 
+/// A container without `/proc`, from which limits are read and through which files get names.
+#[test]
+#[cfg_attr(ropewalk_portable, ignore = "needs a memfd")]
+fn without_proc_all_of_it_works() {
+    in_child("without_proc_all_of_it_works", || {
+        let private = libc::MS_REC | libc::MS_PRIVATE;
+        // SAFETY: paths that end, and no other memory.
+        let gone = unsafe {
+            libc::unshare(libc::CLONE_NEWNS) == 0
+                && libc::mount(c"none".as_ptr(), c"/".as_ptr(), std::ptr::null(), private, std::ptr::null())
+                    == 0
+                && libc::umount2(c"/proc".as_ptr(), libc::MNT_DETACH) == 0
+        };
+        if !gone || fs::metadata("/proc/self").is_ok() {
+            return println!("skipped: /proc cannot be unmounted here");
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let pool = works(Pool::options().capacity(64 << 20).background(true).create().unwrap());
+        let payload = pattern(9, 3 * MIB);
+        let view = received(&pool, &payload).finalize().unwrap();
+        view.persist(directory.path().join("copied")).unwrap();
+        let error = view.persist(directory.path().join("copied")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+        let error = view.persist(directory.path().join("nowhere/copied")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        let mut rope = Rope::for_file(directory.path(), 64 << 20).unwrap();
+        rope.extend_from_slice(&payload);
+        rope.finalize().unwrap().persist(directory.path().join("own")).unwrap();
+        for name in ["copied", "own"] {
+            assert!(fs::read(directory.path().join(name)).unwrap() == payload, "{name}");
+        }
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+        let spilling = Pool::options().capacity(1 << 20).spill(directory.path(), 64 << 20).create().unwrap();
+        assert!(received(&spilling, &payload) == payload);
+        let mut handed = Rope::for_handover().unwrap();
+        handed.extend_from_slice(&payload);
+        assert!(*handed.finalize().unwrap().seal().unwrap() == payload);
+    });
+}
+
 #[test]
 #[cfg_attr(ropewalk_portable, ignore = "needs a memfd")]
 fn a_kernel_that_answers_as_gvisor() {
@@ -173,6 +213,7 @@ fn a_system_that_never_overcommits_keeps_half() {
 }
 
 #[test]
+#[cfg_attr(target_pointer_width = "32", ignore = "needs more addresses than there are")]
 fn locked_memory_is_not_populated() {
     in_child("locked_memory_is_not_populated", || {
         // SAFETY: changes how later mappings are made.
@@ -305,14 +346,15 @@ fn a_core_dump_leaves_the_arena_out() {
 }
 
 #[test]
+#[cfg_attr(target_pointer_width = "32", ignore = "needs more addresses than there are")]
 fn a_thousand_pools_are_made_in_no_time() {
     let mut pools = Vec::new();
     let begun = Instant::now();
     for _ in 0..1000 {
         pools.push(Pool::options().capacity(16 << 20).create().unwrap());
     }
-    // Half a millisecond each, and the machine may be busy.
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    // Half a millisecond each, but the machine may be busy, or emulated.
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
     works(pools.pop().unwrap());
 }
 
@@ -329,14 +371,16 @@ fn a_small_pool_with_many_small_files_has_room() {
 
 #[test]
 fn what_was_idle_is_given_back_in_slices_on_request() {
-    let pool = Pool::options().capacity(256 << 20).decay(Duration::from_millis(50)).create().unwrap();
+    // Longer than it takes to drop what is received, also where the machine is busy or emulated.
+    let decay = Duration::from_secs(1);
+    let pool = Pool::options().capacity(256 << 20).decay(decay).create().unwrap();
     assert_eq!(pool.decay_timeout(), None);
     let ropes: Vec<Rope> = (0..32).map(|round| received(&pool, &pattern(round, MIB))).collect();
     drop(ropes);
     let begun = Instant::now();
     let mut slices = 0;
     while let Some(timeout) = pool.decay_timeout() {
-        assert!(timeout <= Duration::from_millis(50) / 16 + Duration::from_millis(1), "{timeout:?}");
+        assert!(timeout <= decay / 16 + Duration::from_millis(1), "{timeout:?}");
         std::thread::sleep(timeout);
         let given = pool.decay().unwrap();
         assert!(given <= 2 << 20, "{given} bytes at once");

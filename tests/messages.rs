@@ -7,7 +7,7 @@ mod support;
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, IoSlice, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process;
@@ -199,22 +199,18 @@ fn readers_that_share_a_socket_lose_nothing_silently() {
         .map(|_| {
             let receiver = receiver.try_clone().unwrap();
             thread::spawn(move || {
-                let (mut whole, mut cut) = (0, 0);
+                let mut taken = 0;
                 loop {
                     let mut rope = Rope::new();
                     match rope.readv_from(&receiver) {
-                        Ok(1) => return (whole, cut),
-                        Ok(len) => {
-                            let seed = len as u64;
-                            assert!(rope == pattern(seed, len), "a message of {len} bytes");
-                            whole += 1;
-                        }
+                        Ok(0) => return taken,
+                        Ok(len) => assert!(rope == pattern(len as u64, len), "a message of {len} bytes"),
                         Err(error) => {
                             assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");
                             assert!(rope.is_empty() && error.to_string().contains("was cut"), "{error}");
-                            cut += 1;
                         }
                     }
+                    taken += 1;
                 }
             })
         })
@@ -222,17 +218,29 @@ fn readers_that_share_a_socket_lose_nothing_silently() {
     for at in 0..total {
         let len = if at % 2 == 0 { 10 } else { 20_000 };
         sender.send(&pattern(len as u64, len)).unwrap();
+        // Which a reader skips that looks at it, and another one may have taken meanwhile.
+        sender.send(b"").unwrap();
     }
-    // A message for each reader that ends it; one is taken at a time.
-    for _ in &readers {
-        sender.send(&[0]).unwrap();
-        thread::sleep(Duration::from_millis(20));
+    receiver.shutdown(Shutdown::Read).unwrap();
+    assert_eq!(readers.into_iter().map(|reader| reader.join().unwrap()).sum::<usize>(), total);
+}
+
+/// After a shutdown the end is behind what has arrived, however many messages without bytes are in between.
+#[test]
+fn messages_without_bytes_are_not_the_end_after_a_shutdown() {
+    for (name, sender, receiver) in sockets() {
+        for message in [&b""[..], b"", b"one", b"", b"", b"", b"two", b"", b""] {
+            assert_eq!(sender.send(message).unwrap(), message.len());
+        }
+        if name == "udp" {
+            receiver.connect(&sender.local_addr().unwrap()).unwrap(); // else there is nothing to shut down
+        }
+        receiver.shutdown(Shutdown::Read).unwrap();
+        let mut rope = Rope::new();
+        let received: Vec<_> = (0..3).map(|_| rope.readv_from(&receiver).unwrap_or(usize::MAX)).collect();
+        assert_eq!(received[..2], [3, 3], "{name}");
+        assert_eq!(rope, b"onetwo", "{name}");
     }
-    let (whole, cut) = readers.into_iter().fold((0, 0), |(whole, cut), reader| {
-        let (more, also) = reader.join().unwrap();
-        (whole + more, cut + also)
-    });
-    assert_eq!(whole + cut, total);
 }
 
 fn enable(socket: &impl AsRawFd, level: i32, name: i32) -> bool {
@@ -609,5 +617,30 @@ fn bytes_that_are_only_probed_for_stay_in_the_rope() {
         assert!(rope.cursor().sendmsg_to(&sender, MSG_PROBE, &[]).is_err(), "{name}");
         let mut got = Rope::new();
         assert_eq!(got.readv_from(&receiver).unwrap_err().kind(), ErrorKind::WouldBlock, "{name}");
+    }
+}
+
+/// A short segment may be moved in front of what comes, but not into room that a message needs.
+#[test]
+fn a_message_that_fills_the_reserved_room_is_not_cut() {
+    for capacity in [4096, 1 << 20] {
+        let pool = Pool::options().capacity(capacity).create().unwrap();
+        for len in [4090, 4091, 4095, 4096] {
+            for by_message in [false, true] {
+                let (peer, socket) = UnixDatagram::pair().unwrap();
+                let message = pattern(5, len);
+                peer.send(&message).unwrap();
+                let mut rope = Rope::in_pool(&pool);
+                rope.reserve(len).unwrap();
+                rope.push("short");
+                let received = if by_message {
+                    rope.recvmsg_from(&socket, 0).unwrap().bytes
+                } else {
+                    rope.readv_from(&socket).unwrap()
+                };
+                assert_eq!(received, len);
+                assert_eq!(rope, [b"short", &message[..]].concat());
+            }
+        }
     }
 }

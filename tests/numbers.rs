@@ -15,7 +15,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
-use ropewalk::{Cursor, Pool, PoolStats, Rope};
+use nix::libc;
+use ropewalk::{Cursor, Pool, PoolStats, Rope, Sealed};
 use support::{pattern, received};
 
 const PAGE: usize = 4096;
@@ -587,6 +588,211 @@ fn bytes_beyond_the_offer_are_not_counted() {
                 let (more, room) = (vec![7; n.min(2 * PAGE)], limit.saturating_sub(LEN));
                 assert_eq!(panics(|| rope.put_slice(&more)).is_ok(), more.len() <= room);
                 assert_eq!(rope.len(), if more.len() <= room { LEN + more.len() } else { LEN });
+            }
+        }
+    }
+}
+
+/// Address space, which is read as zeros.
+#[cfg(target_pointer_width = "64")]
+struct Zeros(std::ptr::NonNull<libc::c_void>);
+
+#[cfg(target_pointer_width = "64")]
+impl Zeros {
+    const LEN: usize = 1 << 46;
+
+    fn new() -> Option<Zeros> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a map of its own.
+        let at = unsafe { libc::mmap(std::ptr::null_mut(), Zeros::LEN, libc::PROT_READ, flags, -1, 0) };
+        if at == libc::MAP_FAILED { None } else { std::ptr::NonNull::new(at).map(Zeros) }
+    }
+}
+
+// SAFETY: nothing changes the memory.
+#[cfg(target_pointer_width = "64")]
+unsafe impl Send for Zeros {}
+
+#[cfg(target_pointer_width = "64")]
+impl AsRef<[u8]> for Zeros {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: mapped by `new` until it is dropped.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), Zeros::LEN) }
+    }
+}
+
+#[cfg(target_pointer_width = "64")]
+impl Drop for Zeros {
+    fn drop(&mut self) {
+        // SAFETY: the map is this value's.
+        unsafe { libc::munmap(self.0.as_ptr(), Zeros::LEN) };
+    }
+}
+
+/// Segments that share memory, as many bytes as can be counted.
+#[cfg(target_pointer_width = "64")]
+#[test]
+fn a_rope_of_as_many_bytes_as_there_can_be() {
+    use std::io::Read;
+
+    let Some(zeros) = Zeros::new() else { return println!("skipped: no address space of 64 TiB") };
+    let zeros = Bytes::from_owner(zeros);
+    let pool = Pool::options().capacity(CAPACITY as u64).create().unwrap();
+    for spare in [0, 1, 9] {
+        let mut rope = Rope::in_pool(&pool);
+        rope.extend((1..usize::MAX / Zeros::LEN + 1).map(|_| zeros.clone()));
+        rope.push(zeros.slice(..Zeros::LEN - 1 - spare));
+        let len = usize::MAX - spare;
+        assert_eq!(rope.len(), len);
+        let more = [1; 10];
+        let unchanged = |rope: &Rope, what| {
+            assert_eq!(rope.len(), len, "{what} has changed the length");
+            assert_eq!(rope.slice(len - 1..), [0], "{what}");
+        };
+        type Call = (&'static str, fn(&mut Rope, &[u8]));
+        let calls: [Call; 8] = [
+            ("push", |rope, more| rope.push(more.to_vec())),
+            ("extend_from_slice", |rope, more| rope.extend_from_slice(more)),
+            ("put_slice", |rope, more| rope.put_slice(more)),
+            ("put_bytes", |rope, more| rope.put_bytes(1, more.len())),
+            ("append", |rope, more| rope.append(Rope::from(more.to_vec()))),
+            ("append of a tail", |rope, more| {
+                let mut other = Rope::new();
+                other.extend_from_slice(more);
+                rope.append(other);
+            }),
+            ("extend", |rope, more| rope.extend([Bytes::copy_from_slice(more)])),
+            ("push_front", |rope, more| {
+                let mut other = Rope::from(more.to_vec());
+                other.append(rope.clone());
+            }),
+        ];
+        for (what, call) in calls {
+            let message = panics(|| call(&mut rope, &more)).expect_err(what);
+            assert!(message.contains("10"), "{what} says {message}");
+            unchanged(&rope, what);
+        }
+        assert_eq!(rope.write(&more).map_err(|error| error.kind()).unwrap_or(0), spare.min(10));
+        rope.truncate(len);
+        assert!(rope.reserve(usize::MAX).is_err());
+        unchanged(&rope, "reserve");
+        let (mut peer, socket) = UnixStream::pair().unwrap();
+        peer.write_all(&more).unwrap();
+        peer.set_nonblocking(true).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        match rope.readv_from(&socket) {
+            Ok(count) => assert_eq!((spare > 0, count), (true, spare)),
+            Err(error) => assert_eq!((spare, error.kind()), (0, ErrorKind::QuotaExceeded)),
+        }
+        rope.truncate(len);
+        let (mut cursor, mut into) = (rope.cursor(), [1; 10]);
+        assert_eq!(cursor.seek(SeekFrom::End(-5)).unwrap(), len as u64 - 5);
+        assert_eq!(cursor.read(&mut into).unwrap(), 5);
+        assert_eq!(cursor.seek(SeekFrom::Start(0)).unwrap(), 0);
+        assert!(cursor.read_to_end(&mut Vec::new()).is_err());
+        while cursor.writev_to(&peer).is_ok() {}
+        assert!(cursor.position() > 0);
+        assert_eq!(cursor.sendmsg_to(&peer, 0, &[]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        assert_eq!(rope.clone().finalize().unwrap_err().into_rope().len(), len);
+        let back = rope.split_off(len - 3);
+        assert_eq!((rope.len(), back.len()), (len - 3, 3));
+        rope.append(back);
+        unchanged(&rope, "split_off");
+        rope.advance(len - 2);
+        assert_eq!(rope, [0, 0]);
+    }
+    assert_eq!(pool.stats().in_use, 0);
+}
+
+/// Few and many slices, empty ones among them.
+#[test]
+fn slices_of_any_number() {
+    use std::io::{IoSlice, IoSliceMut, Read};
+
+    for n in [0, 1, 2, 16, 1023, 1024, 1025, 100_000] {
+        let bytes = pattern(6, n);
+        let slices: Vec<_> =
+            bytes.chunks(1).flat_map(|byte| [IoSlice::new(b""), IoSlice::new(byte)]).collect();
+        for limit in [0, n / 2, n, usize::MAX] {
+            let mut rope = Rope::new();
+            rope.set_limit(limit);
+            let written = rope.write_vectored(&slices);
+            match limit.min(n) {
+                0 if n > 0 => assert_eq!(written.unwrap_err().kind(), ErrorKind::QuotaExceeded),
+                most => assert_eq!(written.unwrap(), most),
+            }
+            assert!(rope == bytes[..limit.min(n)]);
+        }
+        let mut rope: Rope = bytes.chunks(1).map(<[u8]>::to_vec).collect();
+        for room in [0, n / 2, n, n + 1] {
+            let mut into = vec![IoSlice::new(b"untouched"); room];
+            let count = rope.chunks_vectored(&mut into);
+            assert_eq!(count, room.min(n));
+            assert!(into[..count].iter().flat_map(|slice| slice.iter()).eq(&bytes[..count]));
+            let mut sent = Vec::new();
+            let mut cursor = rope.cursor();
+            assert!(cursor.read_vectored(&mut []).unwrap() == 0);
+            cursor.read_to_end(&mut sent).unwrap();
+            assert!(sent == bytes);
+        }
+        let mut memory = vec![0; n];
+        let mut into: Vec<_> = memory.chunks_mut(1).map(IoSliceMut::new).collect();
+        let mut read = 0;
+        while read < n {
+            read += rope.read_vectored(&mut into[read..]).unwrap();
+        }
+        assert_eq!(rope.read_vectored(&mut into).unwrap(), 0);
+        assert!(memory == bytes && rope.is_empty());
+    }
+}
+
+/// Offsets and lengths of files and views.
+#[test]
+#[cfg_attr(ropewalk_portable, ignore = "needs memfds and spill files")]
+fn files_and_views_of_any_length_at_any_offset() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = tempfile::tempfile().unwrap();
+    let payload = pattern(7, LEN);
+    std::os::unix::fs::FileExt::write_all_at(&file, &payload, 0).unwrap();
+    let view = Rope::from(payload.clone()).finalize().unwrap();
+    for n in numbers(&[LEN]) {
+        let at = n.min(LEN);
+        let mut into = vec![0; LEN + 1];
+        let count = view.read_at(&mut into, n as u64).unwrap();
+        assert!(into[..count] == payload[at..]);
+        assert_eq!(view.read_at(&mut [], n as u64).unwrap(), 0);
+        for (pool, mut rope) in ropes() {
+            match rope.readv_at(&file, n as u64) {
+                Ok(count) => assert!(rope.slice(LEN..) == payload[at..][..count] && (count > 0 || at == LEN)),
+                // A read of more bytes than there are offsets is EOVERFLOW.
+                Err(error) => assert!(
+                    n as u64 > i64::MAX as u64 - (1 << 20)
+                        && [libc::EINVAL, libc::EOVERFLOW].map(Some).contains(&error.raw_os_error()),
+                    "{n}: {error}"
+                ),
+            }
+            drop(rope);
+            assert_eq!(pool.stats().in_use, 0);
+        }
+        match Sealed::copy_of_file(&file, n) {
+            Ok(sealed) => assert!(*sealed == payload[..n]),
+            Err(error) => assert!(n > LEN, "{n}: {error}"),
+        }
+        match Rope::for_file(directory.path(), n as u64) {
+            Ok(mut rope) => {
+                rope.extend_from_slice(&payload);
+                assert!(rope == payload);
+            }
+            Err(error) => assert!(n == 0 || n > 1 << 30, "{n}: {error}"),
+        }
+        for range in [n as u64..n as u64, 0..n as u64, n as u64..LEN as u64, n as u64..u64::MAX] {
+            let mut rope = Rope::from("before");
+            match rope.push_file(file.try_clone().unwrap(), range.clone()) {
+                Ok(()) => assert!(rope.slice(6..) == payload[range.start as usize..range.end as usize]),
+                Err(error) => {
+                    assert!(range.start > range.end || range.end > LEN as u64, "{range:?}: {error}");
+                    assert_eq!(rope, b"before");
+                }
             }
         }
     }

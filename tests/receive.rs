@@ -269,3 +269,58 @@ fn a_rope_that_was_emptied_goes_on_in_pages_that_are_resident() {
     let resident = pool.stats().peak_resident;
     assert!(resident <= 4 << 20, "{resident} bytes for a rope of at most 1 MiB");
 }
+
+/// An aligned block of each size would lie above all smaller ones.
+#[test]
+fn payloads_of_mixed_sizes_use_the_same_pages() {
+    let pool = Pool::new().unwrap();
+    let mut held = Rope::in_pool(&pool);
+    held.extend_from_slice(b"at the start of the arena");
+    for kib in [600, 1100, 2200, 4500, 9000, 700, 1030, 2050, 4100, 8200] {
+        let mut rope = Rope::in_pool(&pool);
+        rope.reserve(kib << 10).unwrap();
+        rope.extend_from_slice(&vec![7; kib << 10]);
+    }
+    let resident = pool.stats().peak_resident;
+    assert!(resident <= 10 << 20, "{resident} bytes for payloads of at most 9 000 KiB");
+}
+
+/// Nothing announces how long they become, but those before them were as long.
+#[test]
+fn ropes_that_grow_in_turns_are_contiguous_once_others_were_as_long() {
+    const BYTES: usize = 1 << 20;
+    let pool = Pool::new().unwrap();
+    let not_contiguous_in_round = || {
+        let mut ropes: Vec<Rope> = (0..32).map(|_| Rope::in_pool(&pool)).collect();
+        for _ in 0..16 {
+            ropes.iter_mut().for_each(|rope| rope.extend_from_slice(&[7; BYTES / 16]));
+        }
+        let views = ropes.iter().map(|rope| rope.clone().finalize().unwrap());
+        views.filter(|view| view.mapped_bytes() + view.copied_bytes() > 0).count()
+    };
+    assert_eq!(not_contiguous_in_round(), 32, "the first ones meet");
+    assert_eq!((not_contiguous_in_round(), not_contiguous_in_round()), (0, 0));
+    let resident = pool.stats().peak_resident;
+    assert!(resident <= 40 << 20, "{resident} bytes for 32 payloads of 1 MiB");
+}
+
+/// What is reserved whole lies above what is not, and both leave idle pages behind.
+#[test]
+fn idle_pages_and_ropes_together_stay_within_the_capacity() {
+    const CAPACITY: usize = 24 << 20;
+    let pool = Pool::options().capacity(CAPACITY as u64).create().unwrap();
+    let mut held = Vec::new();
+    for kib in [8000, 300, 5000, 8000, 2, 7000, 1100, 8000, 60, 6000, 8000, 3000].repeat(4) {
+        while kib << 10 > CAPACITY - pool.stats().in_use as usize {
+            held.remove(held.len() / 2);
+        }
+        let mut rope = Rope::in_pool(&pool);
+        if kib > 1000 && rope.reserve(kib << 10).is_err() {
+            continue; // no run of so many pages
+        }
+        rope.extend_from_slice(&vec![7; kib << 10]);
+        held.push(rope);
+    }
+    let stats = pool.stats();
+    assert!(stats.peak_resident <= CAPACITY as u64, "{stats:?}");
+}

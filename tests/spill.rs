@@ -6,7 +6,7 @@ mod support;
 
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -222,6 +222,25 @@ fn what_cannot_work_is_refused_when_the_pool_is_made() {
     assert_eq!(nothing.kind(), ErrorKind::InvalidInput);
     let everything = create(Pool::options().spill(directory.path(), u64::MAX));
     assert_eq!(everything.kind(), ErrorKind::InvalidInput);
+    let file = directory.path().join("file");
+    fs::write(&file, b"there").unwrap();
+    symlink(directory.path().join("nowhere"), directory.path().join("dangling")).unwrap();
+    for (name, kind) in [
+        ("file", ErrorKind::NotADirectory),
+        ("file/below", ErrorKind::NotADirectory),
+        ("dangling", ErrorKind::NotFound),
+        ("nul\0", ErrorKind::InvalidInput),
+        (&"x".repeat(256), ErrorKind::InvalidFilename),
+    ] {
+        let path = directory.path().join(name);
+        assert_eq!(create(Pool::options().spill(&path, 1 << 30)).kind(), kind, "{name}");
+        assert_eq!(Rope::for_file(&path, 1 << 30).unwrap_err().kind(), kind, "{name}");
+    }
+    assert_eq!(create(Pool::options().spill("", 1 << 30)).kind(), ErrorKind::NotFound);
+    assert_eq!(create(Pool::options().spill("/dev/null", 1 << 30)).kind(), ErrorKind::NotADirectory);
+    assert!(fs::read(&file).unwrap() == b"there");
+    fs::remove_file(directory.path().join("dangling")).unwrap();
+    fs::remove_file(file).unwrap();
     // A file system without holes.
     let proc = create(Pool::options().spill("/proc", 1 << 30));
     assert!(proc.to_string().contains("/proc"), "{proc}");
@@ -576,6 +595,39 @@ fn a_task_that_waits_for_room_goes_on_when_the_disk_has_some() {
     });
 }
 
+/// The only thing that these bodies are waited for is the disk.
+#[cfg(feature = "http-body")]
+#[test]
+fn a_body_that_is_given_up_while_the_disk_is_waited_for_loses_nothing() {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+    let directory = tempfile::tempdir().unwrap();
+    let pool = pool(directory.path(), MIB, 256 * MIB);
+    let payload = pattern(21, 24 * MIB);
+    let mut waits = [0; 2];
+    for (part, waits) in waits.iter_mut().enumerate() {
+        let mut body: Rope = payload.chunks(256 << 10).map(<[u8]>::to_vec).collect();
+        let mut rope = Rope::in_pool(&pool);
+        loop {
+            let mut context = Context::from_waker(Waker::noop());
+            let polled = match part {
+                0 => pin!(rope.receive_body(&mut body)).poll(&mut context).map_ok(|_| 0),
+                _ => pin!(rope.receive_some(&mut body)).poll(&mut context),
+            };
+            match polled.map(Result::unwrap) {
+                Poll::Ready(0) => break,
+                Poll::Ready(_) => {}
+                Poll::Pending => *waits += 1,
+            }
+            thread::yield_now();
+        }
+        assert_eq!(rope.len(), payload.len(), "given up {waits} times");
+        assert!(rope == payload, "given up {waits} times");
+    }
+    println!("given up {waits:?} times");
+}
+
 #[test]
 fn a_part_of_a_view_keeps_only_its_pages() {
     let directory = tempfile::tempdir().unwrap();
@@ -589,4 +641,61 @@ fn a_part_of_a_view_keeps_only_its_pages() {
     settle(&pool);
     assert!(part == payload[5 * MIB..5 * MIB + 100]);
     assert_eq!(pool.stats().spilled, UNIT);
+}
+
+/// Whoever waits for the thread when the process forks has none to wait for in the child.
+#[test]
+#[allow(unsafe_code)] // forks
+fn waiting_for_the_disk_ends_in_a_child_of_fork() {
+    use nix::sys::wait::{WaitStatus, waitpid};
+    use nix::unistd::{ForkResult, fork};
+    use std::future::Future;
+    use std::task::{Context, Waker};
+    let directory = tempfile::tempdir().unwrap();
+    let pool = pool(directory.path(), MIB, 256 * MIB);
+    let payload = pattern(15, 24 * MIB);
+    // Received faster than it is written, sooner or later.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut forked = false;
+    while !forked && Instant::now() < deadline {
+        let _rope = received(&pool, &payload);
+        let mut waiting = Box::pin(pool.wait_for_spill());
+        let mut poll = || waiting.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        if poll().is_ready() {
+            continue;
+        }
+        forked = true;
+        // SAFETY: the child polls once and ends.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                let ready = poll().is_ready();
+                // SAFETY: ends the child at once.
+                unsafe { nix::libc::_exit(i32::from(!ready)) }
+            }
+            ForkResult::Parent { child } => {
+                assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)))
+            }
+        }
+    }
+    if !forked {
+        println!("skipped: this disk is faster than a socket");
+    }
+}
+
+#[test]
+fn a_file_size_limit_below_a_page_is_an_error_that_names_it() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    in_child("a_file_size_limit_below_a_page_is_an_error_that_names_it", || {
+        let directory = tempfile::tempdir().unwrap();
+        let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
+        for limit in [0, 4096, MIB as u64, UNIT - 1, UNIT] {
+            setrlimit(Resource::RLIMIT_FSIZE, limit, hard).unwrap();
+            let spills =
+                Pool::options().capacity(64 << 20).spill(directory.path(), 64 << 20).create().map(drop);
+            let for_file = Rope::for_file(directory.path(), 64 << 20).map(drop);
+            for error in [spills, for_file].into_iter().filter_map(Result::err) {
+                assert!(error.to_string().contains("RLIMIT_FSIZE"), "{limit}: {error}");
+            }
+        }
+    });
 }

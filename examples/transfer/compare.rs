@@ -16,12 +16,12 @@ use crate::meter::available_memory;
 use crate::report::{Figures, Round};
 use crate::socket::Socket;
 use crate::variant::{Receipt, Variant};
-use crate::{payload, progress};
+use crate::{numbers, payload, progress};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Bytes to send in each round, such as 64MiB, 1GiB or 1000000
-    #[arg(long, default_value = "256MiB", value_parser = at_least_a_byte)]
+    #[arg(long, default_value = "256MiB", value_parser = numbers::memory)]
     size: ByteSize,
     /// Payloads that each variant receives
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
@@ -29,12 +29,6 @@ pub(crate) struct Args {
     /// Print the figures as one JSON object
     #[arg(long)]
     json: bool,
-}
-
-fn at_least_a_byte(size: &str) -> Result<ByteSize, String> {
-    size.parse().and_then(|size: ByteSize| {
-        if size.as_u64() > 0 { Ok(size) } else { Err("a payload has at least one byte".into()) }
-    })
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {

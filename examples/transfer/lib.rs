@@ -17,6 +17,8 @@
 
 mod compare;
 mod meter;
+#[path = "../http_upload/numbers.rs"]
+mod numbers;
 mod output;
 mod payload;
 mod progress;

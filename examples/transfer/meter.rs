@@ -16,8 +16,8 @@ How it is measured:
   the others are warm. The variants take turns. This process sends, by a cursor that leaves the
   payload as it is. Nothing but the socket is shared, and its options are the system's defaults.
 
-  ropewalk     readv into a rope in a pool, then finalize(). Pages that are new to the pool are filled
-               by a pwrite of what was read: a copy in the kernel, in ms, cpu ms and calls
+  ropewalk     readv into a rope in a pool, then finalize(). Pages that are new to the pool
+               get memory by madvise(2) before they are filled: in ms, cpu ms and faults
   list+join    reads of 256 KiB into a list, then one concatenation
   read_to_end  reads into the spare capacity of a Vec that doubles, as std's read_to_end does it; that
                function itself would need an adapter that waits, and zero-fills memory for those

@@ -15,7 +15,7 @@ use socket2::SockRef;
 use crate::output::Output;
 use crate::payload::checksum;
 use crate::socket::Socket;
-use crate::{advise, progress, wire};
+use crate::{advise, numbers, progress, wire};
 
 /// Receives one payload from `transfer send`, complete or not at all.
 ///
@@ -32,10 +32,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Bytes that must arrive: fewer or more are an error
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = numbers::size)]
     expect: Option<ByteSize>,
     /// Most bytes that may arrive
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = numbers::size)]
     limit: Option<ByteSize>,
     /// Take the bytes alone, from a peer such as `nc` or `socat`. Such a stream has no end marker: only
     /// --expect tells a complete payload from one whose sender died

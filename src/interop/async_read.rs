@@ -119,7 +119,7 @@ impl Rope {
     ) -> io::Result<usize> {
         let mut received = self.receive_from(reader).await;
         while received.as_ref().is_err_and(is_at_capacity) {
-            self.wait_for_room().await?;
+            self.wait_for_room(None).await?;
             received = self.receive_from(reader).await;
             self.release_room(); // what is left of it, for other waiters
         }
@@ -210,8 +210,11 @@ impl Rope {
         reader: &mut R,
         max: usize,
     ) -> io::Result<usize> {
-        self.wait_for_spill().await;
-        poll_fn(|context| self.poll_receive(context, Pin::new(reader), max)).await
+        poll_fn(|context| {
+            ready!(self.poll_spill(context));
+            self.poll_receive(context, Pin::new(reader), max)
+        })
+        .await
     }
 
     fn poll_receive(

@@ -92,7 +92,7 @@ fn check(rope: &Rope, more: usize) {
 impl Rope {
     fn writable(&mut self, want: usize) -> &mut [MaybeUninit<u8>] {
         if self.make_room(want).is_err() {
-            self.make_room_on_heap(want);
+            self.make_room_on_heap(want).unwrap_or_else(|error| panic!("{error}"));
         }
         self.tail_mut().map_or(&mut [], Extent::spare_mut)
     }

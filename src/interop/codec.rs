@@ -15,6 +15,7 @@ use std::os::fd::AsFd;
 
 use bytes::Bytes;
 
+use crate::pool::Pool;
 use crate::rope::{Body, MIN_ALIGNED, Rope};
 
 /// Longest length field: of a `u64`.
@@ -272,6 +273,7 @@ impl RopeCodec {
     /// * `InvalidData` for a frame that is too long, or whose length is too small with the
     ///   [adjustment](RopeCodec::length_adjustment). No frame can be found behind that one: close the connection.
     /// * `OutOfMemory` if there is none for a copy that is aligned.
+    /// * `Unsupported` in a child of fork(2), if the rope's pool is the parent's.
     ///
     /// `received` is as it was.
     ///
@@ -360,6 +362,8 @@ impl RopeCodec {
         if received.len() < self.header() {
             return Ok(None);
         }
+        // In a child of fork(2) the header is not mapped.
+        received.pool().map_or(Ok(()), Pool::check_process)?;
         let first = received.piece(0);
         let end = self.end();
         if first.len() >= end {

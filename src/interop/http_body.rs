@@ -6,7 +6,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, Write};
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
@@ -177,8 +177,7 @@ impl Rope {
         let mut body = pin!(body);
         self.check_announced(&*body)?;
         let mut trailers = None;
-        while let Some(frame) = poll_fn(|context| body.as_mut().poll_frame(context)).await {
-            self.wait_for_spill().await;
+        while let Some(frame) = self.next_of(body.as_mut()).await {
             match frame.map_err(BodyError::Body)?.into_data() {
                 Ok(data) => self.take_data(data, &*body).map_err(BodyError::Rope)?,
                 Err(frame) => trailers = frame.into_trailers().ok(),
@@ -232,14 +231,22 @@ impl Rope {
         let before = self.len();
         self.check_announced(body)?;
         while self.len() == before {
-            let Some(frame) = poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await else {
-                break;
-            };
+            let Some(frame) = self.next_of(Pin::new(&mut *body)).await else { break };
             if let Ok(data) = frame.map_err(BodyError::Body)?.into_data() {
                 self.take_data(data, &*body).map_err(BodyError::Rope)?;
             }
         }
         Ok(self.len() - before)
+    }
+
+    /// Returns the next frame of `body`. A rope that spills waits for the disk before it takes the frame, which would be
+    /// lost if the future were dropped after that.
+    async fn next_of<B: Body>(&mut self, mut body: Pin<&mut B>) -> Option<Result<Frame<B::Data>, B::Error>> {
+        poll_fn(|context| {
+            ready!(self.poll_spill(context));
+            body.as_mut().poll_frame(context)
+        })
+        .await
     }
 
     /// Refuses a body that says that it has more than may come.

@@ -1,7 +1,7 @@
 //! tokio: waits until the descriptor is ready, then calls `readv` or `sendmsg` on it directly.
 
 use std::borrow::Borrow;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -12,7 +12,7 @@ use tokio::net::{TcpStream, UnixStream, tcp, unix};
 use super::codec::RopeCodec;
 use super::frames::{Fill, UpTo, next_frame};
 use crate::pool::is_at_capacity;
-use crate::rope::{Body, Cursor, Rope};
+use crate::rope::{Body, Cursor, Rope, Sent};
 use sealed::{Source, Watched};
 
 /// Receives into ropes by readv(2) on the descriptor: tokio's TCP and Unix streams, receiving ends of pipes, and split
@@ -303,7 +303,7 @@ impl Direct<'_> {
             if rope.held_back.is_none() {
                 rope.restart_if_empty(); // before it waits
                 self.from.ready(Interest::READABLE).await?;
-                rope.wait_for_spill().await;
+                poll_fn(|context| rope.poll_spill(context)).await;
             }
             let mut received = attempt(rope);
             while waits && received.as_ref().is_err_and(is_at_capacity) {
@@ -311,7 +311,7 @@ impl Direct<'_> {
                 let one_run = body.filter(|body| body.align > 1);
                 waits = one_run.is_none();
                 // Boxed, so that the futures of reads that do not wait are small.
-                Box::pin(wait_for_room(rope, one_run)).await?;
+                Box::pin(rope.wait_for_room(one_run)).await?;
                 received = attempt(rope);
                 rope.release_room(); // what is left of it, for other waiters
             }
@@ -320,14 +320,6 @@ impl Direct<'_> {
                 done => return done,
             }
         }
-    }
-}
-
-/// Waits for room for all of a body that has to be in one run, or else for a usual read.
-async fn wait_for_room(rope: &mut Rope, one_run: Option<Body>) -> io::Result<()> {
-    match one_run {
-        Some(body) => rope.wait_for_room_for(body.room()).await,
-        None => rope.wait_for_room().await,
     }
 }
 
@@ -452,37 +444,31 @@ pub trait Outgoing: sealed::Outgoing {}
 impl<T: sealed::Outgoing> Outgoing for T {}
 
 impl sealed::Outgoing for Rope {
-    fn send_to(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
-        self.writev_to(fd)
+    fn send_to(&mut self, fd: BorrowedFd<'_>, is_stream: bool) -> io::Result<Sent> {
+        self.write_some(fd, is_stream)
     }
 }
 
 impl<R: Borrow<Rope> + Send> sealed::Outgoing for Cursor<R> {
-    fn send_to(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
-        self.writev_to(fd)
+    fn send_to(&mut self, fd: BorrowedFd<'_>, is_stream: bool) -> io::Result<Sent> {
+        self.write_some(fd, is_stream)
     }
 }
 
-/// Receives, and clears the readiness if nothing is left: so the next receive is not one that fails.
+/// Receives, and clears the readiness if nothing is left.
 fn try_read(
     from: Source<'_>,
     rope: &mut Rope,
     receive: impl FnOnce(&mut Rope, BorrowedFd<'_>) -> io::Result<usize>,
 ) -> io::Result<usize> {
-    let (is_tcp, mut last) = (matches!(from, Source::Tcp(_)), None);
     rope.source().was_short = false;
-    let read = from.try_io(Interest::READABLE, |fd| {
-        if is_tcp {
+    try_io(from, Interest::READABLE, |fd| {
+        if from.is_tcp() {
             rope.source().is_stream(fd);
         }
         let count = receive(rope, fd)?;
-        if is_tcp && rope.source().was_short {
-            last = Some(count);
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        Ok(count)
-    });
-    last.map_or(read, Ok)
+        Ok((count, from.is_tcp() && rope.source().was_short))
+    })
 }
 
 async fn write(to: Source<'_>, from: &mut impl Outgoing) -> io::Result<usize> {
@@ -491,11 +477,36 @@ async fn write(to: Source<'_>, from: &mut impl Outgoing) -> io::Result<usize> {
     }
     loop {
         to.ready(Interest::WRITABLE).await?;
-        match to.try_io(Interest::WRITABLE, |fd| from.send_to(fd)) {
+        match try_write(to, from) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             done => return done,
         }
     }
+}
+
+/// Sends, and clears the readiness if the descriptor is full.
+fn try_write(to: Source<'_>, from: &mut impl Outgoing) -> io::Result<usize> {
+    try_io(to, Interest::WRITABLE, |fd| {
+        let sent = from.send_to(fd, to.is_tcp())?;
+        Ok((sent.bytes, sent.full))
+    })
+}
+
+/// Makes a call that moves bytes, and clears the readiness if it says that the next one would fail.
+fn try_io(
+    source: Source<'_>,
+    interest: Interest,
+    call: impl FnOnce(BorrowedFd<'_>) -> io::Result<(usize, bool)>,
+) -> io::Result<usize> {
+    let mut last = None;
+    let moved = source.try_io(interest, |fd| match call(fd)? {
+        (count, false) => Ok(count),
+        (count, true) => {
+            last = Some(count);
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+    });
+    last.map_or(moved, Ok)
 }
 
 macro_rules! read_rope {
@@ -549,8 +560,10 @@ mod sealed {
     use tokio::net::{TcpStream, UnixStream, tcp, unix};
     use tokio::task::coop;
 
+    use crate::rope::Sent;
+
     pub trait Outgoing: Buf + Send {
-        fn send_to(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize>;
+        fn send_to(&mut self, fd: BorrowedFd<'_>, is_stream: bool) -> io::Result<Sent>;
     }
 
     /// A descriptor that tokio watches.
@@ -565,6 +578,11 @@ mod sealed {
     }
 
     impl Source<'_> {
+        #[inline]
+        pub fn is_tcp(self) -> bool {
+            matches!(self, Source::Tcp(_))
+        }
+
         /// Waits until the descriptor is ready; yields to other tasks when the cooperative budget is used up.
         pub async fn ready(self, interest: Interest) -> io::Result<()> {
             coop::consume_budget().await;

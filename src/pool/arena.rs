@@ -229,7 +229,7 @@ impl Arena {
             (Commit::Populate, _) => self.map.populate(offset, len),
             (Commit::Allocate, Some(file)) => memory::allocate(file, offset as u64, len as u64),
             (Commit::Write, Some(file)) => (offset..offset + len)
-                .step_by(memory::page_size())
+                .step_by(sys::page_size())
                 .try_for_each(|page| memory::write_zero(file, page as u64)),
             (Commit::Fault, None) => Ok(()),
             _ => Err(sys::UNSUPPORTED),

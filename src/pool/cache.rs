@@ -47,10 +47,16 @@ impl PageCache {
         PageCache { word: AtomicU64::new(0), capacity: capacity.min(most), alignment, tick: tick.min(most) }
     }
 
-    /// Allocates `want` pages for a new extent.
+    /// Allocates `want` pages for a new extent, with slack behind it.
     #[inline]
     pub(super) fn allocate(&self, want: u32) -> Option<PageRun> {
         self.take(want, 1, |run| run.start % self.alignment == 0)
+    }
+
+    /// Allocates `want` pages for an extent that never grows.
+    #[inline]
+    pub(super) fn allocate_exact(&self, want: u32) -> Option<PageRun> {
+        self.take(want, 1, |_| true)
     }
 
     /// Allocates `want` pages from page `at` on, for an extent that ends there.
@@ -161,6 +167,7 @@ mod tests {
         assert!(cache.free(run(3, 4)));
         assert_eq!((cache.allocate(1), cache.grow(3, 1)), (None, Some(run(3, 1))));
         assert_eq!(cache.allocate(1), Some(run(4, 1)));
+        assert_eq!((cache.allocate(1), cache.allocate_exact(1)), (None, Some(run(5, 1))));
     }
 
     #[test]

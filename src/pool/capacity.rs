@@ -131,8 +131,9 @@ impl Capacity {
     /// Serves every waiter that can be served; returns their wakers. O(log n) each.
     pub(super) fn serve(&mut self, allocated: u32) -> Wakers {
         let mut wakers = Wakers::new();
-        while let Some((&first, waiter)) = self.waiting.iter_mut().next() {
-            let available = self.limit.saturating_sub(allocated).saturating_sub(self.reserved);
+        loop {
+            let available = self.available(allocated);
+            let Some((&first, waiter)) = self.waiting.iter_mut().next() else { break };
             if waiter.pages - waiter.collected <= available {
                 wakers.extend(self.complete(first));
                 continue;

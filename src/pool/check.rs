@@ -11,7 +11,7 @@ const PLACEMENT: Placement = Placement { slack: (16, 64), spread: 40, min_run: 4
 /// Takes these steps with `total` pages and compares everything after each.
 pub(crate) fn check(total: u32, steps: &[Step]) {
     let runs = Runs::new(total, PLACEMENT).expect("tables are mapped");
-    let mut model = Model { runs, naive: vec![Page::default(); total as usize], owned: Vec::new() };
+    let mut model = Model { runs, naive: vec![Page::default(); total as usize], owned: Vec::new(), usual: 0 };
     for &(what, a, b) in steps {
         model.step(what, u32::from(a), u32::from(b));
         model.compare();
@@ -29,6 +29,8 @@ struct Model {
     naive: Vec<Page>,
     /// What was allocated and not yet freed.
     owned: Vec<PageRun>,
+    /// What ropes needed lately.
+    usual: u32,
 }
 
 impl Model {
@@ -50,7 +52,8 @@ impl Model {
         let Placement { slack: (min, max), min_run, .. } = PLACEMENT;
         let order = |pages: u32| pages.next_power_of_two().ilog2();
         let bound = self.bound();
-        let (least, most) = (order(want), order(held.clamp(min, max).max(want)));
+        let (least, most) = (order(want), order(held.max(self.usual).clamp(min, max).max(want)));
+        self.usual -= self.usual.div_ceil(256);
         let below = |order: u32| self.block(order).filter(|start| start + (1 << order) <= bound);
         let orders = (least..=most).rev().chain((order(min_run).min(least)..least).rev());
         let expected = orders
@@ -64,9 +67,29 @@ impl Model {
 
     fn allocate_exact(&mut self, want: u32) {
         let unaligned = || (0..self.naive.len() as u32).find(|&at| self.free_at(at, want) == want);
-        let start = self.block(want.next_power_of_two().ilog2()).or_else(unaligned);
+        let start = self.unaligned(want);
+        let start = start.or_else(|| self.block(want.next_power_of_two().ilog2())).or_else(unaligned);
         let run = self.runs.allocate_exact(want);
         self.allocated(run, start.map(|start| PageRun::new(start, want)));
+    }
+
+    /// The first of eight holes with an aligned quarter that have room from a multiple of the least slack on.
+    fn unaligned(&self, want: u32) -> Option<u32> {
+        let quarter = want.next_power_of_two() / 4;
+        let starts = (0..self.naive.len() as u32).step_by(quarter.max(1) as usize);
+        let mut blocks: Vec<u32> = Vec::new();
+        for block in starts.filter(|&at| quarter >= 64 && self.free_at(at, quarter) == quarter) {
+            // One of each hole.
+            if blocks.last().is_none_or(|&last| self.free_at(last, block - last) < block - last) {
+                blocks.push(block);
+            }
+        }
+        blocks.truncate(8);
+        let starts = blocks.into_iter().map(|block| {
+            let below = (0..block).rev().take_while(|&at| self.free_at(at, 1) == 1);
+            below.last().unwrap_or(block).next_multiple_of(PLACEMENT.slack.0)
+        });
+        starts.into_iter().find(|&start| self.free_at(start, want) == want)
     }
 
     fn allocate_resident(&mut self, want: u32) {
@@ -79,6 +102,7 @@ impl Model {
     fn grow(&mut self, which: u32, want: u32, held: u32) {
         let Some(at) = self.pick(which).map(|owned| self.owned[owned].end()) else { return };
         let (min, _) = PLACEMENT.slack;
+        self.usual = self.usual.max((held.min(PLACEMENT.slack.1) + 1).next_power_of_two());
         let stops = at % min == 0 && held < min && at >= self.bound();
         let expected = PageRun::new(at, if stops { 0 } else { self.free_at(at, want) });
         let run = PageRun::new(at, self.runs.grow(at, want, held));

@@ -47,16 +47,16 @@ const TICK: u32 = 64;
 /// A pool's pages and all that is known of them.
 pub(super) struct Core {
     pub(super) name: Cow<'static, str>,
-    arena: Arena,
+    pub(super) arena: Arena,
     pub(super) refs: Refs<Table<AtomicU32>>,
     /// Of each shard.
     caches: [PageCache; SHARDS],
     state: Mutex<State>,
-    limits: &'static Limits,
-    zero_on_release: bool,
+    pub(super) limits: &'static Limits,
+    pub(super) zero_on_release: bool,
     background: Option<Background>,
     /// Pages beyond the capacity, in a pool of their own.
-    overflow: Option<Pool>,
+    pub(super) overflow: Option<Pool>,
     /// The file that the pages of this pool are written to.
     spill: Option<Arc<Spill>>,
     reduced: bool,
@@ -87,6 +87,8 @@ struct State {
     decay: Decay,
     /// Allocated only while their memory is given back.
     decommitting: u32,
+    /// Allocated and about to become resident.
+    committing: u32,
     extents: u64,
     peak: u32,
     peak_resident: u32,
@@ -192,25 +194,8 @@ impl Want {
 
 impl Core {
     #[inline]
-    pub(super) fn arena(&self) -> &Arena {
-        &self.arena
-    }
-
-    pub(super) fn overflow(&self) -> Option<&Pool> {
-        self.overflow.as_ref()
-    }
-
-    #[inline]
     pub(super) fn spill(&self) -> Option<&Spill> {
         self.spill.as_deref()
-    }
-
-    pub(super) fn limits(&self) -> &'static Limits {
-        self.limits
-    }
-
-    pub(super) fn zero_on_release(&self) -> bool {
-        self.zero_on_release
     }
 
     pub(super) fn bytes(&self, pages: u32) -> u64 {
@@ -227,6 +212,7 @@ impl Core {
     /// # Errors
     ///
     /// In a child of the process that made the pool, where nothing of it is mapped.
+    #[inline]
     pub(super) fn check_process(&self) -> io::Result<()> {
         if self.arena.is_inherited() { Err(inherited()) } else { Ok(()) }
     }
@@ -342,32 +328,42 @@ impl Core {
         (reserved == 0 && !self.arena.is_inherited()).then_some(&self.caches[shard])
     }
 
-    /// Gives the pages of `run`, which is the caller's, memory.
-    pub(super) fn commit(&self, run: PageRun) -> io::Result<()> {
-        self.commit_by(run, Arena::commit)
-    }
-
-    /// The same without page table entries.
-    pub(super) fn commit_unmapped(&self, run: PageRun) -> io::Result<()> {
-        self.commit_by(run, Arena::commit_unmapped)
-    }
-
-    fn commit_by(&self, run: PageRun, commit: fn(&Arena, PageRun) -> io::Result<()>) -> io::Result<()> {
+    /// Gives the pages of `run`, which is the caller's, memory, and page table entries if they are to be touched. Idle
+    /// pages that would exceed the capacity together with them are given back first: O(log n) and a system call for each
+    /// run of those, at most as many pages as get memory.
+    pub(super) fn commit(&self, run: PageRun, touched: bool) -> io::Result<()> {
         self.check_process()?;
-        let resident = self.state().runs.resident_prefix(run);
-        if resident < run.len {
-            let rest = PageRun::new(run.start + resident, run.len - resident);
-            self.admit(rest)?;
-            let committed = commit(&self.arena, rest);
-            if let (Err(_), Some(spill)) = (&committed, &self.spill) {
-                spill.withdraw(rest.len);
-            }
-            committed?;
+        let (rest, excess) = {
             let mut state = self.state();
+            let resident = state.runs.resident_prefix(run);
+            let rest = PageRun::new(run.start + resident, run.len - resident);
+            state.committing += rest.len;
+            (rest, state.excess())
+        };
+        if rest.len == 0 {
+            return Ok(());
+        }
+        if excess > 0 && !self.arena.keeps_memory() {
+            // What the kernel does not take back stays resident and usable.
+            let _ = self.give_back(excess, usize::MAX);
+        }
+        let committed = self.commit_cold(rest, touched);
+        let mut state = self.state();
+        state.committing -= rest.len;
+        if committed.is_ok() {
             state.runs.set_resident(rest);
             state.peak_resident = state.peak_resident.max(state.runs.resident());
         }
-        Ok(())
+        committed
+    }
+
+    fn commit_cold(&self, run: PageRun, touched: bool) -> io::Result<()> {
+        self.admit(run)?;
+        let committed = if touched { self.arena.commit(run) } else { self.arena.commit_unmapped(run) };
+        if let (Err(_), Some(spill)) = (&committed, &self.spill) {
+            spill.withdraw(run.len);
+        }
+        committed
     }
 
     /// Frees pages that have no owner; those of them that were reserved are reserved `again`.
@@ -448,7 +444,7 @@ impl Core {
         let state = self.state();
         state.runs.assert_invariants();
         state.capacity.assert_invariants(state.used());
-        assert_eq!(state.decommitting, 0);
+        assert_eq!((state.decommitting, state.committing), (0, 0));
         let lost =
             (0..state.runs.total()).find(|&page| self.refs.is_shared(page) && !state.runs.is_allocated(page));
         assert_eq!(lost, None, "a free page has references");
@@ -482,6 +478,12 @@ impl State {
     /// Pages that count towards the capacity.
     fn used(&self) -> u32 {
         self.runs.allocated() - self.decommitting
+    }
+
+    /// Idle pages that exceed the capacity, once those that are about to become resident are.
+    fn excess(&self) -> u32 {
+        let resident = self.runs.resident() - self.decommitting + self.committing;
+        resident.saturating_sub(self.capacity.limit())
     }
 
     /// Pages that a rope with so many reserved ones may allocate.

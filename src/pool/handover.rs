@@ -8,7 +8,8 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::{Pool, PoolOptions};
+use super::core::Pool;
+use super::options::PoolOptions;
 use crate::sys::pipe::Pipe;
 
 impl Pool {

@@ -39,10 +39,12 @@ mod runs;
 mod spill;
 
 use std::fs::File;
+use std::future::poll_fn;
 use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use self::core::Core;
@@ -247,15 +249,16 @@ impl Pool {
     /// }
     /// ```
     pub async fn wait_for_spill(&self) {
-        self.wait_until_spilled(false).await;
+        poll_fn(|context| self.poll_spill(false, context)).await;
     }
 
-    /// The same; with `next`, waits also until the page has memory that a rope takes next.
-    pub(crate) async fn wait_until_spilled(&self, next: bool) {
-        // In a child of fork(2) the thread does not exist, and its lock may be held for good.
-        let spilling = self.spilling().filter(|pool| pool.check_process().is_ok());
-        if let Some(spill) = spilling.and_then(|pool| pool.core().spill()) {
-            std::future::poll_fn(|context| spill.poll_ready(false, next, context)).await;
+    /// Polls for the same; with `next`, also for the memory of the page that a rope takes next.
+    pub(crate) fn poll_spill(&self, next: bool, context: &mut Context<'_>) -> Poll<()> {
+        let Some(pool) = self.spilling() else { return Poll::Ready(()) };
+        match (pool.core().spill(), pool.check_process()) {
+            (Some(spill), Ok(())) => spill.poll_ready(false, next, context),
+            // In a child of fork(2) the thread does not exist, and its lock may be held for good.
+            _ => Poll::Ready(()),
         }
     }
 
@@ -266,29 +269,30 @@ impl Pool {
     }
 
     pub(crate) fn limits(&self) -> &'static Limits {
-        self.core().limits()
+        self.core().limits
     }
 
     /// Bytes per page: the machine's, or a huge one's.
     #[inline]
     pub(crate) fn page_size(&self) -> usize {
-        self.core().arena().page_size()
+        self.core().arena.page_size()
     }
 
     /// Returns an error in a child of the process that made the pool.
+    #[inline]
     pub(crate) fn check_process(&self) -> io::Result<()> {
         self.core().check_process()
     }
 
     /// Where in the arena these bytes lie, if they lie there.
     pub(crate) fn offset_of(&self, bytes: &[u8]) -> Option<usize> {
-        self.core().arena().offset_of(bytes)
+        self.core().arena.offset_of(bytes)
     }
 
     /// The pool of the pages beyond the capacity.
     #[inline]
     pub(crate) fn overflow(&self) -> Option<&Pool> {
-        self.core().overflow()
+        self.core().overflow.as_ref()
     }
 
     /// The pool whose pages go to a file: that of the pages beyond the capacity, or this one.
@@ -311,8 +315,8 @@ impl Pool {
             Ok(None)
         });
         poll_fn(|context| match room.as_mut().poll(context) {
-            std::task::Poll::Ready(room) => std::task::Poll::Ready(room.map(Some)),
-            std::task::Poll::Pending => spilled.as_mut().poll(context),
+            Poll::Ready(room) => Poll::Ready(room.map(Some)),
+            Poll::Pending => spilled.as_mut().poll(context),
         })
         .await
     }
@@ -327,18 +331,18 @@ impl Pool {
 
     /// The address of a byte of the arena, with provenance for all of it.
     pub(crate) fn address_of(&self, offset: usize) -> NonNull<u8> {
-        self.core().arena().at(offset)
+        self.core().arena.at(offset)
     }
 
     /// The memfd, unless the arena is anonymous.
     pub(crate) fn file(&self) -> Option<&Arc<File>> {
-        self.core().arena().file()
+        self.core().arena.file()
     }
 
     /// What is behind an address in the arena, if it is not anonymous: the memfd, the offset there, and the address with
     /// provenance for all of the arena.
     pub(crate) fn behind(&self, address: usize) -> Option<(&Arc<File>, usize, NonNull<u8>)> {
-        let arena = self.core().arena();
+        let arena = &self.core().arena;
         let offset = address.checked_sub(arena.addresses().start)?;
         let file = arena.file().filter(|_| arena.addresses().contains(&address))?;
         Some((file, arena.in_file(offset), arena.at(offset)))
@@ -361,7 +365,7 @@ impl Pool {
     /// Returns whether what was received must be overwritten when it is freed.
     #[inline]
     pub(crate) fn zeroes(&self) -> bool {
-        self.core().zero_on_release()
+        self.core().zero_on_release
     }
 
     /// Counts that memory came from the heap because the pool had none.

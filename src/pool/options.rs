@@ -72,7 +72,8 @@ impl PoolOptions {
     }
 
     /// Most bytes that all ropes together may hold, in whole pages; at least 1, at most 2^31 - 1 pages. A receive beyond
-    /// it is an error of kind [`OutOfMemory`](std::io::ErrorKind::OutOfMemory) and loses nothing.
+    /// it is an error of kind [`OutOfMemory`](std::io::ErrorKind::OutOfMemory) and loses nothing. It bounds idle pages too:
+    /// those that would exceed it are given back.
     ///
     /// Default: the machine's physical memory, or less where a control group allows less. Address space of twice that
     /// is reserved, no memory.
@@ -166,15 +167,15 @@ impl PoolOptions {
     ///   others need them or [`Pool::trim`](crate::Pool::trim).
     /// * A rope that spills holds whole units of 2 MiB.
     /// * A full disk is an error of the receive, of the kind that the kernel reports, such as
-    ///   [`StorageFull`](std::io::ErrorKind::StorageFull). What has arrived is kept, in memory if need be, and the call
-    ///   can be repeated: the disk is tried again then.
+    ///   [`StorageFull`](std::io::ErrorKind::StorageFull), which a full quota (`EDQUOT`) is too. What has arrived is kept, in
+    ///   memory if need be, and the call can be repeated: the disk is tried again then.
     /// * Dropping ropes returns disk space; the thread makes the holes. [`Pool::trim`](crate::Pool::trim) waits for it.
     /// * The bytes are as safe as the file: where the device fails to read them, touching them is SIGBUS, as for every
     ///   mapped file. [`View::read_at`](crate::View::read_at) and reading a [`Cursor`](crate::Cursor) report an error
     ///   instead.
     ///
-    /// `directory` should not be a tmpfs, which is memory. Its file system must support holes, fallocate(2), or
-    /// [`create`](PoolOptions::create) is an error of kind [`Unsupported`](std::io::ErrorKind::Unsupported). With
+    /// `directory` should not be a tmpfs, which is memory. Its file system must support holes, fallocate(2), and write(2),
+    /// or [`create`](PoolOptions::create) is an error of kind [`Unsupported`](std::io::ErrorKind::Unsupported). With
     /// [`zero_on_release`](PoolOptions::zero_on_release) it is `InvalidInput`, and on other systems than Linux `Unsupported`.
     ///
     /// # Examples

@@ -8,8 +8,8 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use super::core::Core;
-use super::{Pool, PoolOptions};
+use super::core::{Core, Pool};
+use super::options::PoolOptions;
 use crate::sys::shown;
 
 /// Permissions of a file that [`File::create`](std::fs::File::create) makes, before the umask.
@@ -24,6 +24,11 @@ impl Pool {
     pub(crate) fn for_file(directory: &Path, bytes: u64) -> io::Result<Pool> {
         let options = PoolOptions { capacity: 0, decay: Duration::MAX, ..Pool::options() };
         Pool::over(Core::on_disk(&options.spill(directory, bytes), MODE)?)
+    }
+
+    /// Returns whether all pages go to a file that may get a name.
+    pub(crate) fn is_for_file(&self) -> bool {
+        self.core().spill().is_some()
     }
 
     /// linkat(2): lets the file of a private pool become the one at `path`, if these bytes are all of it; returns whether

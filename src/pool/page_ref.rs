@@ -29,7 +29,10 @@ impl PageRef {
     #[inline]
     pub(super) fn allocate(shard: &Arc<Shard>, want: Want, reserved: &mut u32) -> io::Result<PageRef> {
         let (core, before) = (&shard.core, *reserved);
-        let cached = core.cache(shard.index, *reserved).and_then(|cache| cache.allocate(want.pages()));
+        let cached = core.cache(shard.index, *reserved).and_then(|cache| match want {
+            Want::Exactly(pages) => cache.allocate_exact(pages),
+            want => cache.allocate(want.pages()),
+        });
         let (run, resident) = match cached {
             Some(run) => (run, run.len),
             None => core.allocate(shard.index, want, reserved)?,
@@ -103,7 +106,7 @@ impl PageRef {
     /// A further reference to the pages from byte `bytes.start` of the arena to `bytes.end`, all of which the caller has a
     /// reference to and has filled. O(pages).
     pub(super) fn pin(shard: &Arc<Shard>, bytes: Range<usize>) -> PageRef {
-        let page = shard.core.arena().page_size();
+        let page = shard.core.arena.page_size();
         let (start, end) = (to_page(bytes.start / page), to_page(bytes.end.div_ceil(page)));
         let run = PageRun::new(start, end - start);
         shard.core.refs.add(run);
@@ -145,7 +148,7 @@ impl PageRef {
         let resident = self.resident.max(first);
         if resident < end {
             let (core, run) = (&self.shard.core, PageRun::new(self.run.start + resident, end - resident));
-            if touched { core.commit(run) } else { core.commit_unmapped(run) }?;
+            core.commit(run, touched)?;
             if self.resident >= first {
                 self.resident = end;
             }
@@ -161,18 +164,18 @@ impl PageRef {
     /// Returns whether a child of the process that made the pool runs: the pages are not mapped there.
     #[inline]
     pub(crate) fn is_inherited(&self) -> bool {
-        self.shard.core.arena().is_inherited()
+        self.shard.core.arena.is_inherited()
     }
 
     #[inline]
     pub(crate) fn page_size(&self) -> usize {
-        self.shard.core.arena().page_size()
+        self.shard.core.arena.page_size()
     }
 
     /// The address of the first byte, with provenance for the arena.
     #[inline]
     pub(crate) fn start(&self) -> NonNull<u8> {
-        self.shard.core.arena().page(self.run.start)
+        self.shard.core.arena.page(self.run.start)
     }
 
     /// Pages.

@@ -23,6 +23,12 @@ const WORD: u32 = 64;
 /// log2 of [`WORD`].
 const WORD_ORDER: u32 = 6;
 
+/// Holes that are tried for a run of exactly so many pages before it gets an aligned block.
+const TRIES: u32 = 8;
+
+/// New extents in which [`Runs::usual`] decays to 1/e.
+const USUAL_TIME: u32 = 256;
+
 /// The deficit of a part without a free page.
 const FULL: u8 = 64;
 
@@ -79,6 +85,8 @@ pub(super) struct Runs {
     resident_free: u32,
     /// No page at or above is free and resident.
     resident_end: u32,
+    /// Pages that ropes have grown to lately, rounded up: new extents get as much slack.
+    usual: u32,
 }
 
 impl Runs {
@@ -100,6 +108,7 @@ impl Runs {
             resident_pages: 0,
             resident_free: 0,
             resident_end: 0,
+            usual: 0,
         };
         runs.close_end();
         Ok(runs)
@@ -149,14 +158,16 @@ impl Runs {
         self.resident_free
     }
 
-    /// Allocates 1 to `want` pages for a rope that holds `held` pages: the lowest place that has slack.
+    /// Allocates 1 to `want` pages for a rope that holds `held` pages: the lowest place that has slack, for as many pages as
+    /// ropes needed lately.
     ///
     /// Where slack is used up below the bound of [`Placement`], less slack comes first, then a shorter run, then any
     /// place.
     pub(super) fn allocate(&mut self, want: u32, held: u32) -> Option<PageRun> {
         let Placement { slack: (min, max), min_run, .. } = self.placement;
         let least = order_of(want);
-        let most = order_of(held.clamp(min, max).max(want));
+        let most = order_of(held.max(self.usual).clamp(min, max).max(want));
+        self.usual -= self.usual.div_ceil(USUAL_TIME);
         let bound = self.slack_bound();
         let below = |order: &u32| {
             let start = self.lowest(*order).filter(|start| u64::from(*start) + (1 << order) <= bound)?;
@@ -175,8 +186,29 @@ impl Runs {
 
     /// Allocates exactly `want` neighbouring pages. O(n) where no aligned block is large enough.
     pub(super) fn allocate_exact(&mut self, want: u32) -> Option<PageRun> {
-        let start = self.lowest(order_of(want)).or_else(|| self.first_fit(want))?;
+        let start = self.lowest_unaligned(want);
+        let start = start.or_else(|| self.lowest(order_of(want))).or_else(|| self.first_fit(want))?;
         Some(self.take(PageRun::new(start, want)))
+    }
+
+    /// The start of the lowest `want` free pages, a multiple of the least slack, so that other extents keep theirs. An
+    /// aligned block of as many may lie twice as high, and what is allocated high becomes resident.
+    ///
+    /// Among so many pages is an aligned block of a quarter, rounded up to a power of two. O(log n + words of the run): it
+    /// looks around [`TRIES`] of those.
+    fn lowest_unaligned(&self, want: u32) -> Option<u32> {
+        let order = order_of(want).checked_sub(2).filter(|order| *order >= WORD_ORDER)?;
+        let mut from = 0;
+        for _ in 0..TRIES {
+            let block = self.lowest_from(order, from)?;
+            let free_from = self.last_before(block, |word, runs| runs.taken[word]);
+            let start = free_from.checked_next_multiple_of(self.placement.slack.0)?;
+            if self.free_at(start, want) == want {
+                return Some(start);
+            }
+            from = block + self.free_at(block, want.saturating_add(self.placement.slack.0));
+        }
+        None
     }
 
     /// Allocates the lowest 1 to `want` neighbouring pages that are resident. O(n): for when memory is short.
@@ -190,6 +222,8 @@ impl Runs {
 
     /// Allocates up to `want` pages from page `at` on, for an extent that ends there; returns how many.
     pub(super) fn grow(&mut self, at: u32, want: u32, held: u32) -> u32 {
+        let max_slack = self.placement.slack.1;
+        self.usual = self.usual.max((held.min(max_slack) + 1).next_power_of_two());
         // A rope that holds little passes on what it receives: above the bound it would walk on for ever, through
         // pages that are not resident.
         let min_slack = self.placement.slack.0;
@@ -249,8 +283,8 @@ impl Runs {
         if max == 0 || self.resident_free == 0 {
             return None;
         }
-        let end = self.last_before(self.resident_end, true);
-        let start = self.last_before(end, false).max(end.saturating_sub(max));
+        let end = self.last_before(self.resident_end, |word, runs| runs.reusable(word));
+        let start = self.last_before(end, |word, runs| !runs.reusable(word)).max(end.saturating_sub(max));
         self.resident_end = start;
         Some(self.take(PageRun::new(start, end - start)))
     }
@@ -289,14 +323,42 @@ impl Runs {
 
     /// The lowest free block of 2^`order` pages.
     fn lowest(&self, order: u32) -> Option<u32> {
-        let has = |node: usize, size: u32| size >= order + u32::from(self.deficit[node]);
-        let (mut node, mut size) = (1, self.order);
-        if !has(node, size) {
+        if self.has(1, self.order, order) { self.lowest_below(1, self.order, order) } else { None }
+    }
+
+    /// The lowest free block of 2^`order` pages that begins at page `from` or above, with a word or more in it.
+    fn lowest_from(&self, order: u32, from: u32) -> Option<u32> {
+        let nodes = 1usize << self.order.checked_sub(order)?;
+        let index = from.div_ceil(1 << order) as usize;
+        let (mut node, mut size) = (nodes + index, order);
+        if index >= nodes {
             return None;
         }
+        while !self.has(node, size, order) {
+            // On to the next part of the arena, the larger the better.
+            while node % 2 == 1 {
+                (node, size) = (node / 2, size + 1);
+            }
+            if node == 0 {
+                return None;
+            }
+            node += 1;
+        }
+        self.lowest_below(node, size, order)
+    }
+
+    /// Whether the 2^`size` pages under `node` have a free block of 2^`order`.
+    #[inline]
+    fn has(&self, node: usize, size: u32, order: u32) -> bool {
+        size >= order + u32::from(self.deficit[node])
+    }
+
+    /// The lowest free block of 2^`order` pages under a node that has one.
+    #[inline]
+    fn lowest_below(&self, mut node: usize, mut size: u32, order: u32) -> Option<u32> {
         while size > order.max(WORD_ORDER) {
             size -= 1;
-            node = 2 * node + usize::from(!has(2 * node, size));
+            node = 2 * node + usize::from(!self.has(2 * node, size, order));
         }
         let first = ((node as u64) << size) - (1 << self.order);
         let free = || !self.taken[node - self.leaves];
@@ -350,13 +412,12 @@ impl Runs {
         None
     }
 
-    /// One past the last page below `end` that is (`wanted`) or is not free and resident; 0 if there is none.
-    fn last_before(&self, end: u32, wanted: bool) -> u32 {
+    /// One past the last page below `end` whose bit is set in `bits`; 0 if there is none.
+    fn last_before(&self, end: u32, bits: impl Fn(usize, &Runs) -> u64) -> u32 {
         let mut end = end;
         while end > 0 {
             let at = (end - 1) / WORD;
-            let word = self.reusable(at as usize);
-            let word = (if wanted { word } else { !word }) << (WORD - 1 - (end - 1) % WORD);
+            let word = bits(at as usize, self) << (WORD - 1 - (end - 1) % WORD);
             if word != 0 {
                 return end - word.leading_zeros();
             }

@@ -24,6 +24,7 @@ use std::task::{Context, Poll, Waker};
 use super::refused::{AtCapacity, Full};
 use super::runs::PageRun;
 use crate::sys::file::{self, Unnamed, link};
+use crate::sys::is_unsupported;
 use crate::sys::memory::{self, TABLE};
 
 /// Bytes per page.
@@ -53,6 +54,8 @@ pub(super) struct Spill {
 struct Queue {
     /// Pages without a reference.
     frees: VecDeque<PageRun>,
+    /// Pages without a reference in which the file system made no hole, of disk space that it has not got, for instance.
+    unpunched: Vec<PageRun>,
     /// The page that a rope takes next: it gets memory before.
     next: Option<u32>,
     /// Pages that are full, and how many bytes of each.
@@ -87,20 +90,14 @@ impl Spill {
     ///
     /// # Errors
     ///
-    /// What the kernel reports of the directory; `Unsupported` for a file system without holes.
+    /// What the kernel reports of the directory; `Unsupported` for a file system without holes, or without write(2).
     pub(super) fn create(directory: &Path, capacity: u64, mode: u32) -> io::Result<Spill> {
         let explain = |error: io::Error| {
             let message = format!("cannot spill to {}: {error}", directory.display());
-            io::Error::new(error.kind(), message)
+            io::Error::new(kind_of(&error), message)
         };
         let file = Unnamed::create(directory, mode).and_then(Unnamed::into_file).map_err(explain)?;
-        memory::punch_hole(&file, 0, PAGE as u64).map_err(|error| {
-            let message = format!(
-                "cannot spill to {}: its file system makes no holes, fallocate(2): {error}; name another directory",
-                directory.display()
-            );
-            io::Error::new(io::ErrorKind::Unsupported, message)
-        })?;
+        check_file_system(&file).map_err(explain)?;
         let (least, most) = STAGED_BYTES;
         let max_staged = (capacity / 4).clamp(least, most) / PAGE as u64;
         Ok(Spill {
@@ -127,7 +124,8 @@ impl Spill {
             }
             if let Some((kind, failed)) = &queue.failed {
                 let message = format!(
-                    "cannot spill to {}: {failed}; what has arrived is kept in memory",
+                    "cannot spill to {}: {failed}; what has arrived is kept in memory, and the next receive tries the \
+                     disk again",
                     self.directory.display()
                 );
                 let error = io::Error::new(*kind, message);
@@ -212,6 +210,10 @@ impl Spill {
     pub(super) fn free(&self, run: PageRun) {
         let mut queue = self.lock();
         queue.writes.retain(|(page, _)| !run.range().contains(page));
+        if queue.writes.is_empty() {
+            // What could not be written is not needed any more.
+            queue.failed = None;
+        }
         queue.frees.push_back(run);
         self.work.notify_one();
     }
@@ -227,11 +229,13 @@ impl Spill {
         any
     }
 
-    /// Waits until nothing is left to do, or the disk is full.
+    /// Waits until nothing is left to do, or the disk is still full.
     pub(super) fn settle(&self) {
         let mut queue = self.lock();
-        while !(queue.is_idle() || queue.failed.is_some() && queue.frees.is_empty() && queue.doing.is_none())
-        {
+        queue.retry = queue.failed.is_some();
+        queue.try_holes_again();
+        self.work.notify_one();
+        while !(queue.is_idle() || queue.has_given_up()) {
             queue = self.done.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -304,22 +308,26 @@ impl Spill {
             queue.doing = None;
             match result {
                 Ok(()) => (queue.staged, queue.failed) = (queue.staged - 1, None),
+                // What was freed meanwhile is not needed any more.
+                Err(_) if queue.frees.iter().any(|run| run.range().contains(&page)) => {}
                 Err(error) => {
-                    queue.failed = Some((error.kind(), error.to_string()));
-                    // It may have been freed meanwhile.
-                    if !queue.frees.iter().any(|run| run.range().contains(&page)) {
-                        queue.writes.push_front((page, len));
-                    }
+                    queue.failed = Some((kind_of(&error), error.to_string()));
+                    queue.writes.push_front((page, len));
                 }
             }
         });
     }
 
-    /// Notes that a [`Job::Free`] is done: `staged` of the pages had memory.
-    pub(super) fn freed(&self, staged: u32) {
+    /// Notes that a [`Job::Free`] is done: `staged` of the freed pages had memory, and the others are `left`. Where a hole
+    /// was made, those that were left before are tried again.
+    pub(super) fn freed(&self, staged: u32, mut left: Vec<PageRun>) {
         self.finish(|queue| {
             (queue.doing, queue.retry) = (None, queue.failed.is_some());
             queue.staged -= staged;
+            if left.is_empty() {
+                queue.try_holes_again();
+            }
+            queue.unpunched.append(&mut left);
         });
     }
 
@@ -344,10 +352,41 @@ impl Queue {
         self.next.is_none() && self.frees.is_empty() && self.writes.is_empty() && self.doing.is_none()
     }
 
+    fn try_holes_again(&mut self) {
+        self.frees.extend(self.unpunched.drain(..));
+    }
+
+    /// Returns whether nothing is done until the disk is to be tried again.
+    fn has_given_up(&self) -> bool {
+        self.failed.is_some() && !self.retry && self.frees.is_empty() && self.doing.is_none()
+    }
+
     fn next_write(&mut self) -> Option<Job> {
         let again = std::mem::take(&mut self.retry);
         let (page, len) = if self.failed.is_none() || again { self.writes.pop_front() } else { None }?;
         Some(Job::Write { page, len })
+    }
+}
+
+/// fstatfs(2) and fallocate(2).
+fn check_file_system(file: &File) -> io::Result<()> {
+    let unsupported = |message| Err(io::Error::new(io::ErrorKind::Unsupported, message));
+    if file::is_hugetlbfs(file) {
+        return unsupported("hugetlbfs has no write(2); name another directory".to_owned());
+    }
+    match memory::punch_hole(file, 0, PAGE as u64) {
+        Err(error) if is_unsupported(error) => unsupported(format!(
+            "its file system makes no holes, fallocate(2): {error}; name another directory"
+        )),
+        punched => Ok(punched?),
+    }
+}
+
+/// A quota of the disk is full as the disk is: `QuotaExceeded` is the kind of a rope's limit.
+fn kind_of(error: &io::Error) -> io::ErrorKind {
+    match error.kind() {
+        io::ErrorKind::QuotaExceeded => io::ErrorKind::StorageFull,
+        kind => kind,
     }
 }
 

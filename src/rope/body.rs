@@ -93,7 +93,10 @@ impl Rope {
         if kind == FdKind::Packets {
             return self.readv_from(fd);
         }
-        self.received(received.map(Some))
+        match received {
+            Err(error) if sys::needs_alignment(fd, &error) => self.readv_from(fd),
+            received => self.received(received.map(Some)),
+        }
     }
 
     /// Makes room for what is missing of `body`, as [`reserve_body`](Rope::reserve_body) does, and returns how much may be

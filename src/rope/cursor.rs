@@ -199,6 +199,12 @@ impl<R: Borrow<Rope>> Cursor<R> {
         self.rope().gather(self.index, self.offset, max, iovecs);
     }
 
+    /// Returns how many bytes the next `count` pieces have, or all that remain if there are fewer. O(1).
+    pub(crate) fn bytes_of(&self, count: usize) -> usize {
+        let (segments, end) = (&self.rope().segments, self.index + count);
+        if end > segments.count() { self.remaining() } else { segments.start_of(end) - self.position }
+    }
+
     pub(crate) fn sends(&mut self) -> &mut Pace {
         &mut self.sends
     }

@@ -10,7 +10,8 @@ use memmap2::{Mmap, MmapOptions};
 
 use super::Rope;
 use crate::sys::file::regular_len;
-use crate::sys::memory::{not_mapped, page_size};
+use crate::sys::memory::not_mapped;
+use crate::sys::page_size;
 use crate::sys::shown::{self, InFile};
 
 impl Rope {

@@ -48,6 +48,8 @@ use extent::Memory;
 pub(crate) use extent::{Extent, narrow};
 pub(crate) use pace::{MAX_READ, MAX_SEND, Pace, first_read};
 use segments::{IntoSegments, Segments};
+#[cfg(feature = "tokio")]
+pub(crate) use send::Sent;
 
 /// A sequence of bytes in segments, with a tail that is being filled.
 ///
@@ -181,9 +183,10 @@ impl Rope {
     /// here too. If no name is given to it, the file is gone with the rope, its views and its segments, also after a
     /// crash.
     ///
-    /// The rope has a [pool](Rope::pool) of its own: a thread, a descriptor, address space of twice `bytes`, and about
-    /// twenty system calls. It holds units of 2 MiB, so small payloads cost less in an ordinary pool. A header that does
-    /// not belong to the file is received into another rope, or split off before the first byte of the file comes.
+    /// The rope has a [pool](Rope::pool) of its own: a thread, two descriptors (one where the file system knows no
+    /// `O_DIRECT`), address space of twice `bytes`, and about twenty system calls. It holds units of 2 MiB, so small payloads
+    /// cost less in an ordinary pool. A header that does not belong to the file is received into another rope, or split off
+    /// before the first byte of the file comes.
     ///
     /// # Errors
     ///
@@ -423,6 +426,33 @@ impl Rope {
             Ok(bytes) => self.push_bytes(bytes),
             Err(rope) => self.append(rope),
         }
+    }
+
+    /// Makes room for `more` segments behind those that are there: until it is used, [`push`](Rope::push) does not
+    /// allocate a larger table of segments. Amortised O(1) for one, else O(segments).
+    ///
+    /// For callers to which a failed allocation has to be an error. `push` aborts the process then, as
+    /// [`Vec::push`](Vec::push) does.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`](io::ErrorKind::OutOfMemory) when the heap has no memory for the table. The rope is as it was.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut rope = ropewalk::Rope::new();
+    /// rope.reserve_segments(1)?;
+    /// rope.push("a segment");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn reserve_segments(&mut self, more: usize) -> io::Result<()> {
+        let with_tail = more.saturating_add(usize::from(self.has_tail()));
+        self.segments.try_reserve(with_tail).map_err(|error| {
+            let message =
+                format!("no heap memory for a table of {} and {more} segments: {error}", self.num_segments());
+            io::Error::new(io::ErrorKind::OutOfMemory, message)
+        })
     }
 
     #[inline]

@@ -1,12 +1,12 @@
 //! Receiving from an offset of a file; and from files that are open with `O_DIRECT`.
 //!
-//! The kernel reads such a file by blocks: address, length and offset have to be multiples of their size. A page is a
-//! multiple of it.
+//! The kernel reads such a file by blocks: length and offset have to be multiples of their size, and the address of a part
+//! of it. A block here is a page, or the device's where that is larger.
 //!
 //! ```text
-//! file   │    page    │    page    │    page    │  end
+//! file   │   block    │   block    │   block    │  end
 //!          ▲ position  └── read into pages ─────┴──┘ a short count
-//!          └ read into a page beside the rope, and copied
+//!          └ read into memory beside the rope, and copied
 //! ```
 
 use std::io;
@@ -16,7 +16,7 @@ use super::Rope;
 use crate::pool::is_at_capacity;
 use crate::sys;
 use crate::sys::iovec::UninitIovec;
-use crate::sys::memory::page_size;
+use crate::sys::page_size;
 
 impl Rope {
     /// preadv(2): like [`readv_from`](Rope::readv_from) of a file, but from `offset` on, in bytes from its start. The
@@ -34,7 +34,7 @@ impl Rope {
     /// * [`OutOfMemory`](io::ErrorKind::OutOfMemory): the pool is at its capacity, and the file has more; or the system
     ///   has no memory.
     /// * [`NotSeekable`](io::ErrorKind::NotSeekable): a pipe, a socket or another descriptor without offsets.
-    /// * [`InvalidInput`](io::ErrorKind::InvalidInput): an offset of 2^63 or more.
+    /// * [`InvalidInput`](io::ErrorKind::InvalidInput): an offset of 2^63 - 1 or more, where no file has a byte.
     /// * Whatever else preadv(2) reports.
     ///
     /// # Examples
@@ -56,7 +56,7 @@ impl Rope {
         if self.allowed() == 0 {
             return none_at_end(fd, offset, self.limit_reached());
         }
-        let want = self.reads().bytes().min(self.allowed());
+        let want = self.read_size(sys::max_at(offset));
         let call = |iovecs: &mut [UninitIovec<'_>]| sys::preadv(fd, iovecs, offset);
         match self.receive_ready(want, false, call, |&count| count) {
             Err(error) if is_at_capacity(&error) => none_at_end(fd, offset, error),
@@ -65,7 +65,7 @@ impl Rope {
         }
     }
 
-    /// Receives from a file with `O_DIRECT`: whole pages of it, from `offset` or from its position on, or by a copy what is
+    /// Receives from a file with `O_DIRECT`: whole blocks of it, from `offset` or from its position on, or by a copy what is
     /// less.
     #[cold]
     pub(super) fn read_direct(
@@ -75,13 +75,16 @@ impl Rope {
         max: usize,
     ) -> io::Result<usize> {
         let start = offset.map_or_else(|| sys::position(fd), Ok)?;
-        let want = self.reads().bytes().min(max).min(self.allowed());
-        let whole = want / page_size() * page_size();
-        if start % page_size() as u64 > 0 || whole == 0 {
-            return self.read_part(fd, start, want, offset.is_none());
+        let (want, block) = (self.read_size(max), sys::direct_block(fd)?);
+        let whole = want / block * block;
+        if start % block as u64 > 0 || whole == 0 {
+            return self.read_part(fd, block, start, want, offset.is_none());
         }
-        let ready = match self.page_aligned(whole) {
-            Err(error) if is_at_capacity(&error) => return none_at_end(fd, start, error),
+        let ready = match self.block_aligned(whole, block) {
+            // There may be room for a part of a page.
+            Err(error) if is_at_capacity(&error) => {
+                return self.read_part(fd, block, start, want, offset.is_none());
+            }
             ready => ready?,
         };
         let count = self.fill(ready, |iovecs| sys::preadv(fd, iovecs, start), |&count| count)?;
@@ -91,16 +94,22 @@ impl Rope {
         Ok(count)
     }
 
-    /// Reads the page of the file in which `start` lies, and appends up to `max` bytes from there on; the file's position
+    /// Reads the block of the file in which `start` lies, and appends up to `max` bytes from there on; the file's position
     /// `moves` behind them, or stays.
-    fn read_part(&mut self, fd: BorrowedFd<'_>, start: u64, max: usize, moves: bool) -> io::Result<usize> {
-        let page = page_size();
-        let mut memory = vec![0; 2 * page];
-        let lead = memory.as_ptr().align_offset(page);
-        let block = &mut memory[lead..lead + page];
-        let inside = usize::try_from(start % page as u64).unwrap_or(0);
-        let got = sys::pread_into(fd, block, start - inside as u64)?;
-        let part = &block[inside.min(got)..got];
+    fn read_part(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        block: usize,
+        start: u64,
+        max: usize,
+        moves: bool,
+    ) -> io::Result<usize> {
+        let mut memory = vec![0; block + page_size()];
+        let lead = memory.as_ptr().align_offset(page_size());
+        let memory = &mut memory[lead..lead + block];
+        let inside = usize::try_from(start % block as u64).unwrap_or(0);
+        let got = sys::pread_into(fd, memory, start - inside as u64)?;
+        let part = &memory[inside.min(got)..got];
         let part = &part[..part.len().min(max)];
         let count = match self.copy_in(part) {
             Err(not_copied) if not_copied.bytes == part.len() => return Err(not_copied.error),
@@ -113,15 +122,14 @@ impl Rope {
         Ok(count)
     }
 
-    /// Makes up to `want` bytes, a multiple of a page, ready in a tail that goes on at the start of a page; returns how
+    /// Makes up to `want` bytes, a multiple of a block, ready in a tail that goes on at the start of a page; returns how
     /// many.
-    fn page_aligned(&mut self, want: usize) -> io::Result<usize> {
-        let page = page_size();
-        if !self.grow_aligned(want) {
+    fn block_aligned(&mut self, want: usize, block: usize) -> io::Result<usize> {
+        if !self.grow_aligned(want, block) {
             self.begin_aligned(want)?;
         }
         let ready = self.tail_mut().map_or(0, |tail| tail.ready());
-        match ready.min(want) / page * page {
+        match ready.min(want) / block * block {
             0 => Err(super::tail::no_room()),
             ready => Ok(ready),
         }

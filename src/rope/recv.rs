@@ -43,7 +43,8 @@ impl Rope {
     /// From a socket that keeps message boundaries (datagram, seqpacket) one call brings one whole message: its length
     /// is asked for first. So it is with the packets of a pipe (`O_DIRECT`) where there is less room than a page.
     /// Messages without bytes are skipped, since `Ok(0)` is the end; [`recvmsg_from`](Rope::recvmsg_from) brings them
-    /// too. That a [`TcpStream`](std::net::TcpStream) or [`UnixStream`](std::os::unix::net::UnixStream) is a stream is
+    /// too. Where the socket has `UDP_GRO`, the kernel merges datagrams into one message, and `recvmsg_from` tells their
+    /// size. That a [`TcpStream`](std::net::TcpStream) or [`UnixStream`](std::os::unix::net::UnixStream) is a stream is
     /// known by its type; of other types a rope asks the kernel once, by getsockopt(2).
     ///
     /// At the limit and in a full pool `Ok(0)` is the end of the stream as well, for each kind of descriptor; where the
@@ -264,19 +265,29 @@ impl Rope {
         call: impl FnOnce(&mut [UninitIovec<'_>]) -> io::Result<T>,
         count: impl FnOnce(&T) -> usize,
     ) -> io::Result<Option<T>> {
-        let allowed = self.allowed();
-        if allowed == 0 && max > 0 {
+        if self.allowed() == 0 && max > 0 {
             return none_at_end(fd, flags, self.limit_reached());
         }
-        let reserved = self.tail_mut().map_or(0, |tail| tail.reserved());
-        let want = self.reads().bytes().max(reserved.min(MAX_READ as usize)).min(max).min(allowed);
+        let want = self.read_size(max);
         if want == 0 {
             return Ok(None);
+        }
+        let reserved = self.tail_mut().map_or(0, |tail| tail.reserved());
+        if reserved > 0 && self.source().kind(fd) == FdKind::Records {
+            let all = reserved.min(max).min(self.allowed());
+            return self.receive_message(all, call, count).map(Some);
         }
         match self.receive_ready(want, want == max, call, count) {
             Err(error) if is_at_capacity(&error) => none_at_end(fd, flags, error),
             done => done.map(Some),
         }
+    }
+
+    /// Bytes that a read asks for: at least what is reserved, at most `max` and what the limit allows.
+    #[inline(always)]
+    pub(super) fn read_size(&mut self, max: usize) -> usize {
+        let reserved = self.tail_mut().map_or(0, |tail| tail.reserved());
+        self.reads().bytes().max(reserved.min(MAX_READ as usize)).min(max).min(self.allowed())
     }
 
     /// Offers memory for up to `want` bytes, `all` of which are likely to come or not, to one `call`, and keeps what it

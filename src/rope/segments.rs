@@ -12,7 +12,7 @@
 use std::mem;
 
 use bytes::{Buf, Bytes};
-use smallvec::SmallVec;
+use smallvec::{CollectionAllocErr, SmallVec};
 
 /// Segments stored inside the rope, without an allocation.
 const INLINE: usize = 2;
@@ -139,6 +139,23 @@ impl Segments {
         } else {
             self.entries.reserve(count);
         }
+    }
+
+    /// Returns how many more bytes can be counted. O(1).
+    #[inline]
+    pub(crate) fn left(&self) -> usize {
+        usize::MAX - self.len()
+    }
+
+    /// Allocates entries for `more` segments behind those that are there, which pushing then does not.
+    pub(crate) fn try_reserve(&mut self, more: usize) -> Result<(), CollectionAllocErr> {
+        if self.entries.capacity() - self.entries.len() >= more {
+            return Ok(());
+        }
+        if self.head > 0 && self.head >= self.entries.len().div_ceil(2) {
+            self.close_gap();
+        }
+        self.entries.try_reserve(more)
     }
 
     #[inline]

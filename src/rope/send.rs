@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::{Cursor, MAX_SEND, Pace, Rope};
 use crate::sys::iovec::{Iovecs, MAX_BYTES};
-use crate::sys::memory::page_size;
+use crate::sys::page_size;
 use crate::sys::shown;
 use crate::sys::{self, FdKind};
 
@@ -58,9 +58,13 @@ impl Rope {
     /// assert_eq!(&got, b"many small pieces");
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn writev_to(&mut self, fd: impl AsFd) -> io::Result<usize> {
-        let fd = fd.as_fd();
-        self.send(fd, |iovecs| write_or_sendfile(fd, iovecs))
+    pub fn writev_to<F: AsFd>(&mut self, fd: F) -> io::Result<usize> {
+        Ok(self.write_some(fd.as_fd(), sys::is_stream_type::<F>())?.bytes)
+    }
+
+    /// [`writev_to`](Rope::writev_to) a descriptor that `is_stream`, or that may be anything.
+    pub(crate) fn write_some(&mut self, fd: BorrowedFd<'_>, is_stream: bool) -> io::Result<Sent> {
+        self.send(fd, is_stream, |iovecs| write_or_sendfile(fd, iovecs))
     }
 
     /// sendmsg(2): like [`writev_to`](Rope::writev_to) on a socket, with descriptors beside the bytes.
@@ -97,10 +101,11 @@ impl Rope {
     pub fn sendmsg_to(&mut self, fd: impl AsFd, flags: i32, fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
         check_message(self.is_empty(), flags, fds)?;
         let fd = fd.as_fd();
-        self.send(fd, |iovecs| {
+        let sent = self.send(fd, false, |iovecs| {
             check_files(iovecs)?;
             sys::sendmsg(fd, iovecs, flags, fds)
-        })
+        })?;
+        Ok(sent.bytes)
     }
 
     /// [`writev_to`](Rope::writev_to) until the rope is empty.
@@ -129,12 +134,13 @@ impl Rope {
     fn send(
         &mut self,
         fd: BorrowedFd<'_>,
+        is_stream: bool,
         call: impl FnOnce(&Iovecs<'_>) -> io::Result<usize>,
-    ) -> io::Result<usize> {
+    ) -> io::Result<Sent> {
         let mut pace = *self.sends();
-        let sent = self.cursor().offer(fd, &mut pace, call)?;
+        let sent = self.cursor().offer(fd, is_stream, &mut pace, call)?;
         *self.sends() = pace;
-        self.advance(sent);
+        self.advance(sent.bytes);
         Ok(sent)
     }
 }
@@ -160,9 +166,13 @@ impl<R: Borrow<Rope>> Cursor<R> {
     /// }
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn writev_to(&mut self, fd: impl AsFd) -> io::Result<usize> {
-        let fd = fd.as_fd();
-        self.send(fd, |iovecs| write_or_sendfile(fd, iovecs))
+    pub fn writev_to<F: AsFd>(&mut self, fd: F) -> io::Result<usize> {
+        Ok(self.write_some(fd.as_fd(), sys::is_stream_type::<F>())?.bytes)
+    }
+
+    /// [`writev_to`](Cursor::writev_to) a descriptor that `is_stream`, or that may be anything.
+    pub(crate) fn write_some(&mut self, fd: BorrowedFd<'_>, is_stream: bool) -> io::Result<Sent> {
+        self.send(fd, is_stream, |iovecs| write_or_sendfile(fd, iovecs))
     }
 
     /// sendmsg(2): like [`writev_to`](Cursor::writev_to) on a socket, with descriptors that go with the
@@ -190,10 +200,11 @@ impl<R: Borrow<Rope>> Cursor<R> {
     pub fn sendmsg_to(&mut self, fd: impl AsFd, flags: i32, fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
         check_message(self.remaining() == 0, flags, fds)?;
         let fd = fd.as_fd();
-        self.send(fd, |iovecs| {
+        let sent = self.send(fd, false, |iovecs| {
             check_files(iovecs)?;
             sys::sendmsg(fd, iovecs, flags, fds)
-        })
+        })?;
+        Ok(sent.bytes)
     }
 
     /// [`writev_to`](Cursor::writev_to) until the cursor is at the end.
@@ -222,45 +233,60 @@ impl<R: Borrow<Rope>> Cursor<R> {
     fn send(
         &mut self,
         fd: BorrowedFd<'_>,
+        is_stream: bool,
         call: impl FnOnce(&Iovecs<'_>) -> io::Result<usize>,
-    ) -> io::Result<usize> {
+    ) -> io::Result<Sent> {
         let mut pace = *self.sends();
-        let sent = self.offer(fd, &mut pace, call)?;
+        let sent = self.offer(fd, is_stream, &mut pace, call)?;
         *self.sends() = pace;
-        self.advance(sent);
+        self.advance(sent.bytes);
         Ok(sent)
     }
 
-    /// Makes the call, unless there is nothing to send, with as many bytes as `pace` tells, or with all of a message.
-    /// Does not move the cursor.
+    /// Makes the call, unless there is nothing to send, with as many bytes as `pace` tells, with [`FEW`] segments if they
+    /// have more, or with all of a message. Does not move the cursor.
     #[inline]
     fn offer(
         &self,
         fd: BorrowedFd<'_>,
+        is_stream: bool,
         pace: &mut Pace,
         call: impl FnOnce(&Iovecs<'_>) -> io::Result<usize>,
-    ) -> io::Result<usize> {
+    ) -> io::Result<Sent> {
         let mut iovecs = Iovecs::default();
-        self.gather(pace.bytes(), &mut iovecs);
-        if iovecs.held() < self.remaining() && FdKind::of(fd) == FdKind::Message {
+        self.gather(pace.bytes().max(self.bytes_of(FEW)), &mut iovecs);
+        if iovecs.held() < self.remaining() && !is_stream && FdKind::of(fd) == FdKind::Message {
             iovecs.clear();
             self.gather(MAX_BYTES, &mut iovecs);
             check_whole(&iovecs, self.remaining(), self.rope().limits().max_iovecs)?;
         }
         if iovecs.held() == 0 {
-            return Ok(0);
+            return Ok(Sent { bytes: 0, full: false });
         }
         match call(&iovecs)? {
             0 => {
                 Err(io::Error::new(io::ErrorKind::WriteZero, "the descriptor took none of the bytes offered"))
             }
-            sent => {
-                pace.note(iovecs.held(), sent, (MIN_SEND, MAX_SEND));
-                Ok(sent)
+            bytes => {
+                pace.note(iovecs.held(), bytes, (MIN_SEND, MAX_SEND));
+                // Of a file, a call may have been offered a part of this only.
+                Ok(Sent { bytes, full: bytes < iovecs.held() && shown::is_empty() })
             }
         }
     }
 }
+
+/// What a send took.
+#[derive(Debug)]
+#[cfg_attr(not(feature = "tokio"), allow(unreachable_pub, dead_code))] // only a readiness is cleared because of it
+pub struct Sent {
+    pub(crate) bytes: usize,
+    /// Whether that is less than it was offered, so that a socket takes nothing more until it is writable again.
+    pub(crate) full: bool,
+}
+
+/// Segments that a send names however many bytes they have: to name them costs nothing beside the call.
+const FEW: usize = 16;
 
 /// Largest page with which a spilled page is no smaller than a folio of the page cache, so that pages can be sent by
 /// reference.

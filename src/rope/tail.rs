@@ -12,13 +12,14 @@
 use std::io;
 
 use super::extent::Extent;
-#[cfg(feature = "tokio")]
-use super::extent::Memory;
 use super::segments::Segments;
+#[cfg(feature = "tokio")]
+use super::{Body, extent::Memory};
 use super::{Pace, Rope};
 use crate::pool::Pool;
 use crate::sys::iovec::UninitIovec;
-use crate::sys::memory::page_size;
+use crate::sys::page_size;
+use crate::sys::process::Process;
 
 /// A rope keeps spare pages for this part of what it holds, so that ropes growing beside each other in one pool do not
 /// interleave page by page. A rope that holds little keeps none.
@@ -72,6 +73,7 @@ impl Rope {
     /// * [`OutOfMemory`](io::ErrorKind::OutOfMemory): the pool has no such run, or the heap no such memory. A pool that
     ///   is nearly full may have as many bytes in shorter runs: receive without a reservation then, and reserve
     ///   capacity by [`Pool::wait_for_room`].
+    /// * [`Unsupported`](io::ErrorKind::Unsupported): this process was forked from the one that made the pool.
     ///
     /// # Examples
     ///
@@ -92,6 +94,7 @@ impl Rope {
         if more == 0 {
             return Ok(());
         }
+        self.pool().map_or(Ok(()), Pool::check_process)?;
         self.absorb_short();
         if self.extend_tail(more) {
             return Ok(());
@@ -99,7 +102,7 @@ impl Rope {
         // Pages can be mapped behind each other only if the bytes go on where in a page they left off.
         let lead = self.tail.as_deref().map_or(0, Extent::end_in_page);
         let short =
-            if self.has_tail() { &[] } else { short_segment(&self.segments, &self.tail, self.inline_max()) };
+            if self.has_tail() { &[] } else { short_segment(&self.segments, &self.tail, self.short_max()) };
         let mut fresh = self.memory.allocate_exact(more.saturating_add(lead + short.len()))?;
         if let Err(error) = fresh.skip(lead).and_then(|()| fresh.begin_with(short)) {
             fresh.discard(&mut self.memory);
@@ -131,7 +134,8 @@ impl Rope {
     ///
     /// # Panics
     ///
-    /// When the heap has no memory either.
+    /// When the heap has no memory either, or the rope would have more than [`usize::MAX`] bytes;
+    /// [`try_extend_from_slice`](Rope::try_extend_from_slice) returns an error.
     ///
     /// # Examples
     ///
@@ -143,28 +147,58 @@ impl Rope {
     /// assert_eq!((rope.len(), rope.num_segments()), (11, 1));
     /// ```
     #[inline]
+    #[track_caller]
     pub fn extend_from_slice(&mut self, bytes: &[u8]) {
-        if !self.copy_in_place(bytes) {
-            self.copy_in_or_to_heap(bytes);
+        if let Err(error) = self.try_extend_from_slice(bytes) {
+            panic!("{error}");
         }
+    }
+
+    /// Appends a copy of `bytes` as [`extend_from_slice`](Rope::extend_from_slice) does, whatever the rope's limit is.
+    /// O(bytes).
+    ///
+    /// # Errors
+    ///
+    /// `OutOfMemory` when neither the pool nor the heap has memory; `InvalidInput` if the rope would have more than
+    /// [`usize::MAX`] bytes. The rope then holds the bytes that it held.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut rope = ropewalk::Rope::from("head, ");
+    /// rope.try_extend_from_slice(b"body")?;
+    /// assert_eq!(rope, b"head, body");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[inline]
+    pub fn try_extend_from_slice(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.copy_in_place(bytes) { Ok(()) } else { self.copy_in_or_to_heap(bytes) }
     }
 
     /// Copies into ready memory, if nothing else has to be done; returns whether it did.
     #[inline]
     pub(crate) fn copy_in_place(&mut self, bytes: &[u8]) -> bool {
-        let max_segment = self.limits.max_segment;
+        let max_segment = self.limits.max_segment.min(self.segments.left());
         let Some(tail) = &mut self.tail else { return false };
         // An empty tail may have to begin with a short segment, and a full one has to be cut.
         let simple = tail.len() > 0 && tail.len() + bytes.len() <= max_segment;
         simple && tail.copy_all_from(bytes)
     }
 
-    fn copy_in_or_to_heap(&mut self, bytes: &[u8]) {
-        let mut left = bytes;
+    fn copy_in_or_to_heap(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let (before, mut left) = (self.len(), bytes);
+        if before.checked_add(left.len()).is_none() {
+            let message = format!("{before} and {} bytes are more than a rope can hold", left.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
         while let Err(not_copied) = self.copy_in(left) {
             left = &left[left.len() - not_copied.bytes..];
-            self.make_room_on_heap(left.len());
+            if let Err(error) = self.make_room_on_heap(left.len()) {
+                self.truncate(before);
+                return Err(error);
+            }
         }
+        Ok(())
     }
 
     /// Copies into the tail; on an error, what came before it is in the rope.
@@ -189,7 +223,7 @@ impl Rope {
     #[inline]
     pub(crate) fn offer(&mut self, want: usize) -> io::Result<Offer> {
         self.absorb_short();
-        if self.tail.is_none() && short_segment(&self.segments, &None, self.limits.inline_max).is_empty() {
+        if self.tail.is_none() && short_segment(&self.segments, &None, self.short_max()).is_empty() {
             self.tail = Some(Box::new(self.fresh(want)?));
             self.tail_begins = false;
         }
@@ -200,9 +234,7 @@ impl Rope {
                 tail.grow(&mut self.memory, want - tail.spare(), held, false);
             }
             if tail.ready() < want {
-                let ahead = self.commit_ahead();
-                // What is ready already is enough if there is no memory for more.
-                let _ = self.tail.as_mut().map(|tail| tail.commit(want.min(ahead)));
+                self.commit_tail(want.min(self.commit_ahead()))?;
             }
         }
         if let Some(tail) = &self.tail {
@@ -229,9 +261,24 @@ impl Rope {
         if offer.len() > 0 { Ok(offer) } else { Err(no_room()) }
     }
 
-    /// Makes up to `want` further bytes ready in the tail, if that goes on at the start of a page; returns whether there is
-    /// one page at least.
-    pub(super) fn grow_aligned(&mut self, want: usize) -> bool {
+    /// Makes up to `want` bytes ready in the tail, or what there is memory for: another extent may have some.
+    ///
+    /// # Errors
+    ///
+    /// When there is none and the rope is a file's, which would have a gap in the place of these pages.
+    fn commit_tail(&mut self, want: usize) -> io::Result<()> {
+        let Some(tail) = &mut self.tail else { return Ok(()) };
+        match tail.commit(want) {
+            Err(error) if tail.ready() == 0 && self.memory.pool().is_some_and(Pool::is_for_file) => {
+                Err(error)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes up to `want` further bytes ready in the tail, if that goes on at the start of a page; returns whether there are
+    /// `least`.
+    pub(super) fn grow_aligned(&mut self, want: usize, least: usize) -> bool {
         let (held, page) = (self.len(), page_size());
         let Some(tail) = self.tail.as_mut().filter(|tail| tail.end_address() % page == 0) else {
             return false;
@@ -241,18 +288,18 @@ impl Rope {
         }
         // What is ready already is enough if there is no memory for more.
         let _ = tail.commit(want);
-        tail.ready() >= page
+        tail.ready() >= least
     }
 
     /// Replaces the tail by one of up to `want` bytes that begins at the start of a page.
     pub(super) fn begin_aligned(&mut self, want: usize) -> io::Result<()> {
-        self.finish();
         let (held, page) = (self.len(), page_size());
         let room = if self.memory.pool().is_some() { want } else { want + page };
         let mut fresh = self.memory.allocate(room, held)?;
         let lead = fresh.end_address().wrapping_neg() % page;
         fresh.skip(lead)?;
-        self.tail = Some(Box::new(self.memory.commit(fresh, want)?));
+        let fresh = self.memory.commit(fresh, want)?;
+        self.replace_tail(fresh);
         self.tail_begins = true;
         Ok(())
     }
@@ -341,7 +388,7 @@ impl Rope {
         let short = if self.has_tail() {
             0
         } else {
-            short_segment(&self.segments, &self.tail, self.limits.inline_max).len()
+            short_segment(&self.segments, &self.tail, self.short_max()).len()
         };
         let mut fresh = self.fresh(want.saturating_add(short))?;
         let last = self.segments.last().map_or(&[][..], |last| last);
@@ -364,12 +411,8 @@ impl Rope {
                 tail.grow(&mut self.memory, generous, held, false);
             }
         }
-        let usable = |tail: &mut Extent| {
-            // What is ready already is enough if there is no memory for more.
-            let _ = tail.commit(want.min(MAX_COMMIT));
-            tail.ready() > 0
-        };
-        if !self.tail.as_deref_mut().is_some_and(usable) {
+        self.commit_tail(want.min(MAX_COMMIT))?;
+        if self.tail.as_deref().is_none_or(|tail| tail.ready() == 0) {
             let fresh = self.memory.allocate(generous, held)?;
             let fresh = self.memory.commit(fresh, want.min(MAX_COMMIT))?;
             self.replace_tail(fresh);
@@ -377,16 +420,13 @@ impl Rope {
         self.tail.as_deref_mut().filter(|tail| tail.ready() > 0).ok_or_else(no_room)
     }
 
-    /// For callers that cannot be told of an error: a tail on the heap.
-    ///
-    /// # Panics
-    ///
-    /// When the heap has no memory either.
-    pub(crate) fn make_room_on_heap(&mut self, want: usize) {
+    /// Begins a tail on the heap, because the pool has no memory.
+    pub(crate) fn make_room_on_heap(&mut self, want: usize) -> io::Result<()> {
         let most = self.limits.max_segment;
-        let fresh = Extent::on_heap(self.generous(want).min(most), self.memory.zeroes());
+        let fresh = Extent::on_heap(self.generous(want).min(most), self.memory.zeroes())?;
         self.memory.pool().into_iter().for_each(Pool::count_fallback);
-        self.replace_tail(fresh.unwrap_or_else(|error| panic!("{error}")));
+        self.replace_tail(fresh);
+        Ok(())
     }
 
     /// Bytes that are committed ahead of a read into pages that are not resident: as many as the rope holds, or as the
@@ -412,36 +452,27 @@ impl Rope {
         self.tail.as_deref_mut()
     }
 
-    /// Waits until the pool has reserved room for the next read, at least a page, at most an eighth of its capacity.
+    /// Waits until the pool has reserved room for `body`, which has to be in one run, or for the next read: at least a page,
+    /// at most an eighth of its capacity. Or until its spill file has some.
     #[cfg(feature = "tokio")]
-    pub(crate) async fn wait_for_room(&mut self) -> io::Result<()> {
-        let want = self.reads().bytes();
-        let Memory::Pool(held) = &self.memory else { return Ok(()) };
+    pub(crate) async fn wait_for_room(&mut self, body: Option<Body>) -> io::Result<()> {
+        let read = self.reads().bytes();
+        let Memory::Pool(held) = &mut self.memory else { return Ok(()) };
         let page = held.pool().page_size();
         let eighth = usize::try_from(held.pool().stats().capacity / 8).unwrap_or(usize::MAX);
-        self.wait_for_room_for(want.min(eighth).max(page)).await
-    }
-
-    /// Waits until a receive that spills need not wait for the disk.
-    #[cfg(any(feature = "tokio", feature = "http-body"))]
-    pub(crate) async fn wait_for_spill(&mut self) {
-        if self.memory.pool().is_none_or(|pool| pool.spilling().is_none()) {
-            return;
-        }
-        let (ready, want) = (self.tail.as_deref().map_or(0, Extent::ready), self.reads().bytes());
-        if let Some(pool) = self.memory.pool() {
-            pool.wait_until_spilled(ready < want).await;
-        }
-    }
-
-    /// Waits until the pool has reserved room for `want` bytes, or its spill file has some.
-    #[cfg(feature = "tokio")]
-    pub(crate) async fn wait_for_room_for(&mut self, want: usize) -> io::Result<()> {
-        let Memory::Pool(held) = &mut self.memory else { return Ok(()) };
+        let want = body.map_or(read.min(eighth).max(page), |body| body.room());
         match held.pool().wait_for_room_or_spill(want).await? {
             Some(room) => held.absorb(room).map_err(|_| no_room()),
             None => Ok(()),
         }
+    }
+
+    /// Returns `Ready` once a receive that spills need not wait for the disk.
+    #[cfg(any(feature = "tokio", feature = "http-body"))]
+    pub(crate) fn poll_spill(&mut self, context: &mut std::task::Context<'_>) -> std::task::Poll<()> {
+        use std::task::Poll;
+        let (want, ready) = (self.reads().bytes(), self.tail.as_deref().map_or(0, Extent::ready));
+        self.memory.pool().map_or(Poll::Ready(()), |pool| pool.poll_spill(ready < want, context))
     }
 
     /// Returns reserved room that was not used.
@@ -497,8 +528,8 @@ impl Rope {
         self.tail.is_some()
     }
 
-    /// Copies a short last segment into the tail, if that is empty and has room for more: a tail that this would fill
-    /// has to be followed by another, and the segment would be last again.
+    /// Copies a short last segment into the tail, if that is empty and has room for more beside what is reserved: a tail
+    /// that this would fill has to be followed by another, and the segment would be last again.
     #[inline]
     fn absorb_short(&mut self) {
         if !self.tail_begins && self.tail.as_ref().is_some_and(|tail| tail.len() == 0) {
@@ -506,12 +537,17 @@ impl Rope {
         }
     }
 
+    /// Longest segment that the next tail begins with a copy of: none in a child of fork(2), where it may not be mapped.
+    fn short_max(&self) -> usize {
+        if Process::is_child() { 0 } else { self.inline_max() }
+    }
+
     #[inline(never)]
     fn absorb_short_into_tail(&mut self) {
-        let inline_max = self.inline_max();
-        let short = short_segment(&self.segments, &self.tail, inline_max);
-        let Some(tail) = self.tail.as_mut().filter(|tail| !short.is_empty() && tail.ready() > short.len())
-        else {
+        let short = short_segment(&self.segments, &self.tail, self.short_max());
+        let fits =
+            |tail: &Extent| tail.ready() > short.len() && tail.spare() - short.len() >= tail.reserved();
+        let Some(tail) = self.tail.as_deref_mut().filter(|tail| !short.is_empty() && fits(tail)) else {
             return;
         };
         tail.copy_from(short);

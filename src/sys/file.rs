@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,16 +11,21 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::linkat;
 
-use super::io::{retry, within_offer};
+use super::io::within_offer;
 use super::iovec::MAX_BYTES;
 use super::memory::{file_size_limit, to_off};
 #[cfg(test)]
 use super::mock::{self, Call};
-use super::platform::{self, O_DIRECT, O_TMPFILE, copy_file_range};
+use super::platform::{self, EMPTY_PATH, O_DIRECT, O_TMPFILE, copy_file_range};
+use super::pressure;
+use super::retry;
 use super::{errno, is_unsupported};
 
 /// Bytes whose multiples `O_DIRECT` takes, on most devices.
 const BLOCK: usize = 4 << 10;
+
+/// Bytes that are written at a time to a file in memory: each step asks for memory first, since a full control group kills.
+const STEP: usize = 2 << 20;
 
 /// A file without a name, or with a random one until it gets another.
 #[derive(Debug)]
@@ -49,7 +54,8 @@ impl Unnamed {
         };
         match unnamed {
             Ok(file) => Ok(Unnamed { file, path: None }),
-            Err(error) if is_without_tmpfile(&error) => {
+            // Joined with a name, an empty path would be the working directory.
+            Err(error) if is_without_tmpfile(&error) && !directory.as_os_str().is_empty() => {
                 options.create_new(true);
                 create_new(directory, |path| options.open(path))
                     .map(|(file, path)| Unnamed { file, path: Some(path) })
@@ -93,12 +99,18 @@ impl Drop for Unnamed {
 ///
 /// `ENOENT` if it has had a name before; `EXDEV` for a name on another file system.
 pub(crate) fn link(file: &File, path: &Path) -> io::Result<()> {
-    let fd = path_of(file);
-    retry(|| {
-        #[cfg(test)]
-        mock::refuse(Call::Link)?;
-        linkat(AT_FDCWD, &fd, AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW)
-    })
+    let call = |directory, from: &Path, flags| {
+        retry(|| {
+            #[cfg(test)]
+            mock::refuse(Call::Link)?;
+            linkat(directory, from, AT_FDCWD, path, flags)
+        })
+    };
+    match call(AT_FDCWD, &path_of(file), AtFlags::AT_SYMLINK_FOLLOW) {
+        // Without `/proc`. Before Linux 6.10 this needs `CAP_DAC_READ_SEARCH`.
+        Err(error) if errno(&error) == Errno::ENOENT => call(file.as_fd(), Path::new(""), EMPTY_PATH),
+        linked => linked,
+    }
 }
 
 /// A path of an open file, which may have no name.
@@ -128,13 +140,20 @@ fn create_new(directory: &Path, open: impl Fn(&Path) -> io::Result<File>) -> io:
 ///
 /// # Errors
 ///
-/// `EFBIG` beyond `RLIMIT_FSIZE`, where the kernel would raise SIGXFSZ; else what the kernel reports, such as `ENOSPC` and
-/// `EDQUOT`.
+/// `EFBIG` beyond `RLIMIT_FSIZE`, where the kernel would raise SIGXFSZ; `OutOfMemory` for a file in memory that might end in
+/// a kill; else what the kernel reports, such as `ENOSPC` and `EDQUOT`.
 pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     check_size(offset, bytes.len())?;
     #[cfg(test)]
     mock::refuse(Call::WriteFile)?;
-    file.write_all_at(bytes, offset)
+    if !platform::is_in_memory(file) {
+        return file.write_all_at(bytes, offset);
+    }
+    for (part, at) in bytes.chunks(STEP).zip((offset..).step_by(STEP)) {
+        let _admission = pressure::admit(part.len() as u64)?;
+        file.write_all_at(part, at)?;
+    }
+    Ok(())
 }
 
 /// open(2) with `O_DIRECT` of a file that is open: what is written to it does not go through the page cache. `None` where
@@ -189,6 +208,11 @@ pub(crate) fn write_back(file: &File, offset: u64, len: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// fstatfs(2): whether the file is one of hugetlbfs, which has no write(2).
+pub(crate) fn is_hugetlbfs(file: &File) -> bool {
+    platform::is_hugetlbfs(file)
+}
+
 /// fstat(2): bytes of a regular file.
 ///
 /// # Errors
@@ -211,10 +235,13 @@ pub(crate) fn regular_len(file: &File) -> io::Result<u64> {
 /// `UnexpectedEof` if `from` has become shorter.
 pub(crate) fn copy_all(from: &File, offset: u64, len: usize, to: &File, at: u64) -> io::Result<()> {
     check_size(at, len)?;
+    let in_memory = platform::is_in_memory(to);
+    let step = if in_memory { STEP } else { MAX_BYTES };
     let mut done = 0;
     while done < len {
         let (mut source, mut target) = (to_off64(offset + done as u64)?, to_off64(at + done as u64)?);
-        let want = (len - done).min(MAX_BYTES);
+        let want = (len - done).min(step);
+        let _admission = in_memory.then(|| pressure::admit(want as u64)).transpose()?;
         match retry(|| copy_file_range(from, Some(&mut source), to, Some(&mut target), want)) {
             Ok(0) => return Err(shrunk(offset + done as u64)),
             Ok(count) => done += count,

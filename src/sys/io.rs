@@ -12,14 +12,17 @@ use nix::libc;
 use nix::sys::socket::{ControlMessage, MsgFlags};
 
 use super::iovec::{Iovecs, UninitIovec, offered};
-use super::memory::retry_errno;
 #[cfg(test)]
 use super::mock;
-use super::peek::{FdKind, Next, has_ended, is_refused, kind_before_read, max_packet, peek};
+use super::peek::{
+    FdKind, Next, has_ended, is_refused, kind_before_read, max_packet, next_message_len, next_packet_len,
+    peek, to_position,
+};
 use super::platform::{
     self, MSG_CMSG_CLOEXEC, MSG_ERRQUEUE, MSG_NOSIGNAL, MSG_PROBE, MSG_TELL_LEN, MSG_ZEROCOPY, SCM_PIDFD,
-    preadv64,
+    SOL_UDP, UDP_GRO, preadv64,
 };
+use super::retry;
 
 /// Most descriptors that the kernel passes in one message: `SCM_MAX_FD`, unix(7).
 const MAX_FDS: usize = 253;
@@ -54,6 +57,9 @@ pub struct Received {
     pub fds: Vec<OwnedFd>,
     /// The sender's process, close-on-exec, where the socket has `SO_PASSPIDFD`.
     pub pidfd: Option<OwnedFd>,
+    /// Bytes of each datagram that the kernel merged into these, where the socket has `UDP_GRO`; the last one may be
+    /// shorter. `None` for a single datagram.
+    pub gro_size: Option<usize>,
     /// Whether the kernel dropped something for want of room: the rest of a datagram (`MSG_TRUNC`)
     /// or descriptors and other ancillary data (`MSG_CTRUNC`).
     pub truncated: bool,
@@ -106,10 +112,11 @@ pub(crate) fn readv(
 ///
 /// # Errors
 ///
-/// `ESPIPE` for a pipe or a socket; `EINVAL` for an offset beyond 2^63.
+/// `ESPIPE` for a pipe or a socket; `EINVAL` for an offset of 2^63 - 1 or more, or where it offers more than
+/// [`max_at`](super::max_at).
 pub(crate) fn preadv(fd: BorrowedFd<'_>, iovecs: &mut [UninitIovec<'_>], offset: u64) -> io::Result<usize> {
     let offer = offered(iovecs);
-    let at = i64::try_from(offset).map_err(|_| Errno::EINVAL)?;
+    let at = to_position(offset)?;
     let count = retry(|| {
         #[cfg(test)]
         if let Some(answer) = mock::read(iovecs) {
@@ -152,15 +159,34 @@ fn read_message(fd: BorrowedFd<'_>, iovecs: &mut [UninitIovec<'_>]) -> io::Resul
     let offer = offered(iovecs);
     loop {
         let (len, header) = recvmsg_raw(fd, iovecs, &mut [], MSG_TELL_LEN)?;
-        if len > offer || header.msg_flags & libc::MSG_TRUNC != 0 {
-            let len = if len > offer { len.to_string() } else { format!("more than {offer}") };
-            let message = format!("a message of {len} bytes was cut to the {offer} that there was room for");
-            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
-        }
+        check_whole(len, offer, &header)?;
         if len > 0 || has_ended(fd)? {
             return Ok(len);
         }
     }
+}
+
+/// # Errors
+///
+/// `InvalidData` if a message was cut.
+fn check_whole(len: usize, offer: usize, header: &libc::msghdr) -> io::Result<()> {
+    if len <= offer && header.msg_flags & libc::MSG_TRUNC == 0 {
+        return Ok(());
+    }
+    let len = if len > offer { len.to_string() } else { format!("more than {offer}") };
+    let message = format!("a message of {len} bytes was cut to the {offer} that there was room for");
+    Err(io::Error::new(io::ErrorKind::InvalidData, message))
+}
+
+/// recvmsg(2) of a message that has no bytes, or the end of the stream; returns whether it was the end.
+///
+/// # Errors
+///
+/// `InvalidData` if it was another message, because another reader took the one that was looked at.
+fn take_empty(fd: BorrowedFd<'_>, flags: i32) -> io::Result<bool> {
+    let (len, header) = recvmsg_raw(fd, &mut [], &mut [], flags | MSG_TELL_LEN)?;
+    check_whole(len, 0, &header)?;
+    Ok(FdKind::of(fd) != FdKind::Message || has_ended(fd)?)
 }
 
 /// recvmsg(2), with `MSG_CMSG_CLOEXEC`. Without iovecs it takes a message that has no bytes.
@@ -171,14 +197,39 @@ pub(crate) fn recvmsg(
 ) -> io::Result<Received> {
     let offer = offered(iovecs);
     let mut control: Control = [MaybeUninit::uninit(); CONTROL_WORDS];
-    let (count, header) = recvmsg_raw(fd, iovecs, &mut control, flags | MSG_CMSG_CLOEXEC)?;
+    let (count, header) = match recvmsg_raw(fd, iovecs, &mut control, flags | MSG_CMSG_CLOEXEC) {
+        Err(error) if refuses_close_on_exec(fd, &error) => recvmsg_raw(fd, iovecs, &mut control, flags)?,
+        received => received?,
+    };
     let mut received = Received::default();
-    own_fds(&header, &mut received);
+    read_control(&header, &mut received);
     received.truncated = header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
     received.bytes = within_offer(count, offer, "recvmsg")?;
     let nothing = count == 0 && header.msg_controllen == 0;
     received.end = nothing && (FdKind::of(fd) != FdKind::Message || has_ended(fd)?);
     Ok(received)
+}
+
+/// Whether a receive may have failed because of `MSG_CMSG_CLOEXEC`, which packet(7) sockets refuse. Only Unix sockets pass
+/// descriptors, and they know it.
+#[cold]
+fn refuses_close_on_exec(fd: BorrowedFd<'_>, error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EINVAL)
+        && platform::domain(fd).is_ok_and(|domain| domain != libc::AF_UNIX)
+}
+
+/// Bytes of the next message or packet that has some; 0 at the end of the stream. Messages without bytes are taken.
+/// Waits for one unless the descriptor is non-blocking.
+pub(crate) fn next_with_bytes(fd: BorrowedFd<'_>, kind: FdKind) -> io::Result<usize> {
+    if kind == FdKind::Packets {
+        return next_packet_len(fd);
+    }
+    loop {
+        let len = next_message_len(fd, 0)?;
+        if len > 0 || take_empty(fd, 0)? {
+            return Ok(len);
+        }
+    }
 }
 
 /// recvmsg(2), as [`recvmsg`], into memory that is initialised.
@@ -232,7 +283,7 @@ fn recvmsg_raw(
 pub(crate) fn at_end_of_stream(fd: BorrowedFd<'_>, flags: i32) -> io::Result<bool> {
     loop {
         match peek(fd, flags)? {
-            Next::NoBytes if !recvmsg(fd, &mut [], flags)?.end => {}
+            Next::NoBytes if !take_empty(fd, flags)? => {}
             next => return Ok(next != Next::More),
         }
     }
@@ -300,8 +351,8 @@ fn check_flags(flags: i32, refused: i32, names: &str) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, message))
 }
 
-/// Takes ownership of every descriptor in the ancillary data, so that none can leak.
-fn own_fds(header: &libc::msghdr, received: &mut Received) {
+/// Takes ownership of every descriptor in the ancillary data, so that none can leak, and notes what tells datagrams apart.
+fn read_control(header: &libc::msghdr, received: &mut Received) {
     // SAFETY: the kernel has filled the control data that `header` describes.
     let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
     // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR return null or a header that lies whole in that data.
@@ -317,6 +368,12 @@ fn own_fds(header: &libc::msghdr, received: &mut Received) {
             } else {
                 received.pidfd = fds.last();
             }
+        } else if (message.cmsg_level, message.cmsg_type) == (SOL_UDP, UDP_GRO) {
+            // SAFETY: `next` is such a header, and the data follows it.
+            let data = unsafe { libc::CMSG_DATA(next) };
+            // SAFETY: the data is one `int`, which may not be aligned.
+            let size = unsafe { ptr::read_unaligned(data.cast::<libc::c_int>()) };
+            received.gro_size = usize::try_from(size).ok();
         }
         // SAFETY: `next` is the header just looked at, within the same data.
         next = unsafe { libc::CMSG_NXTHDR(header, next) };
@@ -344,12 +401,6 @@ unsafe fn fds_behind(message: *const libc::cmsghdr) -> impl Iterator<Item = Owne
         let fd = (raw >= 0).then(|| unsafe { OwnedFd::from_raw_fd(raw) });
         fd.inspect(platform::close_on_exec)
     })
-}
-
-/// Makes a call again as long as signals interrupt it.
-#[inline]
-pub(super) fn retry<T>(call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
-    Ok(retry_errno(call)?)
 }
 
 /// A count that the kernel cannot have meant would move the position past the data.

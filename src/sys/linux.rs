@@ -11,26 +11,27 @@ use std::ptr::{self, NonNull};
 
 use nix::errno::Errno;
 use nix::fcntl::{
-    self, FallocateFlags, FcntlArg, OFlag, PosixFadviseAdvice, SealFlag, SpliceFFlags, fallocate, fcntl,
-    posix_fadvise,
+    self, AtFlags, FallocateFlags, FcntlArg, OFlag, PosixFadviseAdvice, SealFlag, SpliceFFlags, fallocate,
+    fcntl, posix_fadvise,
 };
 use nix::libc::{self, SYS_mremap, c_int, c_long, c_void, off_t};
 use nix::sys::mman::{MapFlags, MmapAdvise, madvise};
 use nix::sys::resource::Resource;
 use nix::sys::sendfile::sendfile64;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
-use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
+use nix::sys::socket::{MsgFlags, recvmsg};
+use nix::sys::statfs::{HUGETLBFS_MAGIC, TMPFS_MAGIC, fstatfs};
 use nix::sys::sysinfo::sysinfo;
 use nix::time::ClockId;
 use nix::unistd::{Whence, lseek64, pipe2};
 
 #[cfg(test)]
 use super::mock::{self, Call};
-use super::{io, memory, peek, pressure};
+use super::{field, page_size, retry};
 
 pub(super) use libc::{
     MREMAP_DONTUNMAP, MREMAP_FIXED, MSG_CMSG_CLOEXEC, MSG_ERRQUEUE, MSG_NOSIGNAL, MSG_ZEROCOPY, O_TMPFILE,
-    POLLRDHUP, preadv64,
+    POLLRDHUP, SOL_UDP, UDP_GRO, preadv64,
 };
 pub(super) use nix::fcntl::copy_file_range;
 
@@ -58,6 +59,9 @@ pub(super) const DISCARD: MmapAdvise = MmapAdvise::MADV_DONTNEED;
 /// A clock that is up to 10 ms behind, at a quarter of the cost.
 pub(super) const COARSE: ClockId = ClockId::CLOCK_MONOTONIC_COARSE;
 
+/// The file itself, where the path is empty.
+pub(super) const EMPTY_PATH: AtFlags = AtFlags::AT_EMPTY_PATH;
+
 pub(super) const O_DIRECT: OFlag = OFlag::O_DIRECT;
 pub(super) const ADDRESS_SPACE: Resource = Resource::RLIMIT_AS;
 
@@ -66,7 +70,7 @@ pub(super) const ADDRESS_SPACE: Resource = Resource::RLIMIT_AS;
 pub(super) fn physical_memory() -> Option<u64> {
     let by_file = || {
         let text = fs::read_to_string("/proc/meminfo").ok()?;
-        pressure::field(&text, "MemTotal:")?.checked_mul(1024)
+        field(&text, "MemTotal:")?.checked_mul(1024)
     };
     sysinfo().ok().map(|info| info.ram_total()).or_else(by_file)
 }
@@ -143,7 +147,7 @@ fn is_cached(file: &File, len: u64) -> bool {
     let (fd, range, to) = (file.as_raw_fd(), range.as_ptr(), counts.as_mut_ptr());
     // SAFETY: `range` is the struct of offset and length, `counts` memory for that of five counts, both of 64 bits each.
     let done = unsafe { libc::syscall(CACHESTAT, fd, range, to, 0) };
-    done == 0 && counts[0] == len.div_ceil(memory::page_size() as u64)
+    done == 0 && counts[0] == len.div_ceil(page_size() as u64)
 }
 
 /// lseek(2) with `SEEK_HOLE`; the position is set to 0.
@@ -207,23 +211,41 @@ pub(super) fn drop_cached(file: &File, offset: off_t, len: off_t) -> nix::Result
     posix_fadvise(file, offset, len, PosixFadviseAdvice::POSIX_FADV_DONTNEED)
 }
 
-/// getsockopt(2), `SO_DOMAIN`.
-pub(super) fn domain(fd: BorrowedFd<'_>) -> nix::Result<c_int> {
-    peek::option(fd, libc::SO_DOMAIN)
+/// fstatfs(2): whether the file is one of huge pages.
+pub(super) fn is_hugetlbfs(file: &File) -> bool {
+    fstatfs(file).is_ok_and(|found| found.filesystem_type() == HUGETLBFS_MAGIC)
 }
 
-/// recv(2) with `MSG_PEEK` and `MSG_TRUNC`: bytes of the next message.
-pub(super) fn message_len(fd: BorrowedFd<'_>, flags: c_int) -> nix::Result<usize> {
-    let flags = libc::MSG_PEEK | libc::MSG_TRUNC | flags;
-    // SAFETY: no byte may be written, so the address does not matter.
-    Errno::result(unsafe { libc::recv(fd.as_raw_fd(), ptr::null_mut(), 0, flags) }).map(isize::unsigned_abs)
+/// fstatfs(2): whether the file is one of tmpfs, whose bytes are memory.
+pub(super) fn is_in_memory(file: &File) -> bool {
+    fstatfs(file).is_ok_and(|found| found.filesystem_type() == TMPFS_MAGIC)
+}
+
+/// getsockopt(2), `SO_DOMAIN`.
+pub(super) fn domain(fd: BorrowedFd<'_>) -> nix::Result<c_int> {
+    const LEN: libc::socklen_t = 4; // of a C int
+    let (mut domain, mut len): (c_int, _) = (0, LEN);
+    let to = (&raw mut domain).cast();
+    // SAFETY: `domain` has `len` bytes, and both outlive the call.
+    let done =
+        unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_DOMAIN, to, &raw mut len) };
+    Errno::result(done).map(|_| domain)
+}
+
+/// recvmsg(2) with `MSG_PEEK` and `MSG_TRUNC`: bytes of the next message; `None` if it has some and the kernel does not
+/// tell how many.
+pub(super) fn message_len(fd: BorrowedFd<'_>, flags: c_int) -> nix::Result<Option<usize>> {
+    let flags = MsgFlags::from_bits_retain(flags) | MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC;
+    let message = recvmsg::<()>(fd.as_raw_fd(), &mut [], None, flags)?;
+    let is_told = message.bytes > 0 || !message.flags.contains(MsgFlags::MSG_TRUNC);
+    Ok(is_told.then_some(message.bytes))
 }
 
 /// pipe2(2) and tee(2): a copy of the first `len` bytes of a pipe, which `waits` for some.
 pub(super) fn tee(fd: BorrowedFd<'_>, len: usize, waits: bool) -> std::io::Result<File> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
     let flags = if waits { SpliceFFlags::empty() } else { SpliceFFlags::SPLICE_F_NONBLOCK };
-    io::retry(|| fcntl::tee(fd, &write, len, flags))?;
+    retry(|| fcntl::tee(fd, &write, len, flags))?;
     Ok(read.into())
 }
 

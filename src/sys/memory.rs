@@ -20,13 +20,12 @@ use nix::sys::mman::{
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::sys::uio::pwrite;
 use nix::time::{ClockId, clock_gettime};
-use nix::unistd::{SysconfVar, sysconf};
 
 #[cfg(test)]
 use super::mock::{self, Call};
-use super::platform::{self, ADDRESS_SPACE, COARSE, DISCARD, DONTDUMP, DONTFORK, HUGEPAGE, NORESERVE};
-use super::pressure;
+use super::platform::{self, COARSE, DISCARD, DONTDUMP, DONTFORK, HUGEPAGE, NORESERVE};
 use super::process::Process;
+use super::retry_errno;
 
 /// Bytes that one page table maps, and of a huge page, where a page is 4 KiB.
 pub(crate) const TABLE: usize = 2 << 20;
@@ -363,12 +362,6 @@ fn clock(id: ClockId) -> u64 {
     })
 }
 
-/// sysconf(3), `_SC_PAGESIZE`.
-pub(crate) fn page_size() -> usize {
-    let size = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
-    size.and_then(|size| usize::try_from(size).ok()).unwrap_or(4096)
-}
-
 /// Bytes of a huge page, where the system has any for shared memory that asks for them.
 pub(crate) fn huge_page_size() -> Option<usize> {
     #[cfg(test)]
@@ -387,22 +380,6 @@ pub(crate) fn physical_memory() -> u64 {
     platform::physical_memory().unwrap_or(1 << 30)
 }
 
-/// Bytes that may still be mapped under `RLIMIT_AS` and, if they are `private` and writable, under `RLIMIT_DATA` and the
-/// system's commit limit: proc_pid_statm(5).
-pub(crate) fn mappable(private: bool) -> u64 {
-    if cfg!(miri) {
-        return u64::MAX; // it knows no limits, and warns of what is read from `/proc`
-    }
-    let sizes = fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let used = |field: usize| {
-        let pages: u64 = sizes.split(' ').nth(field).and_then(|pages| pages.trim().parse().ok()).unwrap_or(0);
-        pages * page_size() as u64
-    };
-    let left = |resource, field| limit(resource).saturating_sub(used(field));
-    let all = left(ADDRESS_SPACE, 0);
-    if private { all.min(left(Resource::RLIMIT_DATA, 5)).min(pressure::committable()) } else { all }
-}
-
 /// getrlimit(2), `RLIMIT_FSIZE`.
 pub(crate) fn file_size_limit() -> u64 {
     limit(Resource::RLIMIT_FSIZE)
@@ -410,24 +387,13 @@ pub(crate) fn file_size_limit() -> u64 {
 
 /// getrlimit(2): the soft limit, [`u64::MAX`] if there is none.
 #[allow(clippy::useless_conversion, clippy::unnecessary_fallible_conversions)] // a limit has 32 bits on some targets
-fn limit(resource: Resource) -> u64 {
+pub(super) fn limit(resource: Resource) -> u64 {
     if cfg!(miri) {
         return u64::MAX; // it knows no getrlimit(2)
     }
     match getrlimit(resource) {
         Ok((RLIM_INFINITY, _)) | Err(_) => u64::MAX,
         Ok((soft, _)) => soft.try_into().unwrap_or(u64::MAX),
-    }
-}
-
-/// Makes a call again as long as signals interrupt it.
-#[inline]
-pub(super) fn retry_errno<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
-    loop {
-        match call() {
-            Err(Errno::EINTR) => {}
-            done => return done,
-        }
     }
 }
 

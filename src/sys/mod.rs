@@ -24,12 +24,12 @@ pub(crate) mod space;
 
 pub use io::Received;
 pub(crate) use io::{
-    at_end_of_stream, check_recv_flags, check_send_flags, pread_into, preadv, readv, recvmsg, recvmsg_into,
-    sendmsg, writev,
+    at_end_of_stream, check_recv_flags, check_send_flags, next_with_bytes, pread_into, preadv, readv,
+    recvmsg, recvmsg_into, sendmsg, writev,
 };
 pub(crate) use peek::{
-    FdKind, KnownFd, at_end_of_file, is_no_socket, is_stream_type, needs_alignment, next_message_len,
-    next_with_bytes, position, set_position,
+    FdKind, KnownFd, at_end_of_file, direct_block, is_no_socket, is_stream_type, max_at, needs_alignment,
+    next_message_len, position, set_position,
 };
 
 /// Whether this is Linux: an arena is a memfd, whose pages can be mapped twice and sealed; a pipe may have packets.
@@ -60,6 +60,39 @@ pub(crate) fn errno(error: &std::io::Error) -> nix::errno::Errno {
 pub(crate) fn is_unsupported(error: nix::errno::Errno) -> bool {
     use nix::errno::Errno;
     matches!(error, Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EPERM | Errno::EACCES)
+}
+
+/// sysconf(3), `_SC_PAGESIZE`.
+pub(crate) fn page_size() -> usize {
+    use nix::unistd::{SysconfVar, sysconf};
+    let size = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+    size.and_then(|size| usize::try_from(size).ok()).unwrap_or(4096)
+}
+
+/// The number behind `name` in a file of `/proc` or of a control group that has a line for each.
+fn field(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        words.next().filter(|word| *word == name)?;
+        words.next()?.parse().ok()
+    })
+}
+
+/// Makes a call again as long as signals interrupt it.
+#[inline]
+fn retry_errno<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+    loop {
+        match call() {
+            Err(nix::errno::Errno::EINTR) => {}
+            done => return done,
+        }
+    }
+}
+
+/// The same, with the error of `std`.
+#[inline]
+fn retry<T>(call: impl FnMut() -> nix::Result<T>) -> std::io::Result<T> {
+    Ok(retry_errno(call)?)
 }
 
 /// Starts a thread that blocks all signals, pthread_sigmask(3): the program's handlers run in the program's threads.

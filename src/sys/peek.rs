@@ -6,7 +6,7 @@
 //! | descriptor | asked by | end | otherwise |
 //! |---|---|---|---|
 //! | stream socket, also shut down for reading | `recv` with `MSG_PEEK` | 0 | more; `WouldBlock` or waits; the socket's error |
-//! | datagram, raw, seqpacket socket | the same; after a receive of 0 `poll` and `FIONREAD` | hung up or shut down, no bytes left | more, or a message of no bytes |
+//! | datagram, raw, seqpacket socket | the same; after a receive of 0 `poll`, `FIONREAD` and `recv` with `MSG_PEEK` | hung up or shut down, nothing left | more, or a message of no bytes |
 //! | listening, unconnected | the same | never | its error: `ENOTCONN`, `EINVAL` |
 //! | pipe, FIFO | `poll`; if it says nothing, `tee` | no writer and nothing in it | more; `WouldBlock` or waits |
 //! | pipe of packets (`O_DIRECT`) | `tee` to another pipe, which is read | as a pipe | the next packet's length |
@@ -25,24 +25,29 @@
 #![allow(unsafe_code)] // raw calls: what nix has of these knows neither POLLRDHUP nor 64 bits on all targets
 
 use std::fs::{File, Metadata};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, IoSliceMut, Read, Seek, SeekFrom};
 use std::mem::ManuallyDrop;
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::ptr;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc::{self, POLLHUP, POLLIN, POLLPRI, c_int, c_short};
+use nix::sys::socket::{MsgFlags, SockType, getsockopt, recvmsg, sockopt};
+
+use zeroize::Zeroize;
 
 use super::errno;
-use super::io::{recvmsg, retry};
-use super::memory;
 #[cfg(test)]
 use super::mock;
 use super::platform::{self, O_DIRECT, POLLRDHUP, tee};
+use super::{page_size, retry};
+
+/// Largest block of a device that Linux knows.
+const MAX_BLOCK: usize = 64 << 10;
 
 /// What a descriptor would deliver next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +66,9 @@ pub(crate) enum FdKind {
     Stream,
     /// A socket that keeps message boundaries: what a receive has no room for is dropped.
     Message,
+    /// A seqpacket socket of another domain, such as vsock(7): the same may hold, and the kernel does not tell the length
+    /// where nothing is copied. A receive is offered all reserved room.
+    Records,
     /// A pipe whose writer has `O_DIRECT`: the same holds for its packets. Only what is in the pipe tells.
     Packets,
     /// Not a socket, or not known: read(2) serves both. It may be a pipe of packets.
@@ -81,10 +89,11 @@ impl FdKind {
         }
         let keeps_messages =
             || platform::domain(fd).is_ok_and(|domain| platform::MESSAGE_DOMAINS.contains(&domain));
-        match option(fd, libc::SO_TYPE) {
-            Ok(libc::SOCK_STREAM) => FdKind::Stream,
-            Ok(libc::SOCK_DGRAM | libc::SOCK_RAW) => FdKind::Message,
-            Ok(libc::SOCK_SEQPACKET) if keeps_messages() => FdKind::Message,
+        match getsockopt(&fd, sockopt::SockType) {
+            Ok(SockType::Stream) => FdKind::Stream,
+            Ok(SockType::Datagram | SockType::Raw) => FdKind::Message,
+            Ok(SockType::SeqPacket) if keeps_messages() => FdKind::Message,
+            Ok(SockType::SeqPacket) => FdKind::Records,
             Err(error) if error != Errno::ENOTSOCK && is_refused(error) => FdKind::of_next(fd),
             _ => FdKind::Other,
         }
@@ -135,7 +144,7 @@ pub(super) fn kind_before_read(fd: BorrowedFd<'_>, offer: usize) -> io::Result<F
 /// Largest packet of a pipe: a page.
 #[inline]
 pub(super) fn max_packet() -> usize {
-    memory::page_size()
+    page_size()
 }
 
 /// read(2) of at most `len` bytes of a pipe's copy; returns how many there were.
@@ -248,32 +257,73 @@ pub(crate) fn is_no_socket(fd: BorrowedFd<'_>, error: &io::Error) -> bool {
     }
 }
 
-/// Bytes of the next message or packet that has some; 0 at the end of the stream. Messages without bytes are taken.
-/// Waits for one unless the descriptor is non-blocking.
-pub(crate) fn next_with_bytes(fd: BorrowedFd<'_>, kind: FdKind) -> io::Result<usize> {
-    if kind == FdKind::Packets {
-        let waits = !OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?).contains(OFlag::O_NONBLOCK);
-        return next_of(&tee(fd, max_packet(), waits)?, max_packet());
-    }
-    loop {
-        let len = next_message_len(fd, 0)?;
-        if len > 0 || recvmsg(fd, &mut [], 0)?.end {
-            return Ok(len);
-        }
+/// tee(2) and read(2): bytes of the next packet of a pipe; 0 at the end. Waits for one unless the pipe is non-blocking.
+pub(super) fn next_packet_len(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let waits = !OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?).contains(OFlag::O_NONBLOCK);
+    next_of(&tee(fd, max_packet(), waits)?, max_packet())
+}
+
+/// recvmsg(2) with `MSG_PEEK`: bytes of the next message of a message socket. Waits for one unless
+/// the socket is non-blocking or `flags` has `MSG_DONTWAIT`.
+pub(crate) fn next_message_len(fd: BorrowedFd<'_>, flags: i32) -> io::Result<usize> {
+    let flags = flags & libc::MSG_DONTWAIT;
+    match retry(|| platform::message_len(fd, flags))? {
+        Some(len) => Ok(len),
+        None => copied_message_len(fd, flags),
     }
 }
 
-/// recv(2) with `MSG_PEEK`: bytes of the next message of a message socket. Waits for one unless
-/// the socket is non-blocking or `flags` has `MSG_DONTWAIT`.
-pub(crate) fn next_message_len(fd: BorrowedFd<'_>, flags: i32) -> io::Result<usize> {
-    retry(|| platform::message_len(fd, flags & libc::MSG_DONTWAIT))
+/// Memory for the first copy of a message that is made to see its length.
+const COPY: usize = 4 << 10;
+
+/// recvmsg(2) with `MSG_PEEK`: the same of a message that is copied to see its length. ICMP sockets (`SOCK_DGRAM`) and
+/// those of a CAN bus return the bytes that they have copied, whatever the flags.
+#[cold]
+fn copied_message_len(fd: BorrowedFd<'_>, flags: i32) -> io::Result<usize> {
+    let flags = MsgFlags::from_bits_retain(flags) | MsgFlags::MSG_PEEK;
+    let mut len = COPY;
+    loop {
+        let mut memory = Vec::new();
+        memory.try_reserve_exact(len)?;
+        memory.resize(len, 0);
+        let peeked = retry(|| {
+            let mut iovecs = [IoSliceMut::new(&mut memory)];
+            let message = recvmsg::<()>(fd.as_raw_fd(), &mut iovecs, None, flags)?;
+            Ok((!message.flags.contains(MsgFlags::MSG_TRUNC)).then_some(message.bytes))
+        });
+        memory.zeroize(); // the rope may be one that erases its bytes
+        match peeked? {
+            Some(bytes) => return Ok(bytes),
+            None => len *= 4,
+        }
+    }
 }
 
 /// Whether a receive of 0 bytes from a message socket was the end. If not, it was a message without bytes: such
 /// messages behind the last one with bytes, of a peer that has hung up, are taken for the end.
 pub(super) fn has_ended(fd: BorrowedFd<'_>) -> io::Result<bool> {
     let hung_up = poll(fd, POLLRDHUP, AT_ONCE)? & (POLLRDHUP | POLLHUP) != 0;
-    Ok(hung_up && bytes_left(fd).is_none_or(|left| left == 0))
+    Ok(hung_up && bytes_left(fd).is_none_or(|left| left == 0) && !holds_datagram(fd)?)
+}
+
+/// Returns whether a datagram socket that was shut down holds another message, of which `FIONREAD` tells only the first
+/// one's bytes. At the end Linux answers `EAGAIN`. A kernel that answers 0, as for a message without bytes, would be asked
+/// for ever: there 0 is the end.
+#[cold]
+fn holds_datagram(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let end_is_an_error = || -> io::Result<bool> {
+        let (ended, _peer) = UnixDatagram::pair()?;
+        ended.shutdown(Shutdown::Read)?;
+        ended.set_nonblocking(true)?;
+        Ok(ended.recv(&mut [0]).is_err())
+    };
+    if !matches!(getsockopt(&fd, sockopt::SockType), Ok(SockType::Datagram | SockType::Raw)) {
+        return Ok(false);
+    }
+    match peek(fd, libc::MSG_DONTWAIT) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        next => Ok(next? == Next::More || end_is_an_error().unwrap_or(false)),
+    }
 }
 
 /// What is no socket, or may not be asked as one.
@@ -311,6 +361,14 @@ pub(crate) fn needs_alignment(fd: BorrowedFd<'_>, error: &io::Error) -> bool {
         && as_file(fd).metadata().is_ok_and(is_file)
 }
 
+/// fstat(2): bytes of which a read with `O_DIRECT` takes multiples; a page, unless the device has larger blocks.
+pub(crate) fn direct_block(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let told = usize::try_from(as_file(fd).metadata()?.blksize()).unwrap_or(0);
+    // What a file system would rather read than it has to is more, or no power of two.
+    let is_block = told.is_power_of_two() && told <= MAX_BLOCK;
+    Ok(if is_block { told.max(page_size()) } else { page_size() })
+}
+
 /// lseek(2): the position of a file.
 pub(crate) fn position(fd: BorrowedFd<'_>) -> io::Result<u64> {
     as_file(fd).stream_position()
@@ -321,13 +379,30 @@ pub(crate) fn set_position(fd: BorrowedFd<'_>, position: u64) -> io::Result<()> 
     as_file(fd).seek(SeekFrom::Start(position)).map(drop)
 }
 
+/// Most bytes that the kernel may be asked for from an offset on, since it refuses what would end behind the largest one;
+/// at least 1.
+pub(crate) fn max_at(offset: u64) -> usize {
+    let left = END_OF_OFFSETS.saturating_sub(offset).max(1);
+    usize::try_from(left).unwrap_or(usize::MAX)
+}
+
+/// Where the longest file there can be ends.
+const END_OF_OFFSETS: u64 = i64::MAX as u64;
+
+/// # Errors
+///
+/// `EINVAL` for an offset at which no file has a byte.
+pub(super) fn to_position(offset: u64) -> nix::Result<i64> {
+    i64::try_from(offset).ok().filter(|_| offset < END_OF_OFFSETS).ok_or(Errno::EINVAL)
+}
+
 /// pread(2) of one byte: whether a file ends at or before an offset.
 ///
 /// # Errors
 ///
-/// `ESPIPE` for a pipe or a socket; `EINVAL` for an offset beyond 2^63.
+/// `ESPIPE` for a pipe or a socket; `EINVAL` for an offset of 2^63 - 1 or more.
 pub(crate) fn at_end_of_file(fd: BorrowedFd<'_>, offset: u64) -> io::Result<bool> {
-    i64::try_from(offset).map_err(|_| Errno::EINVAL)?;
+    to_position(offset)?;
     Ok(peek_at(fd, offset)? == Next::End)
 }
 
@@ -350,7 +425,7 @@ fn peek_by_poll(fd: BorrowedFd<'_>, found: &Metadata, waits: bool) -> io::Result
     let is_pipe = found.file_type().is_fifo();
     let mut ready = poll(fd, POLLIN | POLLPRI, AT_ONCE)?;
     if ready == 0 {
-        if is_pipe && has_no_writer(fd) {
+        if is_pipe && has_no_writer(fd)? {
             return Ok(Next::End);
         }
         if !waits {
@@ -383,16 +458,6 @@ fn poll(fd: BorrowedFd<'_>, events: c_short, timeout: c_int) -> io::Result<c_sho
     Ok(polled.revents)
 }
 
-/// getsockopt(2) of a number of the socket itself.
-pub(super) fn option(fd: BorrowedFd<'_>, name: c_int) -> nix::Result<c_int> {
-    const LEN: libc::socklen_t = 4; // of a C int
-    let (mut value, mut len): (c_int, _) = (0, LEN);
-    let to = (&raw mut value).cast();
-    // SAFETY: `value` has `len` bytes, and both outlive the call.
-    let done = unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, to, &raw mut len) };
-    Errno::result(done).map(|_| value)
-}
-
 /// ioctl(2), `FIONREAD`. Of a seqpacket socket these are the bytes of all messages, of others not.
 fn bytes_left(fd: BorrowedFd<'_>) -> Option<usize> {
     let mut left = 0;
@@ -402,8 +467,16 @@ fn bytes_left(fd: BorrowedFd<'_>) -> Option<usize> {
 }
 
 /// tee(2): whether reading from this empty pipe returns 0. poll(2) does not tell before the first writer has come.
-fn has_no_writer(fd: BorrowedFd<'_>) -> bool {
-    tee(fd, 1, false).and_then(|copy| next_of(&copy, 1)).is_ok_and(|copied| copied == 0)
+///
+/// # Errors
+///
+/// When there is no descriptor or memory for the copy. Where a sandbox forbids the calls there is a writer.
+fn has_no_writer(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    match tee(fd, 1, false).and_then(|copy| next_of(&copy, 1)) {
+        Ok(copied) => Ok(copied == 0),
+        Err(error) if matches!(errno(&error), Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM) => Err(error),
+        Err(_) => Ok(false),
+    }
 }
 
 #[cfg(test)]

@@ -4,10 +4,11 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use super::io::{retry, within_offer};
+use super::io::within_offer;
 #[cfg(test)]
 use super::mock::{self, Call};
 use super::platform::{self, splice};
+use super::retry;
 
 /// Bytes of the pipe, where the kernel grants so many.
 const PIPE_BYTES: i32 = 1 << 20;

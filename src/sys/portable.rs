@@ -18,19 +18,19 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::fcntl::{AtFlags, FcntlArg, FdFlag, OFlag, fcntl};
 use nix::libc::{self, c_int, c_void, off_t};
 use nix::sys::mman::{MapFlags, MmapAdvise};
 use nix::sys::resource::Resource;
-use nix::sys::socket::{MsgFlags, SockaddrLike, SockaddrStorage, getsockname, recvmsg};
+use nix::sys::socket::{SockaddrLike, SockaddrStorage, getsockname};
 use nix::time::ClockId;
 
-use super::{UNSUPPORTED, need_linux};
+use super::{UNSUPPORTED, need_linux, page_size};
 
 pub(super) use libc::preadv as preadv64;
 #[cfg(not(target_vendor = "apple"))]
@@ -56,6 +56,10 @@ pub(super) const MESSAGE_DOMAINS: [c_int; 1] = [libc::AF_UNIX];
 /// Elsewhere the number is that of a timestamp.
 pub(super) const SCM_PIDFD: c_int = if cfg!(target_os = "linux") { 4 } else { -1 };
 
+// No datagrams are merged.
+pub(super) const SOL_UDP: c_int = -1;
+pub(super) const UDP_GRO: c_int = -1;
+
 // What changes nothing.
 pub(super) const MREMAP_DONTUNMAP: c_int = 0;
 pub(super) const MREMAP_FIXED: c_int = 0;
@@ -77,19 +81,22 @@ pub(super) const NORESERVE: MapFlags = MapFlags::MAP_NORESERVE;
 #[cfg(target_os = "freebsd")]
 pub(super) const NORESERVE: MapFlags = MapFlags::empty(); // the flag is refused
 
+/// Files have names.
+pub(super) const EMPTY_PATH: AtFlags = AtFlags::empty();
+
 #[cfg(not(target_vendor = "apple"))]
 pub(super) const O_DIRECT: OFlag = OFlag::O_DIRECT;
 #[cfg(target_vendor = "apple")]
 pub(super) const O_DIRECT: OFlag = OFlag::empty();
 
-/// Without a flag, a directory that is opened for writing is `EISDIR`, as before Linux 3.11.
-pub(super) const O_TMPFILE: c_int = 0;
+/// Opened for writing, a directory is `EISDIR`, as before Linux 3.11; and a file is `ENOTDIR`, where it would be written to.
+pub(super) const O_TMPFILE: c_int = libc::O_DIRECTORY;
 
 /// sysconf(3), `_SC_PHYS_PAGES`.
 pub(super) fn physical_memory() -> Option<u64> {
     // SAFETY: touches no memory of ours.
     let pages = unsafe { libc::sysconf(libc::_SC_PHYS_PAGES) };
-    u64::try_from(pages).ok()?.checked_mul(super::memory::page_size() as u64)
+    u64::try_from(pages).ok()?.checked_mul(page_size() as u64)
 }
 
 /// Not asked for.
@@ -121,6 +128,14 @@ refused! {
     pipe(c_int) -> nix::Result<(OwnedFd, OwnedFd)>;
 }
 
+pub(super) fn is_in_memory(_: &File) -> bool {
+    false
+}
+
+pub(super) fn is_hugetlbfs(_: &File) -> bool {
+    false
+}
+
 pub(super) fn sealed_len(_: &File) -> io::Result<usize> {
     need_linux("sealed memfds").map(|()| 0)
 }
@@ -143,21 +158,9 @@ pub(super) fn domain(fd: BorrowedFd<'_>) -> nix::Result<c_int> {
     address.family().map(|family| family as c_int).ok_or(Errno::EAFNOSUPPORT)
 }
 
-/// recvmsg(2) with `MSG_PEEK`: bytes of the next message, which is copied to see them.
-pub(super) fn message_len(fd: BorrowedFd<'_>, flags: c_int) -> nix::Result<usize> {
-    let flags = MsgFlags::from_bits_retain(flags) | MsgFlags::MSG_PEEK;
-    let mut memory = Vec::new();
-    let mut len = 64 << 10;
-    loop {
-        memory.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
-        memory.resize(len, 0);
-        let mut iovecs = [IoSliceMut::new(&mut memory)];
-        let message = recvmsg::<()>(fd.as_raw_fd(), &mut iovecs, None, flags)?;
-        if !message.flags.contains(MsgFlags::MSG_TRUNC) {
-            return Ok(message.bytes);
-        }
-        len *= 2;
-    }
+/// Not told without a copy.
+pub(super) fn message_len(_: BorrowedFd<'_>, _: c_int) -> nix::Result<Option<usize>> {
+    Ok(None)
 }
 
 /// Device numbers differ from system to system, so none is known.

@@ -32,7 +32,10 @@ use std::path::{Path, PathBuf};
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::{memory, platform};
+use nix::sys::resource::Resource;
+
+use super::platform::ADDRESS_SPACE;
+use super::{field, memory, platform};
 
 /// Left to the rest of the process, to page tables and to the buffers of sockets.
 const MARGIN: u64 = 4 << 20;
@@ -140,12 +143,17 @@ fn refresh() {
     let memberships = read_memberships(&mut buffer);
     if let Ok(groups) = GROUPS.try_read() {
         // Nothing could be read where no descriptor is left: the groups that are known stay.
-        if memberships.is_empty() || groups.memberships == memberships {
-            return groups.found.iter().for_each(|group| group.refresh(physical));
+        let unknown = memberships.is_empty();
+        if unknown || groups.memberships == memberships {
+            // A group that was removed cannot be read, though another of its name may have taken its place.
+            let gone = groups.found.iter().filter(|group| group.refresh(physical).is_err()).count();
+            if unknown || gone == 0 {
+                return;
+            }
         }
     }
-    let found = find(&String::from_utf8_lossy(memberships));
-    found.iter().for_each(|group| group.refresh(physical));
+    let mut found = find(&String::from_utf8_lossy(memberships));
+    found.retain(|group| group.refresh(physical).is_ok());
     if let Ok(mut groups) = GROUPS.try_write() {
         *groups = Groups { memberships: memberships.into(), found };
     }
@@ -189,9 +197,25 @@ fn available() -> Option<u64> {
     field(&String::from_utf8_lossy(&start[..len]), "MemAvailable:")?.checked_mul(1024)
 }
 
+/// Bytes that may still be mapped under `RLIMIT_AS` and, if they are `private` and writable, under `RLIMIT_DATA` and the
+/// system's commit limit: proc_pid_statm(5).
+pub(crate) fn mappable(private: bool) -> u64 {
+    if cfg!(miri) {
+        return u64::MAX; // it knows no limits, and warns of what is read from `/proc`
+    }
+    let sizes = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let used = |field: usize| {
+        let pages: u64 = sizes.split(' ').nth(field).and_then(|pages| pages.trim().parse().ok()).unwrap_or(0);
+        pages * super::page_size() as u64
+    };
+    let left = |resource, field| memory::limit(resource).saturating_sub(used(field));
+    let all = left(ADDRESS_SPACE, 0);
+    if private { all.min(left(Resource::RLIMIT_DATA, 5)).min(committable()) } else { all }
+}
+
 /// Bytes that the system lets all processes map, where it never overcommits: `overcommit_memory` 2 of proc_sys_vm(5).
 /// `MAP_NORESERVE` has no effect there.
-pub(super) fn committable() -> u64 {
+fn committable() -> u64 {
     let never = fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.trim() == "2");
     let left = || {
         let text = fs::read_to_string("/proc/meminfo").ok()?;
@@ -227,10 +251,17 @@ impl Group {
     }
 
     /// Reads the limits again. "max" is none, nor is more than the `physical` memory.
-    fn refresh(&self, physical: u64) {
-        let limits = self.limits.iter().filter_map(number);
-        let least = limits.filter(|&limit| limit < physical).min();
-        self.limit.store(least.unwrap_or(u64::MAX), Relaxed);
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if the group was removed.
+    fn refresh(&self, physical: u64) -> io::Result<()> {
+        let mut least = physical;
+        for file in &self.limits {
+            least = least.min(number(file)?.unwrap_or(u64::MAX));
+        }
+        self.limit.store(if least < physical { least } else { u64::MAX }, Relaxed);
+        Ok(())
     }
 
     fn has(&self, bytes: u64) -> bool {
@@ -238,7 +269,7 @@ impl Group {
         if limit == u64::MAX {
             return true;
         }
-        let Some(used) = number(&self.usage) else { return true };
+        let Ok(Some(used)) = number(&self.usage) else { return true };
         let left = limit.saturating_sub(used);
         left >= bytes || left.saturating_add(self.reclaimable()) >= bytes
     }
@@ -249,11 +280,11 @@ impl Group {
     }
 }
 
-/// pread(2) of a file that is one number.
-fn number(file: &File) -> Option<u64> {
+/// pread(2) of a file that is one number, or a word such as "max".
+fn number(file: &File) -> io::Result<Option<u64>> {
     let mut digits = [0; 24];
-    let len = file.read_at(&mut digits, 0).ok()?;
-    std::str::from_utf8(&digits[..len]).ok()?.trim().parse().ok()
+    let len = file.read_at(&mut digits, 0)?;
+    Ok(std::str::from_utf8(&digits[..len]).ok().and_then(|text| text.trim().parse().ok()))
 }
 
 /// Where the two versions of control groups keep what.
@@ -305,15 +336,6 @@ fn directories(version: &Version, mounts: &str, memberships: &str) -> Option<Vec
     Some(own.ancestors().take(below.components().count() + 1).map(PathBuf::from).collect())
 }
 
-/// The number behind `name` in a file of such lines.
-pub(super) fn field(text: &str, name: &str) -> Option<u64> {
-    text.lines().find_map(|line| {
-        let mut words = line.split_whitespace();
-        words.next().filter(|word| *word == name)?;
-        words.next()?.parse().ok()
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -359,23 +381,23 @@ mod tests {
             for limit in version.limits {
                 write(limit, "1000\n");
                 assert!(group.has(301), "not read again yet");
-                group.refresh(1 << 30);
+                group.refresh(1 << 30).expect("read");
                 assert!(group.has(300) && !group.has(301), "a limit that has come later");
                 write(limit, "800\n");
-                group.refresh(1 << 30);
+                group.refresh(1 << 30).expect("read");
                 assert!(group.has(100) && !group.has(101), "a limit that has come down");
                 write(limit, "max\n");
-                group.refresh(1 << 30);
+                group.refresh(1 << 30).expect("read");
                 assert!(group.has(u64::MAX), "a limit that is gone");
             }
             write(version.limits[0], "1000\n");
-            group.refresh(1 << 30);
+            group.refresh(1 << 30).expect("read");
             write("memory.stat", &format!("anon 500\n{} 100\nfile 200\n", version.reclaimable));
             assert!(group.has(400) && !group.has(401), "pages of files can be dropped");
             write(version.usage, "1100\n");
             assert!(group.has(100) && !group.has(101), "more is used than allowed");
             write(version.limits[0], "0\n");
-            group.refresh(1 << 30);
+            group.refresh(1 << 30).expect("read");
             assert!(!group.has(101), "nothing is allowed");
         }
     }

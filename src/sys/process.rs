@@ -27,6 +27,9 @@ pub(crate) struct Process {
 /// The generation of this process, or 0 in a child that has not asked yet.
 static WORD: OnceLock<Option<&'static AtomicU64>> = OnceLock::new();
 
+/// The first process that asked.
+static FIRST: OnceLock<Process> = OnceLock::new();
+
 /// The last generation given out, in this process or in one that it was forked from.
 static LAST: AtomicU64 = AtomicU64::new(0);
 
@@ -42,7 +45,16 @@ impl Process {
             }
             word.load(Ordering::Acquire)
         });
-        Process { word, generation, pid: std::process::id() }
+        let current = Process { word, generation, pid: std::process::id() };
+        FIRST.get_or_init(|| current);
+        current
+    }
+
+    /// Returns whether this process was forked from one that had asked, or that process from another: bytes that it
+    /// inherited may not be mapped here. One load, as for [`is_current`](Process::is_current).
+    #[inline]
+    pub(crate) fn is_child() -> bool {
+        FIRST.get().is_some_and(|first| !first.is_current())
     }
 
     /// Returns whether this is still the process that runs, and no child of it.
@@ -66,7 +78,8 @@ fn wiped_word() -> Option<&'static AtomicU64> {
     if cfg!(miri) {
         return None; // it knows no madvise(2)
     }
-    let len = NonZeroUsize::new(super::memory::page_size())?;
+    // Both calls round it up to a page.
+    let len = NonZeroUsize::new(size_of::<AtomicU64>())?;
     let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     // SAFETY: a new mapping, which replaces nothing.
     let page = unsafe { mmap_anonymous(None, len, prot, MapFlags::MAP_PRIVATE) }.ok()?;

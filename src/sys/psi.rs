@@ -18,7 +18,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::read;
 
-use super::io::retry;
+use super::retry;
 
 /// Notifies when tasks have waited for memory for 200 ms within 2 s. Any process may ask for that, since the window is
 /// a multiple of 2 s. The kernel takes the last byte for the end of the text.

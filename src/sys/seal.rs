@@ -24,13 +24,13 @@ use memmap2::MmapOptions;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::mman::madvise;
-use nix::sys::socket::{MsgFlags, recv};
+use nix::sys::socket::{MsgFlags, getsockopt, recv, sockopt};
 
 use super::file::check_size;
-use super::io::retry;
 #[cfg(test)]
 use super::mock::{self, Call};
-use super::peek::{is_refused, option};
+use super::peek::is_refused;
+use super::retry;
 use super::{memory, need_linux, platform, pressure};
 
 /// Bytes that are given memory at a time.
@@ -170,6 +170,6 @@ pub(crate) fn check_unix(fd: BorrowedFd<'_>) -> io::Result<()> {
 /// getsockopt(2), `SO_SNDBUF`: whether a Unix socket takes a message of `len` bytes, at most 16 KiB, whole or not at
 /// all, because the kernel makes one packet of it.
 pub(crate) fn is_one_packet(fd: BorrowedFd<'_>, len: usize) -> bool {
-    let queue = option(fd, libc::SO_SNDBUF).ok().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0);
+    let queue = getsockopt(&fd, sockopt::SndBuf).unwrap_or(0);
     len + PACKET_OVERHEAD <= queue / 2
 }

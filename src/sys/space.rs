@@ -24,7 +24,7 @@ use nix::errno::Errno;
 use nix::libc::c_int;
 use nix::sys::mman::{MapFlags, MsFlags, ProtFlags, mmap, mmap_anonymous, msync, munmap};
 
-use super::memory::{TABLE, keep_private, size, to_off};
+use super::memory::{TABLE, keep_private, not_mapped, size, to_off};
 #[cfg(test)]
 use super::mock::{self, Call};
 use super::need_linux;
@@ -75,6 +75,16 @@ impl Space {
         // SAFETY: less than `TABLE`, by which the hole is longer.
         let start = unsafe { start.add(skip) };
         Ok(Space { start, filled: 0, moved: Vec::new(), owner: Process::current() })
+    }
+
+    /// mmap(2): reserves addresses for a map that is made after this value is dropped. No memory, and nothing reads them.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` where the address space or the number of maps is limited.
+    pub(crate) fn reserve(len: usize) -> io::Result<Space> {
+        let start = anonymous(None, len, ProtFlags::PROT_NONE, MapFlags::empty()).map_err(not_mapped)?;
+        Ok(Space { start, filled: len, moved: Vec::new(), owner: Process::current() })
     }
 
     /// No child inherits the space, and core dumps leave it out.

@@ -12,8 +12,8 @@ use nix::errno::Errno;
 use super::{ERRORS, pattern};
 use crate::pool::Pool;
 use crate::rope::Rope;
-use crate::sys::memory;
 use crate::sys::mock::{self, Call};
+use crate::sys::page_size;
 use crate::view::View;
 
 const MIB: usize = 1 << 20;
@@ -132,7 +132,7 @@ fn what_the_kernel_does_not_move_is_mapped() {
 
 /// Whether reading these bytes takes no page fault: proc_pid_pagemap(5), bit 63.
 fn in_page_tables(bytes: &[u8]) -> bool {
-    let page = memory::page_size();
+    let page = page_size();
     let (first, end) = (bytes.as_ptr().addr() / page, (bytes.as_ptr().addr() + bytes.len()).div_ceil(page));
     let mut entries = vec![0; (end - first) * 8];
     let pagemap = File::open("/proc/self/pagemap").unwrap();
@@ -294,7 +294,8 @@ fn threads_do_not_map_over_each_other() {
     thread::scope(|scope| {
         for thread in 0..8 {
             scope.spawn(move || {
-                let pool = Pool::options().small_limits().create().unwrap();
+                // On 32-bit targets, eight pools of the default capacity leave no address space for views.
+                let pool = Pool::options().capacity(16 << 20).small_limits().create().unwrap();
                 let bytes = vec![thread; MIB];
                 for _ in 0..50 {
                     let (rope, _between) = in_two_places(&pool, &bytes);

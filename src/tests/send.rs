@@ -208,3 +208,53 @@ fn three_hundred_thousand_segments_a_few_bytes_at_a_time() {
     let (_, delivered) = mock::run(few, &[], || rope.send_all().unwrap());
     assert!(delivered == bytes && rope.is_empty());
 }
+
+/// All of a few large segments is offered to the first call, so that a socket takes as much as it has room for.
+#[test]
+#[cfg_attr(miri, ignore = "moves megabytes")]
+fn few_segments_are_offered_whole() {
+    let len = 3 << 20;
+    let few = || -> Rope { (0..16).map(|_| vec![7; len / 16]).collect() };
+    let many = || -> Rope { (0..len / 1024).map(|_| vec![7; 1024]).collect() };
+    let first = |mut rope: Rope| mock::run([], &[], || rope.writev_to(any_fd()).unwrap()).0;
+    let first_of_cursor = |rope: Rope| mock::run([], &[], || rope.cursor().writev_to(any_fd()).unwrap()).0;
+    assert_eq!((first(few()), first_of_cursor(few())), (len, len));
+    assert!(first(many()) < len && first_of_cursor(many()) < len);
+}
+
+/// After a short send a task waits until the descriptor is writable again, instead of a send that fails.
+#[cfg(feature = "tokio")]
+#[test]
+fn a_short_send_clears_the_readiness() {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use crate::{Outgoing, WriteRope};
+
+    fn second_send(sender: &mut impl Outgoing, first: Step) -> Option<usize> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        let (_, second) = runtime.block_on(async {
+            let (socket, _peer) = tokio::net::UnixStream::pair().unwrap();
+            socket.writable().await.unwrap();
+            mock::run([first], &[], || {
+                let poll = |sender: &mut _| {
+                    let send = pin!(socket.write_rope(sender));
+                    match send.poll(&mut Context::from_waker(Waker::noop())) {
+                        Poll::Ready(sent) => Some(sent.unwrap()),
+                        Poll::Pending => None,
+                    }
+                };
+                (poll(sender).unwrap(), poll(sender))
+            })
+            .0
+        });
+        second
+    }
+    let rope = || -> Rope { (0..2000).map(|_| "ab").collect() };
+    assert_eq!(second_send(&mut rope(), Step::Move(100)), None);
+    assert_eq!(second_send(&mut rope().cursor(), Step::Move(100)), None);
+    // All that one call may name was taken, so the socket may have room for more.
+    assert_eq!(second_send(&mut rope(), Step::Move(usize::MAX)), Some(4000 - 2048));
+    assert_eq!(second_send(&mut rope().cursor(), Step::Move(usize::MAX)), Some(4000 - 2048));
+}

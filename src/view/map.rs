@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // copies to mapped pages, and slices over them
 
 use std::io;
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 use std::slice;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -14,7 +14,7 @@ use crate::event::event;
 use crate::limits::Limits;
 use crate::pool::Pool;
 use crate::rope::Rope;
-use crate::sys::memory;
+use crate::sys::page_size;
 use crate::sys::shown;
 use crate::sys::space::Space;
 
@@ -72,8 +72,8 @@ impl Mapping {
     ///
     /// # Errors
     ///
-    /// When the kernel refuses a map, or when views have as many maps as this process grants them. Nothing is mapped
-    /// then, and the rope is as it was.
+    /// When the kernel refuses a map, when views have as many maps as this process grants them, or when a file cannot be
+    /// read. Nothing is mapped then, and the rope is as it was.
     ///
     /// # Safety
     ///
@@ -88,9 +88,10 @@ impl Mapping {
             while cursor.position() < range.end {
                 let count = cursor.chunk().len().min(range.end - cursor.position());
                 let to = space.at(lead + cursor.position());
-                // SAFETY: the range that the plan copies has no map of the arena, so `count` private, writable bytes
-                // are mapped there.
-                unsafe { ptr::copy_nonoverlapping(cursor.chunk().as_ptr(), to.as_ptr(), count) };
+                // SAFETY: the range that the plan copies has no map of the arena, so `count` private, writable zeros are
+                // mapped there, and nothing refers to them yet.
+                let to = unsafe { slice::from_raw_parts_mut(to.as_ptr(), count) };
+                shown::copy(&cursor.chunk()[..count], to)?;
                 cursor.advance(count);
             }
         }
@@ -117,7 +118,7 @@ pub(super) fn is_mappable(bytes: &[u8], pool: Option<&Pool>) -> bool {
 /// Maps the runs of `layout`, and zeros between them.
 fn fill(layout: &Layout, len: usize, pool: Option<&Pool>, limits: &Limits) -> io::Result<Space> {
     // A huge page is one page table entry and one page fault: moving it gains nothing.
-    let huge = pool.is_some_and(|pool| pool.page_size() > memory::page_size());
+    let huge = pool.is_some_and(|pool| pool.page_size() > page_size());
     let fill = |mut space: Space| {
         let mut end = 0;
         for map in &layout.maps {

@@ -8,6 +8,7 @@
 //!
 //! Numbers are little-endian. A message is one packet of the kernel: its sender needs no state when the socket would block.
 
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,11 +16,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 use super::Sealed;
 use super::sealed::COPY_MAX;
 use crate::sys::iovec::Iovecs;
+use crate::sys::space::Space;
 use crate::sys::{self, Received, seal};
 
 const HEADER: usize = 24;
 const MAGIC: [u8; 8] = *b"ropewalk";
 const VERSION: u16 = 1;
+
+/// More bytes than any file in memory has.
+const MAX_PASSED: u64 = 1 << 46;
 
 /// How the bytes come: beside the message, in a memfd, or in it.
 const PASSED: u16 = 0;
@@ -58,9 +63,9 @@ impl Header {
             return Err(invalid(format!("a message with bytes in way {how}; version {VERSION} has 0 and 1")));
         }
         let copied = how == COPIED.into();
-        let most = if copied { COPY_MAX } else { isize::MAX.unsigned_abs() };
+        let most = if copied { COPY_MAX as u64 } else { MAX_PASSED.min(isize::MAX as u64) };
         match usize::try_from(len) {
-            Ok(len) if len <= most => Ok(Header { copied, len }),
+            Ok(len) if len as u64 <= most => Ok(Header { copied, len }),
             _ => Err(invalid(format!("a message with {len} bytes, at most {most} are possible"))),
         }
     }
@@ -121,10 +126,13 @@ impl Sealed {
     ///
     /// # Errors
     ///
-    /// Before the message is taken, which is then still in the socket:
+    /// Before the message is taken, which is then still in the socket (one with `SO_PEEK_OFF` shows it again once the offset
+    /// is set back):
     ///
     /// * [`WouldBlock`](io::ErrorKind::WouldBlock): no message has come to a non-blocking socket.
-    /// * `EMFILE` or `ENFILE`: no descriptor is left to this process; [`OutOfMemory`](io::ErrorKind::OutOfMemory).
+    /// * `EMFILE` or `ENFILE`: no descriptor is left to this process.
+    /// * [`OutOfMemory`](io::ErrorKind::OutOfMemory): the announced payload does not fit into the address space
+    ///   (`RLIMIT_AS`), the number of maps, or memory. A peer may announce any length: close the socket if it stays so.
     ///
     /// Of a message that was taken, and is gone:
     ///
@@ -132,7 +140,7 @@ impl Sealed {
     ///   [acceptable](Sealed::from_fd), or another thread took the last descriptor meanwhile. A stream socket is out of
     ///   step then: close it.
     /// * [`UnexpectedEof`](io::ErrorKind::UnexpectedEof): the stream has ended.
-    /// * As for [`from_fd`](Sealed::from_fd).
+    /// * As for [`from_fd`](Sealed::from_fd); `ENOMEM` only if another thread took the address space meanwhile.
     ///
     /// # Examples
     ///
@@ -160,7 +168,7 @@ impl Sealed {
     pub fn receive(socket: impl AsFd) -> io::Result<Sealed> {
         let socket = socket.as_fd();
         let expected = peek(socket)?;
-        let memfd = prepare(socket, expected)?;
+        let (memfd, addresses) = prepare(socket, expected)?;
         let mut message = [0; HEADER + COPY_MAX];
         let most = if sys::FdKind::of(socket) == sys::FdKind::Message {
             message.len()
@@ -169,6 +177,7 @@ impl Sealed {
         };
         let received = sys::recvmsg_into(socket, &mut message[..most])?;
         let bytes = received.bytes;
+        drop(addresses); // for the payload's map
         match open(&message[..bytes], received)? {
             Some(sealed) => Ok(sealed),
             None => Sealed::copy_into(memfd.map_or_else(seal::memfd, Ok)?, &message[HEADER..bytes]),
@@ -200,15 +209,16 @@ fn peek(socket: BorrowedFd<'_>) -> io::Result<Header> {
 }
 
 /// Makes sure of what the message will need, so that it is not lost for want of it: a memfd with memory for its bytes, or
-/// a descriptor.
-fn prepare(socket: BorrowedFd<'_>, expected: Header) -> io::Result<Option<std::fs::File>> {
-    if !expected.copied {
-        socket.try_clone_to_owned()?;
-        return Ok(None);
+/// a descriptor and addresses for a map.
+fn prepare(socket: BorrowedFd<'_>, expected: Header) -> io::Result<(Option<File>, Option<Space>)> {
+    if expected.copied {
+        let memfd = seal::memfd()?;
+        seal::allocate(&memfd, expected.len)?;
+        return Ok((Some(memfd), None));
     }
-    let memfd = seal::memfd()?;
-    seal::allocate(&memfd, expected.len)?;
-    Ok(Some(memfd))
+    socket.try_clone_to_owned()?;
+    let addresses = if expected.len > 0 { Some(Space::reserve(expected.len)?) } else { None };
+    Ok((None, addresses))
 }
 
 /// Returns the payload that came with a message; `None` if it is in it.

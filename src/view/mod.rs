@@ -31,7 +31,8 @@ use bytes::Bytes;
 use crate::event::event;
 use crate::pool::Pool;
 use crate::rope::{Cursor, Rope, narrow, resolve};
-use crate::sys::{memory, shown};
+use crate::sys::process::Process;
+use crate::sys::{page_size, pressure, shown};
 use map::{Adjacent, Mapping};
 use plan::{Bounds, Layout, Plan, Span};
 pub use seal::SealError;
@@ -112,7 +113,8 @@ impl View {
             return self.clone();
         }
         let pages = self.pool.as_ref().and_then(|pool| narrow(pool, &bytes));
-        let copies = pages.is_none() && bytes.len() <= COPY_MAX && self.len() > COPY_MAX;
+        let copies =
+            pages.is_none() && bytes.len() <= COPY_MAX && self.len() > COPY_MAX && !Process::is_child();
         // In a pool that zeroes, the copy is zeroed when it is dropped.
         let rope = || self.pool.as_ref().map_or_else(Rope::new, Rope::in_pool);
         let copied = copies.then(|| rope().own((*bytes).into()));
@@ -311,8 +313,8 @@ impl Rope {
     ///
     /// # Errors
     ///
-    /// When there is no memory for the copies, or in a child of the process that made the pool.
-    /// [`FinalizeError::into_rope`] returns the rope.
+    /// When there is no memory for the copies, when a file whose bytes are copied cannot be read, or in a child of the
+    /// process that made the pool. [`FinalizeError::into_rope`] returns the rope.
     ///
     /// # Examples
     ///
@@ -370,7 +372,7 @@ impl Rope {
     }
 
     fn map_or_copy(mut self, pool: Option<&Pool>) -> Result<View, FinalizeError> {
-        let (page, limits) = (memory::page_size(), self.limits());
+        let (page, limits) = (page_size(), self.limits());
         let max_maps = if self.len() >= limits.min_view { MAX_MAPS } else { 0 };
         let bounds = Bounds { page, min_map: limits.min_map, max_maps };
         let pool = pool.filter(|pool| pool.file().is_some() || pool.overflow().is_some());
@@ -406,14 +408,44 @@ impl Rope {
     }
 
     fn copy(mut self) -> Result<View, FinalizeError> {
-        let mut copy = Vec::new();
-        if let Err(error) = copy.try_reserve_exact(self.len()) {
-            let source = io::Error::new(io::ErrorKind::OutOfMemory, error);
-            return Err(FinalizeError { rope: Box::new(self), source });
+        let is_in_file = |chunk| shown::parts(chunk).any(|(_, at)| at.is_some());
+        let has_file = self.chunks().any(is_in_file);
+        let copied = if has_file { self.copy_with_files() } else { self.copy_consuming() };
+        match copied {
+            Ok(copy) => Ok(View { copied: copy.len(), bytes: self.own(copy.into()), ..View::default() }),
+            Err(source) => Err(FinalizeError { rope: Box::new(self), source }),
         }
-        // Each segment is dropped once it is copied, so that the peak stays near the payload's size.
+    }
+
+    /// Copies and drops segment by segment, so that the peak stays near the payload's size.
+    fn copy_consuming(&mut self) -> io::Result<Vec<u8>> {
+        let mut copy = self.memory_for_copy()?;
         self.take_segments().for_each(|segment| copy.extend_from_slice(&segment));
-        Ok(View { copied: copy.len(), bytes: self.own(copy.into()), ..View::default() })
+        Ok(copy)
+    }
+
+    /// The same, where reading a file may fail: then the rope is as it was. What is in a file may be more than fits the
+    /// memory.
+    fn copy_with_files(&self) -> io::Result<Vec<u8>> {
+        let _admission = pressure::admit(self.len() as u64)?;
+        let mut copy = self.memory_for_copy()?;
+        let read = self.chunks().try_for_each(|chunk| shown::append(chunk, &mut copy));
+        match read {
+            Ok(()) => Ok(copy),
+            Err(error) => {
+                // Erases it, if the pool does; as long as its memory, so that it does not move.
+                copy.resize(copy.capacity(), 0);
+                drop(self.own(copy.into()));
+                Err(error)
+            }
+        }
+    }
+
+    fn memory_for_copy(&self) -> io::Result<Vec<u8>> {
+        let mut copy = Vec::new();
+        copy.try_reserve_exact(self.len())
+            .map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error))?;
+        Ok(copy)
     }
 }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use super::View;
+use crate::pool::Pool;
 use crate::sys::file::{self, Unnamed};
 use crate::sys::shown::{self, InFile};
 
@@ -17,7 +18,8 @@ impl View {
     ///
     /// # Errors
     ///
-    /// What pread(2) reports; [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if the file has become shorter.
+    /// What pread(2) reports; [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if the file has become shorter;
+    /// [`Unsupported`](io::ErrorKind::Unsupported) in a child of fork(2), where the pool's bytes are not mapped.
     ///
     /// # Examples
     ///
@@ -29,6 +31,7 @@ impl View {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.pool.as_ref().map_or(Ok(()), Pool::check_process)?;
         let from = usize::try_from(offset).unwrap_or(usize::MAX).min(self.len());
         let count = into.len().min(self.len() - from);
         shown::copy(&self[from..from + count], &mut into[..count])?;
@@ -62,6 +65,7 @@ impl View {
     ///
     /// * [`AlreadyExists`](io::ErrorKind::AlreadyExists): there is a file.
     /// * [`FileTooLarge`](io::ErrorKind::FileTooLarge): more than `RLIMIT_FSIZE` allows.
+    /// * [`OutOfMemory`](io::ErrorKind::OutOfMemory): on a tmpfs, whose files are memory, more than there is.
     /// * What the kernel reports, such as [`StorageFull`](io::ErrorKind::StorageFull).
     ///
     /// # Examples

@@ -32,7 +32,6 @@ use recipes::spill::{large_pool, store};
 use recipes::stream::echo_through;
 use recipes::threads;
 use ropewalk::{Pool, Rope, RopeCodec};
-use tempfile::TempDir;
 
 /// Serves by one of the guide's recipes until killed. The first line on standard output is `listening on ADDRESS`.
 #[derive(Parser)]
@@ -117,9 +116,10 @@ impl Options {
 
 fn blocking(options: &Options) -> io::Result<()> {
     let (max, time) = (options.max(), options.time());
-    let directory = TempDir::new_in("/var/tmp")?;
+    // A directory of its own would stay where the program is killed.
+    let directory = Path::new("/var/tmp");
     let pool = match options.recipe {
-        Recipe::Spill => large_pool(directory.path())?,
+        Recipe::Spill => large_pool(directory)?,
         _ => options.pool()?,
     };
     let uploads = AtomicU64::new(0);
@@ -130,10 +130,9 @@ fn blocking(options: &Options) -> io::Result<()> {
                 receive_body(socket, announced, &pool, max, time)?
             }
             Recipe::Spill => {
-                let name = uploads.fetch_add(1, Ordering::Relaxed).to_string();
-                Rope::from(stored(&directory.path().join(name), |path| {
-                    store(socket, &pool, path, max, time)
-                })?)
+                let upload = uploads.fetch_add(1, Ordering::Relaxed);
+                let name = format!(".ropewalk-serve-{}-{upload}", std::process::id());
+                Rope::from(stored(&directory.join(name), |path| store(socket, &pool, path, max, time))?)
             }
             _ => receive(socket, &pool, max, time)?,
         };

@@ -15,7 +15,7 @@ use crate::pool::refused::Size;
 use crate::pool::runs::{Placement, Runs};
 use crate::pool::spill::{self, Spill};
 use crate::sys::memory::{self, Table};
-use crate::sys::{IS_LINUX, need_linux};
+use crate::sys::{IS_LINUX, need_linux, pressure};
 
 /// Bytes above what is in use in which new extents are placed with slack, at least.
 const SPREAD_BYTES: usize = 64 << 20;
@@ -33,7 +33,7 @@ impl Core {
     /// Makes the arena as large as asked for, or as the limits of this process admit.
     pub(in crate::pool) fn new(options: &PoolOptions) -> io::Result<Core> {
         let huge = if options.huge_pages { memory::huge_page_size() } else { None };
-        let page = huge.unwrap_or_else(memory::page_size);
+        let page = huge.unwrap_or_else(crate::sys::page_size);
         let arena = |len, private| match options.handover {
             true => Arena::for_handover(len, page),
             false => Arena::new(len, private, page, options.huge_pages),
@@ -78,8 +78,8 @@ impl Core {
         }
         // Half of what the limits leave is left to the program. Address space of twice the capacity lets nearly every
         // request for one run succeed.
-        let mappable = memory::mappable(false).min(usize::MAX as u64 / 2) / 2;
-        let private = memory::mappable(true) / 2;
+        let mappable = pressure::mappable(false).min(usize::MAX as u64 / 2) / 2;
+        let private = pressure::mappable(true) / 2;
         let tables = private / TABLE_BYTES;
         let file = memory::file_size_limit();
         let file = if file < MIN_ARENA { u64::MAX } else { file };
@@ -87,8 +87,8 @@ impl Core {
         let mut pages = (2 * asked).min(mappable.min(file) / page).min(tables);
         if pages < (2 * asked).min(least / page) {
             let message = format!(
-                "RLIMIT_AS and RLIMIT_DATA leave {} for a pool, which needs {}; raise them",
-                Size(mappable.min(tables * page)),
+                "RLIMIT_AS, RLIMIT_DATA and RLIMIT_FSIZE leave {} for a pool, which needs {}; raise them",
+                Size(mappable.min(file).min(tables.saturating_mul(page))),
                 Size(least)
             );
             return Err(io::Error::new(io::ErrorKind::OutOfMemory, message));
@@ -135,6 +135,7 @@ impl Core {
                     memory::now(),
                 ),
                 decommitting: 0,
+                committing: 0,
                 extents: 0,
                 peak: 0,
                 peak_resident: 0,

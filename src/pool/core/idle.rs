@@ -62,35 +62,33 @@ impl Core {
 
     /// Gives the pages back that are idle now.
     pub(super) fn give_back_all(&self) -> io::Result<u64> {
-        let mut left = {
+        let idle = {
             let mut state = self.state();
             self.flush_all(&mut state);
             state.runs.resident_free()
         };
-        let mut bytes = 0;
-        while left > 0 {
-            let Some(pages) = self.give_back_run(left)? else { break };
-            left -= pages;
-            bytes += self.bytes(pages);
-            self.spill.iter().for_each(|spill| spill.withdraw(pages));
-        }
-        Ok(bytes)
+        self.give_back(idle, usize::MAX)
     }
 
+    /// Gives back so many of the pages that are due, at most a slice.
     pub(super) fn give_back_slice(&self, due: u32) -> io::Result<u64> {
         let slice = due.min(pages_of(SLICE_BYTES as u64, self.arena.page_size() as u64));
-        let mut left = slice;
-        for _ in 0..SLICE_RUNS {
-            match self.give_back_run(left)? {
-                Some(pages) => left -= pages,
-                None => break,
-            }
+        self.give_back(slice, SLICE_RUNS)
+    }
+
+    /// Gives back up to `pages` idle pages, in up to so many `runs`; returns how many bytes.
+    pub(super) fn give_back(&self, pages: u32, runs: usize) -> io::Result<u64> {
+        let mut left = pages;
+        for _ in 0..runs {
+            let Some(pages) = self.give_back_run(left)? else { break };
+            left -= pages;
+            self.spill.iter().for_each(|spill| spill.withdraw(pages));
         }
-        Ok(self.bytes(slice - left))
+        Ok(self.bytes(pages - left))
     }
 
     /// Gives back the highest run of up to `max` idle pages; `None` if there is none.
-    pub(super) fn give_back_run(&self, max: u32) -> io::Result<Option<u32>> {
+    fn give_back_run(&self, max: u32) -> io::Result<Option<u32>> {
         let run = {
             let mut state = self.state();
             let Some(run) = state.runs.take_highest_resident(max) else { return Ok(None) };

@@ -24,7 +24,10 @@ impl Core {
                 match job {
                     Job::Prepare(page) => spill.prepared(page, core.prepare_page(page)),
                     Job::Write { page, len } => spill.wrote(page, len, core.write_page(&spill, page, len)),
-                    Job::Free(run) => spill.freed(core.free_pages(&spill, run)),
+                    Job::Free(run) => {
+                        let (staged, left) = core.free_pages(&spill, run);
+                        spill.freed(staged, left);
+                    }
                 }
             }
         })
@@ -100,13 +103,13 @@ impl Core {
         self.arena.show(PageRun::new(page, 1), &spill.file, offset)
     }
 
-    /// Takes disk space and memory of pages back and frees them; returns how many of them had memory.
-    fn free_pages(&self, spill: &Spill, run: PageRun) -> u32 {
-        let mut had_memory = 0;
+    /// Takes disk space and memory of pages back and frees them; returns how many of those had memory, and the pages for
+    /// which that failed.
+    fn free_pages(&self, spill: &Spill, run: PageRun) -> (u32, Vec<PageRun>) {
+        let (mut had_memory, mut left) = (0, Vec::new());
         for page in run.range().map(|page| PageRun::new(page, 1)) {
             let resident = self.state().runs.resident_prefix(page) > 0;
             let in_file = self.arena.shows_file(page);
-            had_memory += u32::from(resident && !in_file);
             // A write that failed may have got as far as the disk in part.
             let hole = if resident && !spill.is_named() {
                 memory::punch_hole(&spill.file, self.bytes(page.start), self.bytes(1))
@@ -115,18 +118,22 @@ impl Core {
             };
             let freed = hole.map_err(io::Error::from).and_then(|()| self.arena.forget(page));
             match freed {
-                Ok(()) => self.change(|state| {
-                    if resident {
-                        state.runs.clear_resident(page);
-                    }
-                    state.runs.free(page);
-                }),
+                Ok(()) => {
+                    had_memory += u32::from(resident && !in_file);
+                    self.change(|state| {
+                        if resident {
+                            state.runs.clear_resident(page);
+                        }
+                        state.runs.free(page);
+                    });
+                }
                 // Its old bytes may be on their way to a socket, so it must not be reused.
-                Err(_lost) => {
-                    event!(warn, error = %_lost, "a spilled page could not be punched and is leaked");
+                Err(_kept) => {
+                    event!(warn, error = %_kept, "a spilled page could not be punched; it is tried again later");
+                    left.push(page);
                 }
             }
         }
-        had_memory
+        (had_memory, left)
     }
 }
