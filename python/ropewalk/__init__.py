@@ -9,10 +9,25 @@ contiguous view, without a join.
 * :mod:`ropewalk.asyncio` has ``open_connection`` and ``start_server``.
 """
 
+from typing import TYPE_CHECKING
+
 # First: a subinterpreter is refused here, before it imports ssl, with which CPython 3.12.1 cannot end.
 from ._ropewalk import Cursor, LimitExceeded, Pool, PoolFull, Room, Rope, View, default_pool
 from ._blocking import recv_all, recv_exactly, send_all
 from ._stats import PoolStats
+
+if TYPE_CHECKING:
+    from . import asyncio as asyncio
+else:
+
+    def __getattr__(name):
+        # Imported on first use: asyncio doubles the time of `import ropewalk`.
+        if name == "asyncio":
+            import importlib
+
+            return importlib.import_module("ropewalk.asyncio")
+        raise AttributeError(f"module 'ropewalk' has no attribute {name!r}")
+
 
 __all__ = [
     "Cursor",

@@ -12,7 +12,8 @@ def recv_all(sock, pool=None, limit=None):
     """Receives until the end of the stream; returns all of it as one :class:`View`.
 
     ``sock`` is anything with ``fileno()``: a socket, blocking or not, a TLS socket, a pipe. A timeout of the
-    socket is one for the whole. The peak of memory is the payload and a few pages.
+    socket is one for the whole, but through TLS, where each call waits by itself, it may take up to twice as long. The
+    peak of memory is the payload and a few pages.
 
     Raises :exc:`LimitExceeded` when more than ``limit`` bytes come, :exc:`PoolFull` when the pool has no room, or the
     system no memory for the view, :exc:`TimeoutError`, what the socket reports, or what a signal's handler raises. The
@@ -38,8 +39,8 @@ def recv_exactly(sock, n, pool=None):
 def send_all(sock, rope):
     """Sends all of a :class:`Rope`, which is empty then, of a :class:`Cursor`, or of any buffer.
 
-    After an exception the rope, or the cursor, is exactly what was not sent. A timeout of the socket is one
-    for the whole.
+    After an exception the rope, or the cursor, is exactly what was not sent. A timeout of the socket is one for
+    the whole, as for :func:`recv_all`.
     """
     if not hasattr(rope, "send_to"):
         buffer, rope = rope, Rope()
@@ -51,7 +52,7 @@ def send_all(sock, rope):
 
 
 def _receive(sock, rope, n):
-    """Receives ``n`` bytes, or all; whatever is raised has the rope."""
+    """Receives ``n`` bytes, or all; sets ``rope`` on any exception."""
     try:
         wait = _Wait(sock, select.POLLIN)
         while n is None or len(rope) < n:
@@ -70,24 +71,28 @@ class _Wait:
 
     def __init__(self, sock, events):
         self._sock, self._events = sock, events
-        timeout = getattr(sock, "gettimeout", lambda: None)()
-        # A timeout of 0 says that the socket does not block, not that the caller of this would not wait.
-        self._deadline = time.monotonic() + timeout if timeout else None
+        # A timeout of 0 marks a non-blocking socket; these functions wait for it all the same.
+        self._timeout = getattr(sock, "gettimeout", lambda: None)() or None
+        self._started = time.monotonic()
 
     def call(self, call, *args):
         while True:
+            left = self._left()  # also asked if the peer is never waited for
             try:
                 return call(*args)
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
-                self._wait(_events(error, self._events))
+                poll = select.poll()
+                poll.register(self._sock, _events(error, self._events))
+                poll.poll(left)
 
-    def _wait(self, events):
-        poll = select.poll()
-        poll.register(self._sock, events)
-        if self._deadline is None:
-            poll.poll()
-        elif not poll.poll(max(0, self._deadline - time.monotonic()) * 1000):
-            raise TimeoutError("timed out")
+    def _left(self):
+        """Returns the milliseconds until the timeout, or None without one. Raises TimeoutError after it."""
+        if self._timeout is None:
+            return None
+        left = self._started + self._timeout - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"timed out after {self._timeout} s, the socket's timeout")
+        return left * 1000
 
 
 def _events(error, usual):

@@ -39,8 +39,9 @@ _STEP = 256 << 10
 _EVERYTHING = sys.maxsize
 
 
-class LimitOverrunError(LimitExceeded, asyncio.LimitOverrunError):
-    """A separator did not come within the reader's limit: what asyncio's users catch, and a LimitExceeded.
+class LimitOverrunError(LimitExceeded, asyncio.LimitOverrunError, ValueError):
+    """Raised when a separator does not come within the limit. It is a LimitExceeded, and what programs for asyncio
+    catch: :exc:`asyncio.LimitOverrunError` from ``readuntil``, ValueError from ``readline``.
 
     Attributes: consumed, how many bytes are in front of the separator, as far as it has come; limit and held (bytes).
     """
@@ -53,23 +54,23 @@ class LimitOverrunError(LimitExceeded, asyncio.LimitOverrunError):
         return type(self), (str(self), self.consumed, self.limit, self.held)
 
 
-async def open_connection(host=None, port=None, *, pool=None, limit=None, ssl=None, **options):
+async def open_connection(host=None, port=None, pool=None, limit=None, ssl=None, **options):
     """Connects by ``loop.create_connection``; returns a :class:`StreamReader` and a :class:`StreamWriter`."""
     return await _connect("create_connection", (host, port), pool, limit, ssl=ssl, **options)
 
 
-async def open_unix_connection(path=None, *, pool=None, limit=None, ssl=None, **options):
+async def open_unix_connection(path=None, pool=None, limit=None, ssl=None, **options):
     """Connects by ``loop.create_unix_connection``; as :func:`open_connection`."""
     return await _connect("create_unix_connection", (path,), pool, limit, ssl=ssl, **options)
 
 
-async def start_server(client_connected, host=None, port=None, *, pool=None, limit=None, ssl=None, **options):
+async def start_server(client_connected, host=None, port=None, pool=None, limit=None, ssl=None, **options):
     """Listens by ``loop.create_server``. ``client_connected(reader, writer)`` is called for each connection; if
     it is a coroutine function, as a task. All connections share ``pool``."""
     return await _serve("create_server", client_connected, (host, port), pool, limit, ssl=ssl, **options)
 
 
-async def start_unix_server(client_connected, path=None, *, pool=None, limit=None, ssl=None, **options):
+async def start_unix_server(client_connected, path=None, pool=None, limit=None, ssl=None, **options):
     """Listens by ``loop.create_unix_server``; as :func:`start_server`."""
     return await _serve("create_unix_server", client_connected, (path,), pool, limit, ssl=ssl, **options)
 
@@ -94,7 +95,7 @@ async def _serve(create, client_connected, address, pool, limit, **options):
 class StreamReader(asyncio.StreamReader):
     """Reads from a connection into a rope. The methods are asyncio's, and :meth:`read_view`."""
 
-    # asyncio's own is not called: of it nothing is used but the names.
+    # Does not call asyncio's own: only its method names are used.
     def __init__(self, pool=None, limit=None, loop=None):
         self._pool = default_pool() if pool is None else pool
         self._rope = Rope(self._pool, limit)
@@ -105,25 +106,25 @@ class StreamReader(asyncio.StreamReader):
         self._paused = False
         self._eof = False
         self._exception = None
-        # Who waits, and how many bytes have to be there first.
+        # The future of the waiting read, and how many bytes complete it.
         self._waiter = None
         self._need = 0
 
     async def read_view(self, n=-1):
-        """The next ``n`` bytes, or all up to the end of the stream, as one :class:`ropewalk.View`: fewer than
-        ``n`` only if the stream ends before. Nothing is copied, but what ``View.copied_bytes`` says. Raises
-        :exc:`PoolFull` if the system has no memory for the view; then all of it stays, to be read otherwise."""
+        """Reads ``n`` bytes, or all up to the end of the stream, as one :class:`ropewalk.View`: fewer than ``n`` only
+        if the stream ends before. Copies no bytes but the view's ``copied_bytes``. Raises :exc:`PoolFull` if the
+        system has no memory for the view; the bytes stay in the reader then."""
         rope = self._rope
         count = _EVERYTHING if n < 0 else n
         if len(rope) < count:
-            await self._wait(count)
+            await self._wait(self._needed(count))
         view = _take_view(rope, min(count, len(rope)))
         self._go_on()
         return view
 
     async def read(self, n=-1):
-        """Up to ``n`` bytes, as soon as there are any, or all up to the end of the stream, as ``bytes``: a copy
-        beside the rope. ``b""`` is the end of the stream."""
+        """Reads up to ``n`` bytes, as soon as there are any, or all up to the end of the stream. Returns a copy as
+        ``bytes``; ``b""`` is the end of the stream."""
         rope = self._rope
         if n != 0 and (n < 0 or not rope):
             await self._wait(_EVERYTHING if n < 0 else 1)
@@ -132,13 +133,13 @@ class StreamReader(asyncio.StreamReader):
         return data
 
     async def readexactly(self, n):
-        """``n`` bytes, as ``bytes``. Raises :exc:`asyncio.IncompleteReadError`, with what there was, if the
-        stream ends before."""
+        """Reads ``n`` bytes. Returns a copy as ``bytes``. Raises :exc:`asyncio.IncompleteReadError`, with the bytes
+        that came, if the stream ends before."""
         if n < 0:
             raise ValueError("readexactly size can not be less than zero")
         rope = self._rope
         if len(rope) < n:
-            await self._wait(n)
+            await self._wait(self._needed(n))
             if len(rope) < n:
                 raise IncompleteReadError(rope.read(), n)
         data = rope.read(n)
@@ -147,13 +148,13 @@ class StreamReader(asyncio.StreamReader):
         return data
 
     async def readuntil(self, separator=b"\n"):
-        """All up to and with ``separator``, or the first to come of a tuple of them, as ``bytes``. Each byte is
-        looked at once, however many pieces it comes in.
+        """Reads up to and including ``separator``, or the first to come of a tuple of separators. Returns a copy as
+        ``bytes``. Searches each byte once, however many pieces arrive.
 
         Raises :exc:`asyncio.IncompleteReadError` if the stream ends before, and :exc:`LimitOverrunError` if
-        the separator does not end within the limit; then all of it stays, to be read otherwise."""
+        the separator does not end within the limit; the bytes stay in the reader then."""
         separators = separator if isinstance(separator, tuple) else (separator,)
-        if not separators or not all(separators):
+        if not separators or not all(map(len, separators)):
             raise ValueError("Separator should be at least one-byte string")
         rope, seen, longest = self._rope, 0, max(map(len, separators))
         while True:
@@ -173,8 +174,8 @@ class StreamReader(asyncio.StreamReader):
         return data
 
     async def readline(self):
-        """A line, with its ``\\n`` but at the end of the stream. Raises :exc:`LimitOverrunError` for a longer one than
-        the limit, of which nothing is dropped, as asyncio does behind its ValueError."""
+        """Reads a line with its ``\\n``, which the last line of a stream may lack. Raises :exc:`LimitOverrunError`, a
+        ValueError as asyncio's, for a line longer than the limit; its bytes stay in the reader, which asyncio drops."""
         try:
             return await self.readuntil(b"\n")
         except IncompleteReadError as error:
@@ -190,7 +191,7 @@ class StreamReader(asyncio.StreamReader):
         return line
 
     def at_eof(self):
-        """Whether the stream has ended and everything was read."""
+        """Returns True if the stream has ended and everything was read."""
         return self._eof and not self._rope
 
     def feed_data(self, data):
@@ -207,24 +208,29 @@ class StreamReader(asyncio.StreamReader):
         self._wake()
 
     def set_exception(self, exc):
-        """Ends the stream by an error, once what has arrived is read."""
+        """Ends the stream by an error, which is raised once all bytes that have arrived are read."""
         self._exception = exc
         self._wake()
 
     def set_transport(self, transport):
-        """Says what to pause and to resume."""
+        """Sets the transport that reading pauses and resumes."""
         self._transport, self._paused = transport, False
 
     def exception(self):
-        """What ended the connection, if it was an error."""
+        """Returns the error that ended the connection, or None."""
         return self._exception
 
     def __repr__(self):
         state = "ended" if self._eof else "paused" if self._paused else "reading"
         return f"<ropewalk.asyncio.StreamReader {state}, {len(self._rope)} bytes>"
 
+    def _needed(self, count):
+        """Returns how many bytes to wait for to read ``count``. Beyond the limit only one byte arrives, which shows
+        that there are more: waiting for all of them is what raises."""
+        return count if count <= self._limit else _EVERYTHING
+
     async def _wait(self, need):
-        """Until ``need`` bytes are there, or the stream has ended."""
+        """Waits until ``need`` bytes are there, or the stream has ended."""
         if self._waiter is not None:
             raise RuntimeError("another coroutine is already waiting for this reader")
         rope = self._rope
@@ -236,16 +242,32 @@ class StreamReader(asyncio.StreamReader):
                     rope.get_buffer().release()  # what is beyond was fed: to ask for room is what is refused
                 raise rope.refused
             if isinstance(rope.refused, PoolFull):
-                await self._wait_for_room()
+                await self._wait_for_room(need)
+                if self._is_over(need):
+                    continue
             self._resume()
-            self._need, self._waiter = need, self._loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+            self._need = need
+            await self._woken()
 
-    async def _wait_for_room(self):
-        """Until the pool has some. Raises PoolFull if the waiters hold all of it, so that none ever will."""
+    def _is_over(self, need):
+        """Returns True if there is nothing to wait for."""
+        return self._eof or self._exception is not None or len(self._rope) >= need
+
+    async def _woken(self, fd=None):
+        """Waits until :meth:`_wake` is called, or ``fd`` is readable."""
+        self._waiter = self._loop.create_future()
+        if fd is not None:
+            self._loop.add_reader(fd, self._wake)
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+            if fd is not None:
+                self._loop.remove_reader(fd)
+
+    async def _wait_for_room(self, need):
+        """Waits until the pool has room, or there is nothing to wait for any more. Raises PoolFull if the waiting
+        readers hold all of the pool, so that none would ever get room."""
         waiting = _WAITING.setdefault(self._pool, set())
         waiting.add(self)
         room = self._pool.wait_for_room()
@@ -253,7 +275,9 @@ class StreamReader(asyncio.StreamReader):
             while not room.ready():
                 if _holds_all(waiting, self._pool):
                     raise self._rope.refused
-                await _readable(self._loop, room.fileno())
+                await self._woken(room.fileno())
+                if self._is_over(need):
+                    return
             self._rope.add_room(room)
         finally:
             waiting.discard(self)
@@ -261,7 +285,7 @@ class StreamReader(asyncio.StreamReader):
 
     def _buffer_updated(self, nbytes):
         held = self._rope.buffer_updated(nbytes)
-        # Where the rope may take no more, one byte is all that it lends.
+        # A rope that may take no more lends one byte.
         refused = nbytes == 1 and self._rope.refused is not None
         if refused or (self._waiter is None and held >= self._ahead):
             self._pause()
@@ -269,13 +293,14 @@ class StreamReader(asyncio.StreamReader):
             self._wake()
 
     def _lend_to_tls(self, sizehint):
-        """Room for what arrives. TLS asks for it for each record, whether or not that is complete, or data."""
+        """Lends room for a TLS record. asyncio asks for each record, also for one that is incomplete or holds
+        no data."""
         if not self._rope:
             self._loop.call_soon(self._take_back)
         return self._rope.get_buffer(sizehint)
 
     def _take_back(self):
-        """Takes room back to which nothing was written."""
+        """Takes lent room back if nothing was written to it."""
         if not self._rope:
             self._rope.read(0)
 
@@ -295,34 +320,25 @@ class StreamReader(asyncio.StreamReader):
             self._transport.resume_reading()
 
     def _go_on(self):
-        """Reads ahead again, now that something was taken."""
+        """Resumes reading ahead after bytes were taken."""
         if self._paused and len(self._rope) < self._ahead and not isinstance(self._rope.refused, PoolFull):
             self._resume()
 
 
-# Which readers wait for each pool's room.
+# The readers that wait for room, by pool.
 _WAITING = weakref.WeakKeyDictionary()
 
 
 def _holds_all(waiting, pool):
-    """Whether the pool is full and the waiters hold all of it, but for what may be pages partly filled.
-    Another thread's loop may add to them meanwhile."""
+    """Returns True if the pool is full and the waiting readers hold all of it, but for pages that may be partly filled.
+    Another thread's loop may add readers meanwhile."""
     stats = pool.stats()
     others = stats.in_use - sum(len(reader._rope) for reader in tuple(waiting))
     return stats.in_use > stats.capacity // 2 and others <= stats.in_use // 8
 
 
-async def _readable(loop, fd):
-    future = loop.create_future()
-    loop.add_reader(fd, lambda: future.done() or future.set_result(None))
-    try:
-        await future
-    finally:
-        loop.remove_reader(fd)
-
-
 def _take_view(rope, count):
-    """The first bytes as a view. Without memory for it, the rope is as it was."""
+    """Takes the first bytes off as a view. Without memory for the view, the rope is as it was."""
     first = rope.split_to(count)
     try:
         return first.finalize()
@@ -333,26 +349,27 @@ def _take_view(rope, count):
 
 
 def _bytes_of(buffer):
-    """The bytes of any contiguous buffer: loops count items, and refuse some buffers when it is too late."""
+    """Returns any contiguous buffer as a memoryview of bytes: loops count items instead, and refuse some buffers only
+    after they have sent a part."""
     rope = Rope()
     rope.push(buffer)
     return memoryview(rope.finalize())
 
 
 def _first(rope, separators, start):
-    """Where the first separator to be complete starts and ends."""
+    """Returns where the first complete separator starts and ends."""
     found = ((rope.find(separator, start), len(separator)) for separator in separators)
     found = ((at, at + length) for at, length in found if at is not None)
     return min(found, key=lambda span: span[1], default=(None, None))
 
 
 class StreamWriter(asyncio.StreamWriter):
-    """asyncio's writer, which takes ropes and views too, and sends them without joining or copying them."""
+    """Writes buffers, as asyncio's, and ropes and views, which are neither joined nor copied."""
 
     def write(self, data):
-        """Sends any contiguous buffer, or a :class:`ropewalk.Rope` as it is now: the rope is left as it is, and its
-        pages are held until they are sent. ``bytes`` and views of any length are not copied. TypeError or BufferError
-        for what is no such buffer, before anything of it is sent."""
+        """Sends any contiguous buffer, or a :class:`ropewalk.Rope` as it is now: the rope keeps its bytes, and their
+        pages are held until they are sent. ``bytes`` and views of any length are not copied. Raises TypeError or
+        BufferError for any other object, before anything is sent."""
         if isinstance(data, Rope):
             self._protocol.queue(data[:])
             return
@@ -371,15 +388,16 @@ class StreamWriter(asyncio.StreamWriter):
             self.write(piece)
 
     def write_eof(self):
-        """Ends what is written, behind all of it. NotImplementedError through TLS, which has no such end."""
+        """Shuts the sending direction down once everything written is sent. Raises NotImplementedError through TLS,
+        which has no half-close."""
         if self.can_write_eof():
             self._protocol.behind("write_eof")
         else:
             self._transport.write_eof()
 
     async def start_tls(self, sslcontext, **options):
-        """Goes on through TLS. RuntimeError if bytes have arrived that were not read: they are not encrypted, and may be
-        anybody's."""
+        """Upgrades the connection to TLS. Raises RuntimeError if bytes have arrived that were not read: they came
+        unencrypted, so anybody may have sent them."""
         self._reader._pause()
         await self.drain()
         if waiting := len(self._reader._rope):
@@ -399,17 +417,17 @@ class StreamWriter(asyncio.StreamWriter):
             self._protocol.behind("close")
 
     def is_closing(self):
-        """Whether the connection is closed, or is to be once everything written is sent."""
+        """Returns True if the connection is closed, or will be once everything written is sent."""
         return self._protocol.then == "close" or self._transport.is_closing()
 
 
 class _Protocol(asyncio.BufferedProtocol):
-    """Hands the rope's room out to the loop, gives the transport what was written, and keeps count of who waits for it.
-    It does not refer to the writer of a client, which closes a connection that is forgotten."""
+    """Lends the rope's room to the loop, gives the transport what was written, and wakes drains. Holds no reference to
+    a client's writer, whose finalizer closes a forgotten connection."""
 
     def __init__(self, reader, client_connected, loop, over_ssl):
         self.reader, self.transport = reader, None
-        # What was not given to the transport yet, and what comes behind it.
+        # Bytes not given to the transport yet, and the method of the transport to call after them.
         self.out, self.then = None, None
         self.writing_paused = False
         self._client_connected_cb = client_connected
@@ -418,7 +436,7 @@ class _Protocol(asyncio.BufferedProtocol):
         self._lost = False
         self._drains = deque()
         self._closed = loop.create_future()
-        # Nothing of Python between the loop and the rope.
+        # The loop calls the rope directly, without a Python frame.
         self.buffer_updated = reader._buffer_updated
         self.set_over_ssl(over_ssl)
 
@@ -444,33 +462,33 @@ class _Protocol(asyncio.BufferedProtocol):
             })
 
     def queue(self, rope):
-        """Sends a rope behind what waits."""
-        if self.then is not None:
-            raise RuntimeError(f"write after {self.then}")
+        """Queues a rope behind what waits, also after a close that waits: as asyncio's transports do."""
+        if self.then == "write_eof":
+            raise RuntimeError("Cannot call write() after write_eof()")
         if self.out is None:
             self.out = Rope()
         self.out.append(rope)
         self._pump()
 
     def behind(self, end):
-        """Calls a method of the transport behind what waits."""
+        """Calls a method of the transport once everything queued was given to it."""
         if self.out and not self.transport.is_closing():
-            self.then = end
+            self.then = end if self.then is None else "close"
         elif self.transport is not None:
             getattr(self.transport, end)()
 
     def _pump(self):
-        """Gives the transport as much as it takes before it has to wait."""
+        """Gives queued bytes to the transport until it pauses writing."""
         out = self.out
         while out and not self.writing_paused:
             if self.transport is None or self.transport.is_closing():
                 out.clear()
                 return
             pieces = [memoryview(view) for view in out.split_to(min(len(out), _STEP)).segments()]
-            if len(pieces) == 1:
-                self.transport.write(pieces[0])
-            else:
-                self.transport.writelines(pieces)
+            if len(pieces) > 1:
+                self.transport.writelines(pieces[:-1])
+            # Behind writelines alone, CPython up to 3.12.8 and 3.13.1 does not pause writing.
+            self.transport.write(pieces[-1])
         if not out and self.then is not None:
             end, self.then = self.then, None
             getattr(self.transport, end)()
@@ -482,7 +500,7 @@ class _Protocol(asyncio.BufferedProtocol):
         self.reader._buffer_updated(nbytes)
 
     def set_over_ssl(self, over_ssl):
-        """To be called before the loop makes a TLS protocol of this one, for that asks for these methods once."""
+        """Chooses how room is lent. Called before the loop wraps this protocol for TLS, which looks methods up once."""
         self._over_ssl = over_ssl
         self.get_buffer = self.reader._lend_to_tls if over_ssl else self.reader._rope.get_buffer
 
@@ -518,7 +536,7 @@ class _Protocol(asyncio.BufferedProtocol):
                 if not drain.done():
                     drain.set_result(None)
 
-    # What asyncio.StreamWriter asks of its protocol.
+    # asyncio.StreamWriter calls these.
 
     async def _drain_helper(self):
         if self._lost:

@@ -27,7 +27,7 @@ __all__ = [
 _Connected = Callable[[StreamReader, StreamWriter], Awaitable[None] | None]
 _Path = str | bytes | PathLike[str]
 
-class LimitOverrunError(LimitExceeded, asyncio.LimitOverrunError):
+class LimitOverrunError(LimitExceeded, asyncio.LimitOverrunError, ValueError):
     def __init__(self, message: str, consumed: int, limit: int | None = None, held: int | None = None) -> None: ...
 
 class StreamReader(asyncio.StreamReader):
@@ -41,18 +41,18 @@ class StreamWriter(asyncio.StreamWriter):
     def writelines(self, data: Iterable[Buffer | Rope]) -> None: ...
 
 async def open_connection(
-    host: str | None = None, port: int | str | None = None, *, pool: Pool | None = None, limit: int | None = None,
+    host: str | None = None, port: int | str | None = None, pool: Pool | None = None, limit: int | None = None,
     ssl: SSLContext | bool | None = None, **options: Any,
 ) -> tuple[StreamReader, StreamWriter]: ...
 async def open_unix_connection(
-    path: _Path | None = None, *, pool: Pool | None = None, limit: int | None = None,
+    path: _Path | None = None, pool: Pool | None = None, limit: int | None = None,
     ssl: SSLContext | bool | None = None, **options: Any,
 ) -> tuple[StreamReader, StreamWriter]: ...
 async def start_server(
-    client_connected: _Connected, host: str | None = None, port: int | str | None = None, *,
+    client_connected: _Connected, host: str | None = None, port: int | str | None = None,
     pool: Pool | None = None, limit: int | None = None, ssl: SSLContext | None = None, **options: Any,
 ) -> asyncio.Server: ...
 async def start_unix_server(
-    client_connected: _Connected, path: _Path | None = None, *, pool: Pool | None = None,
+    client_connected: _Connected, path: _Path | None = None, pool: Pool | None = None,
     limit: int | None = None, ssl: SSLContext | None = None, **options: Any,
 ) -> asyncio.Server: ...

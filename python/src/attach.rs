@@ -15,7 +15,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-/// The lock of `mutex`. Waits detached.
+/// Locks `mutex`. Waits detached.
 pub(crate) fn lock<'a, T: Send>(py: Python<'_>, mutex: &'a Mutex<T>) -> MutexGuard<'a, T> {
     loop {
         match mutex.try_lock() {
@@ -77,7 +77,7 @@ pub(crate) fn call<'py>(
     unsafe { Bound::from_owned_ptr_or_err(callable.py(), result) }
 }
 
-/// The descriptor of an `int`, or of anything with `fileno()`.
+/// Returns the descriptor of an `int`, or of anything with `fileno()`.
 pub(crate) fn descriptor(object: &Bound<'_, PyAny>) -> PyResult<RawFd> {
     // SAFETY: attached, and the object lives during the call.
     let fd = parking(|| unsafe { PyObject_AsFileDescriptor(object.as_ptr()) });
@@ -92,7 +92,7 @@ pub(crate) fn export(object: &Bound<'_, PyAny>) -> PyResult<Box<ffi::Py_buffer>>
     if refused == 0 { Ok(buffer) } else { Err(PyErr::fetch(object.py())) }
 }
 
-/// Ends an export, which is empty then.
+/// Ends an export and empties `buffer`.
 pub(crate) fn release(_py: Python<'_>, buffer: &mut ffi::Py_buffer) {
     // SAFETY: attached; `buffer` was filled by `export`, or is empty.
     parking(|| unsafe { PyBuffer_Release(buffer) });

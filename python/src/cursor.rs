@@ -1,6 +1,6 @@
 //! A position in a rope, outside of it.
 
-use std::os::fd::BorrowedFd;
+use std::io;
 use std::sync::{Arc, Mutex};
 
 use pyo3::PyTraverseError;
@@ -53,18 +53,14 @@ impl Cursor {
 }
 
 impl Source for Cursor {
-    fn writev(&self, py: Python<'_>, fd: BorrowedFd<'_>) -> PyResult<usize> {
-        self.with(py, |cursor| cursor.writev_to(fd))?.map_err(|error| plain(&error))
-    }
+    type Outgoing = Inner;
 
-    fn sendmsg(
+    fn attempt<R: Send>(
         &self,
         py: Python<'_>,
-        fd: BorrowedFd<'_>,
-        flags: i32,
-        fds: &[BorrowedFd<'_>],
-    ) -> PyResult<usize> {
-        self.with(py, |cursor| cursor.sendmsg_to(fd, flags, fds))?.map_err(|error| plain(&error))
+        send: impl FnOnce(&mut Inner) -> io::Result<R> + Send,
+    ) -> PyResult<R> {
+        self.with(py, send)?.map_err(|error| plain(&error))
     }
 
     fn next(&self, py: Python<'_>) -> PyResult<Option<Segment>> {
@@ -91,21 +87,27 @@ fn check(position: usize, len: usize) -> PyResult<()> {
 #[pymethods]
 impl Cursor {
     /// sendmsg(2), or writev(2) for what is no socket: sends from the position on, and moves it by as much. Returns
-    /// how many bytes that were; 0 only at the end. One call, at most 1024 segments (IOV_MAX), behind those of
-    /// :meth:`Rope.recv_from` that wait; nothing is copied.
+    /// how many bytes that were; 0 only at the end. One call of at most 1024 segments (IOV_MAX), behind an fcntl(2);
+    /// nothing is copied.
     ///
-    /// Raises BlockingIOError when ``sock`` takes nothing now, and what else the kernel reports: the position is at the first
-    /// byte not sent. ``sock`` is a descriptor or has ``fileno()``; a TLS socket sends by its own ``send``.
+    /// A blocking descriptor is waited for, by poll(2), if it takes nothing now; it is sent what it takes at once, which may
+    /// be less than all: call again, or use :func:`send_all`. A pipe gets 4 KiB a call, behind a poll(2) each. While it waits
+    /// signals' handlers run, and other threads may use the rope and the cursor.
+    ///
+    /// Raises BlockingIOError when a non-blocking ``sock``, such as one with a timeout, takes nothing now, and what else the
+    /// kernel reports: the position is at the first byte not sent. ``sock`` is a descriptor or has ``fileno()``; a TLS
+    /// socket sends by its own ``send``.
     fn send(&self, sock: &Bound<'_, PyAny>) -> PyResult<usize> {
         send::send(self, sock)
     }
 
-    /// The same, by the name that ropes have for it.
+    /// As :meth:`send`, by the name of the rope's method.
     fn send_to(&self, sock: &Bound<'_, PyAny>) -> PyResult<usize> {
         self.send(sock)
     }
 
-    /// sendmsg(2) with descriptors beside the bytes; they go with the first byte. As :meth:`send`.
+    /// sendmsg(2) with descriptors beside the bytes; they go with the first byte. As :meth:`send`; with ``MSG_DONTWAIT``
+    /// among ``flags`` a blocking socket is not waited for.
     #[pyo3(signature = (sock, fds=Vec::new(), flags=0))]
     fn sendmsg(&self, sock: &Bound<'_, PyAny>, fds: Vec<Bound<'_, PyAny>>, flags: i32) -> PyResult<usize> {
         send::sendmsg(self, sock, &fds, flags)

@@ -21,7 +21,7 @@ create_exception!(
     "The pool, or the system, has no memory for more; nothing is lost.\n\nAttributes: capacity (bytes), in_use (bytes)."
 );
 
-/// What an error is about.
+/// The pool, length and limit that an exception names.
 #[derive(Default)]
 pub(crate) struct Context {
     pub(crate) pool: Option<ropewalk::Pool>,
@@ -34,7 +34,7 @@ impl Context {
         Context { pool: rope.pool().cloned(), held: rope.len(), limit: rope.limit() }
     }
 
-    /// The exception for `error`.
+    /// Returns the exception for `error`.
     pub(crate) fn raise(self, py: Python<'_>, error: &io::Error) -> PyErr {
         match (error.kind(), self.pool) {
             (ErrorKind::QuotaExceeded, _) if error.raw_os_error().is_none() => {
@@ -51,7 +51,7 @@ impl Context {
     }
 }
 
-/// The text of `error`, with Python's names for what it advises to change.
+/// Returns the text of `error`, with Python's names for the settings that it advises to change.
 fn message(error: &io::Error) -> String {
     error
         .to_string()
@@ -68,7 +68,7 @@ fn with_numbers(py: Python<'_>, error: PyErr, numbers: [(&str, u64); 2]) -> PyEr
     error
 }
 
-/// Without a rope or a pool to tell of. OSError with its errno, as the socket module raises it.
+/// Returns the exception for an error that concerns no rope and no pool: OSError with its errno, as the socket module's.
 pub(crate) fn plain(error: &io::Error) -> PyErr {
     match (error.raw_os_error(), error.kind()) {
         (Some(code), _) => {

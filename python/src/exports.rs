@@ -69,11 +69,11 @@ const MIN_PRUNED: usize = 32;
 
 #[derive(Default)]
 struct Listed {
-    /// By the address of their bytes, and by their own.
+    /// Keys: the address of the bytes, and of the `Exported`.
     by_start: BTreeMap<(usize, usize), Py<Exported>>,
-    /// Bytes of the longest.
+    /// Bytes of the longest entry.
     longest: usize,
-    /// How many there were when dead ones were last removed.
+    /// Entries left when dead ones were last removed.
     pruned: usize,
 }
 
@@ -88,7 +88,7 @@ impl Listed {
         self.by_start.insert((bytes.start, exported.as_ptr().addr()), exported);
     }
 
-    /// Those with bytes of `chunk`.
+    /// Returns the exports with bytes of `chunk`.
     fn of_chunk(&self, chunk: &[u8]) -> impl Iterator<Item = &Py<Exported>> {
         let Range { start, end } = chunk.as_ptr_range();
         let (start, end) = (start.addr(), end.addr());
@@ -120,7 +120,7 @@ impl Exports {
         Exports(Mutex::new(mem::take(&mut self.listed())))
     }
 
-    /// Those that `chunks` refer to.
+    /// Returns the exports that `chunks` refer to.
     pub(crate) fn of<'a>(&self, py: Python<'_>, chunks: impl IntoIterator<Item = &'a [u8]>) -> Exports {
         let (listed, mut part) = (self.listed(), Listed::default());
         if !listed.by_start.is_empty() {
@@ -131,7 +131,7 @@ impl Exports {
         Exports(Mutex::new(part))
     }
 
-    /// Shows them to the collector. The lock is free, but for one that a thread had which is not in this forked child.
+    /// Shows the exports to the collector. The lock is free, except in a forked child if another thread held it.
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         let Ok(listed) = self.0.try_lock() else { return Ok(()) };
         listed.by_start.values().try_for_each(|exported| visit.call(exported))

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
+use std::os::raw::c_int;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
@@ -24,13 +25,13 @@ impl<'py> Fd<'py> {
         Ok(Fd { raw: attach::descriptor(object)?, object: object.clone() })
     }
 
-    /// What a call may use while it is detached.
+    /// Borrows the descriptor for a detached call.
     pub(crate) fn borrow(&self) -> BorrowedFd<'static> {
         // SAFETY: as with every descriptor in Python, closing it during the call gives EBADF.
         unsafe { BorrowedFd::borrow_raw(self.raw) }
     }
 
-    /// The object, if what goes through its descriptor is encrypted: then its own methods have to be used.
+    /// Returns the object if it is a TLS socket: its own methods have to be used then.
     pub(crate) fn encrypted(&self) -> PyResult<Option<&Bound<'py, PyAny>>> {
         static SOCKET: PyOnceLock<Py<PyType>> = PyOnceLock::new();
         static SSL_SOCKET: PyOnceLock<Py<PyType>> = PyOnceLock::new();
@@ -43,7 +44,7 @@ impl<'py> Fd<'py> {
         Ok(encrypted.then_some(&self.object))
     }
 
-    /// Refuses what cannot be done through encryption.
+    /// Refuses a TLS socket.
     pub(crate) fn refuse_encrypted(&self) -> PyResult<()> {
         match self.encrypted()? {
             None => Ok(()),
@@ -51,19 +52,73 @@ impl<'py> Fd<'py> {
         }
     }
 
-    /// poll(2), if the descriptor is blocking: so that signals have their handlers run while it waits.
-    pub(crate) fn wait(&self, events: i16) -> PyResult<()> {
-        let (py, raw) = (self.object.py(), self.raw);
-        if nonblocking(raw).map_err(|error| plain(&error))? {
-            return Ok(());
+    /// Makes `call`, again after poll(2) whenever it returns `None`, which it does under its lock if the descriptor
+    /// is blocking and not ready. A call that only polled first could find that another thread had taken the
+    /// bytes, and block with the lock held.
+    pub(crate) fn when_ready<R>(
+        &self,
+        events: i16,
+        mut call: impl FnMut(Readiness) -> PyResult<Option<R>>,
+    ) -> PyResult<R> {
+        let readiness = self.readiness(events)?;
+        loop {
+            match call(readiness)? {
+                Some(done) => return Ok(done),
+                None => self.poll(events)?,
+            }
+            self.object.py().check_signals()?; // also where poll(2) says that it is ready, and it is not
         }
-        while let Err(error) = py.detach(|| poll(raw, events)) {
+    }
+
+    fn readiness(&self, events: i16) -> PyResult<Readiness> {
+        let blocking = !nonblocking(self.raw).map_err(|error| plain(&error))?;
+        Ok(Readiness { raw: self.raw, events, blocking })
+    }
+
+    fn poll(&self, events: i16) -> PyResult<()> {
+        let (py, raw) = (self.object.py(), self.raw);
+        while let Err(error) = py.detach(|| poll(raw, events, -1)) {
             if error.kind() != io::ErrorKind::Interrupted {
                 return Err(plain(&error));
             }
             py.check_signals()?;
         }
         Ok(())
+    }
+}
+
+/// Whether a call on a descriptor would block.
+#[derive(Clone, Copy)]
+pub(crate) struct Readiness {
+    raw: RawFd,
+    events: i16,
+    blocking: bool,
+}
+
+impl Readiness {
+    pub(crate) fn blocking(self) -> bool {
+        self.blocking
+    }
+
+    /// Makes a socket's `call` with flags that forbid to wait. `None` if it would have waited, unless the caller's own
+    /// `flags` forbid it.
+    pub(crate) fn without_waiting<R>(
+        self,
+        flags: c_int,
+        call: impl FnOnce(c_int) -> io::Result<R>,
+    ) -> io::Result<Option<R>> {
+        if !self.blocking || flags & libc::MSG_DONTWAIT != 0 {
+            return call(flags).map(Some);
+        }
+        match call(flags | libc::MSG_DONTWAIT) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            done => done.map(Some),
+        }
+    }
+
+    /// Makes `call` unless it would block: then `None`. Does not wait.
+    pub(crate) fn attempt<R>(self, call: impl FnOnce() -> io::Result<R>) -> io::Result<Option<R>> {
+        if self.blocking && !poll(self.raw, self.events, 0)? { Ok(None) } else { call().map(Some) }
     }
 }
 
@@ -75,11 +130,12 @@ fn nonblocking(fd: RawFd) -> io::Result<bool> {
     }
 }
 
-fn poll(fd: RawFd, events: i16) -> io::Result<()> {
+/// Returns `true` if the descriptor is ready within `timeout` milliseconds; -1 is without end.
+fn poll(fd: RawFd, events: i16, timeout: c_int) -> io::Result<bool> {
     let mut polled = libc::pollfd { fd, events, revents: 0 };
     // SAFETY: one `pollfd`, which lives during the call.
-    match unsafe { libc::poll(&mut polled, 1, -1) } {
+    match unsafe { libc::poll(&mut polled, 1, timeout) } {
         -1 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
+        ready => Ok(ready > 0),
     }
 }

@@ -31,7 +31,7 @@ impl Born {
         self == Born::now()
     }
 
-    /// Refuses what was inherited.
+    /// Raises OSError if the object was made before a fork.
     #[inline]
     pub(crate) fn check(self, what: &str) -> PyResult<()> {
         if self.here() { Ok(()) } else { Err(inherited(what)) }
@@ -136,7 +136,7 @@ fn range(line: &str) -> Option<Range<usize>> {
     Some(usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?)
 }
 
-/// A refusal is not told to anybody: then the child has a fault where it would have had one before.
+/// madvise(2). Ignores an error: the child then faults, as it would without the advice.
 fn advise(pages: &Range<usize>, advice: c_int) {
     let start = std::ptr::without_provenance_mut(pages.start);
     // SAFETY: whether a child inherits pages changes nothing for this process.

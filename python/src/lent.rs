@@ -42,7 +42,7 @@ pub(crate) struct Lending {
     loan: Arc<Loan>,
     filled: usize,
     want: usize,
-    /// Whether the room is not the rope's.
+    /// `true` if the room is of the heap, not the rope's.
     spilled: bool,
 }
 
@@ -53,7 +53,7 @@ impl Default for Lending {
 }
 
 impl Lending {
-    /// Bytes that were written and are not in the rope yet.
+    /// Returns the bytes that were written and are not in the rope yet.
     pub(crate) fn filled(&self) -> usize {
         self.filled
     }
@@ -66,7 +66,7 @@ impl Lending {
         Arc::clone(&self.loan)
     }
 
-    /// Whether there is so little room that more had better be lent.
+    /// Returns `true` if more room should be lent.
     pub(crate) fn is_short(&self) -> bool {
         let mut room = self.loan.room();
         let spare = room.spare().len();
@@ -104,23 +104,35 @@ impl Lending {
         Ok(())
     }
 
+    /// Drops what was filled, and the room, unless it is exported: then it is the exports' from then on.
+    pub(crate) fn forget(&mut self) {
+        let mut room = self.loan.room();
+        if room.exports == 0 {
+            room.lent = None;
+        }
+        drop(room);
+        (self.loan, self.filled) = (Arc::default(), 0);
+    }
+
     /// Gives the room back to `rope`, with what was filled. What is exported still could be written to, so of that `rope` gets a
-    /// copy, and the room is the exports' from then on.
-    pub(crate) fn settle(&mut self, rope: &mut ropewalk::Rope) {
+    /// copy, and the room is the exports' from then on. Without memory for that copy, all stays as it is.
+    pub(crate) fn settle(&mut self, rope: &mut ropewalk::Rope) -> io::Result<()> {
         let mut room = self.loan.room();
         let (filled, exports) = (room.filled, room.exports);
-        let Some(mut lent) = room.lent.take() else { return };
+        let Some(mut lent) = room.lent.take() else { return Ok(()) };
         // SAFETY: whether or not all of it was written, it is initialised: pages of a pool are, and what is lent of
         // the heap was filled with zeros.
         unsafe { lent.set_len(filled) };
         if exports > 0 {
-            rope.extend_from_slice(lent.as_init());
+            let copied = rope.try_extend_from_slice(lent.as_init());
             room.lent = Some(lent);
+            copied?;
         } else if filled > 0 || !self.spilled {
             rope.take_back(lent); // also what was reserved and is empty still
         }
         drop(room);
-        (self.loan, self.filled) = (Arc::default(), 0);
+        self.forget();
+        Ok(())
     }
 }
 

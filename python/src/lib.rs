@@ -10,6 +10,7 @@
 //! exports.rs which of them a rope refers to, for the garbage collector
 //! send.rs    sending, which ropes and cursors have in common
 //! count.rs   arguments that are not negative
+//! heap.rs    memory for what cannot fail
 //! attach.rs  leaving the interpreter, and coming back to it at shutdown
 //! fd.rs      descriptors of Python objects, TLS sockets among them
 //! fork.rs    what a forked child may touch: nothing
@@ -23,6 +24,7 @@ mod error;
 mod exports;
 mod fd;
 mod fork;
+mod heap;
 mod lent;
 mod pool;
 mod pushed;

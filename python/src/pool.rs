@@ -63,7 +63,7 @@ impl Pool {
         Pool::create(options)
     }
 
-    /// What the pool holds and has done so far: a named tuple, sizes in bytes. Gives back pages that have been idle
+    /// Returns what the pool holds and has done so far: a named tuple, sizes in bytes. Gives back pages that have been idle
     /// for longer than ``decay`` first.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let pool = self.check()?;
@@ -117,7 +117,7 @@ pub(crate) fn stats_of(pool: &ropewalk::Pool) -> ropewalk::PoolStats {
     pool.stats()
 }
 
-/// The pool of whatever is not told another one, made when it is first asked for; a forked child gets its own.
+/// Returns the pool that is used where none is given, made on the first call; a forked child gets its own.
 #[pyfunction]
 pub(crate) fn default_pool(py: Python<'_>) -> PyResult<Py<Pool>> {
     static SHARED: Mutex<Option<Py<Pool>>> = Mutex::new(None);
@@ -199,13 +199,13 @@ impl Room {
 
 #[pymethods]
 impl Room {
-    /// A descriptor that is readable when it is worth asking :meth:`ready` again.
+    /// Returns a descriptor that is readable when :meth:`ready` may have changed.
     fn fileno(&self) -> i32 {
         self.bell.0.as_raw_fd()
     }
 
-    /// Whether the room was granted, and not taken by :meth:`Rope.add_room` since. Raises PoolFull if it is more than the
-    /// pool's capacity.
+    /// Returns True if the room was granted, and not taken by :meth:`Rope.add_room` since. Raises PoolFull if it is more
+    /// than the pool's capacity.
     fn ready(&self, py: Python<'_>) -> PyResult<bool> {
         self.born.check("request for room")?;
         self.bell.silence();

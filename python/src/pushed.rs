@@ -6,7 +6,7 @@
 
 use std::mem::{self, ManuallyDrop};
 use std::slice;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -23,8 +23,10 @@ struct Buffer {
     export: Box<ffi::Py_buffer>,
     start: *const u8,
     len: usize,
-    /// Whether the garbage collector has to be shown the exporter, and may be.
+    /// `true` if the garbage collector has to be shown the exporter, and may be.
     tracked: bool,
+    /// The buffer dropped before this one: an intrusive list, which takes no memory.
+    before: Option<Box<Buffer>>,
 }
 
 // SAFETY: the memory is the exporter's until the export is released, which is done attached.
@@ -37,7 +39,7 @@ impl Buffer {
         let export = attach::export(object)?;
         let (start, len) = (export.buf.cast_const().cast(), export.len.max(0).cast_unsigned());
         let tracked = is_tracked(object, export.obj);
-        Ok(Buffer { export, start, len, tracked })
+        Ok(Buffer { export, start, len, tracked, before: None })
     }
 
     fn bytes(&self) -> &[u8] {
@@ -48,7 +50,7 @@ impl Buffer {
         unsafe { slice::from_raw_parts(self.start, self.len) }
     }
 
-    /// The same bytes as an export of `object`, if it has them.
+    /// Exports the same bytes from `object`, if it has them.
     fn exported_by(&self, object: &Bound<'_, PyAny>) -> Option<Buffer> {
         let all = Buffer::of(object).ok()?;
         let (outer, inner) = (all.bytes().as_ptr_range(), self.bytes().as_ptr_range());
@@ -74,11 +76,11 @@ fn is_tracked(object: &Bound<'_, PyAny>, exporter: *mut ffi::PyObject) -> bool {
 }
 
 /// What keeps a segment's bytes.
-pub(crate) struct Export(Option<Buffer>);
+pub(crate) struct Export(Option<Box<Buffer>>);
 
 impl Export {
     pub(crate) fn bytes(&self) -> &[u8] {
-        self.0.as_ref().map_or(&[], Buffer::bytes)
+        self.0.as_ref().map_or(&[], |buffer| buffer.bytes())
     }
 
     /// The export's own reference, to be looked at only.
@@ -91,10 +93,11 @@ impl Export {
 
 impl Drop for Export {
     fn drop(&mut self) {
-        if let Some(buffer) = self.0.take() {
+        if let Some(mut buffer) = self.0.take() {
             let mut dropped = dropped();
-            dropped.push(buffer);
-            WAITING.store(dropped.len(), Ordering::Release);
+            buffer.before = dropped.take();
+            *dropped = Some(buffer);
+            WAITING.store(true, Ordering::Release);
         }
     }
 }
@@ -109,15 +112,15 @@ impl AsRef<[u8]> for Owner {
 }
 
 /// Exports that no segment needs any more.
-static DROPPED: Mutex<Vec<Buffer>> = Mutex::new(Vec::new());
-static WAITING: AtomicUsize = AtomicUsize::new(0);
+static DROPPED: Mutex<Option<Box<Buffer>>> = Mutex::new(None);
+static WAITING: AtomicBool = AtomicBool::new(false);
 
-fn dropped() -> MutexGuard<'static, Vec<Buffer>> {
+fn dropped() -> MutexGuard<'static, Option<Box<Buffer>>> {
     DROPPED.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// The lock that threads take detached, of which a forked child could not know whether one had it.
-pub(crate) struct Lock(#[expect(dead_code, reason = "held")] MutexGuard<'static, Vec<Buffer>>);
+/// The lock of `DROPPED`, which a fork holds: another thread's would stay locked in the child.
+pub(crate) struct Lock(#[expect(dead_code, reason = "held")] MutexGuard<'static, Option<Box<Buffer>>>);
 
 /// Holds the lock.
 pub(crate) fn lock() -> Lock {
@@ -131,7 +134,7 @@ pub(crate) struct Segment {
     pub(crate) exports: Exports,
 }
 
-/// The bytes of any object with a contiguous buffer. No copy: the object lives, and stays exported, as long
+/// Exports the bytes of any object with a contiguous buffer. No copy: the object lives, and stays exported, as long
 /// as the segment.
 pub(crate) fn segment(object: &Bound<'_, PyAny>) -> PyResult<Segment> {
     let py = object.py();
@@ -141,14 +144,14 @@ pub(crate) fn segment(object: &Bound<'_, PyAny>) -> PyResult<Segment> {
         return Ok(Segment::default());
     }
     let tracked = buffer.tracked;
-    let (export, exports) = (Arc::new(Export(Some(buffer))), Exports::default());
+    let (export, exports) = (Arc::new(Export(Some(Box::new(buffer)))), Exports::default());
     if tracked {
         exports.add(Py::new(py, Exported::of(py, &export))?);
     }
     Ok(Segment { bytes: Bytes::from_owner(Owner(export)), exports })
 }
 
-/// An export of `object`, or of the object behind a memoryview, where the same bytes can be had of that.
+/// Exports `object`, or the object behind a memoryview if that exports the same bytes.
 fn buffer_of(object: &Bound<'_, PyAny>) -> PyResult<Buffer> {
     let buffer = Buffer::of(object)?;
     if !object.is_instance_of::<PyMemoryView>() {
@@ -163,7 +166,7 @@ fn buffer_of(object: &Bound<'_, PyAny>) -> PyResult<Buffer> {
     }
 }
 
-/// Looks at the bytes of any object with a contiguous buffer.
+/// Calls `look` with the bytes of any object with a contiguous buffer.
 pub(crate) fn with_bytes<R>(object: &Bound<'_, PyAny>, look: impl FnOnce(&[u8]) -> R) -> PyResult<R> {
     let buffer = Buffer::of(object)?;
     let result = look(buffer.bytes());
@@ -171,25 +174,39 @@ pub(crate) fn with_bytes<R>(object: &Bound<'_, PyAny>, look: impl FnOnce(&[u8]) 
     Ok(result)
 }
 
-/// Releases what was dropped since. To be called attached, and without a lock.
+/// Releases the dropped exports. Called attached, and without a lock.
 #[inline]
 pub(crate) fn release(py: Python<'_>) {
-    while WAITING.load(Ordering::Acquire) > 0 {
-        let buffers = {
+    while WAITING.load(Ordering::Acquire) {
+        let last = {
             let mut dropped = dropped();
-            WAITING.store(0, Ordering::Release);
-            mem::take(&mut *dropped)
+            WAITING.store(false, Ordering::Release);
+            dropped.take()
         };
-        buffers.into_iter().for_each(|buffer| buffer.release(py));
+        let mut next = first_to_last(last);
+        while let Some(mut buffer) = next {
+            next = buffer.before.take();
+            buffer.release(py);
+        }
     }
 }
 
-/// Releases when it is dropped: the last field of whatever holds segments.
+/// Reverses the list: exports are released in the order in which they were dropped.
+fn first_to_last(mut last: Option<Box<Buffer>>) -> Option<Box<Buffer>> {
+    let mut turned = None;
+    while let Some(mut buffer) = last {
+        last = mem::replace(&mut buffer.before, turned);
+        turned = Some(buffer);
+    }
+    turned
+}
+
+/// Releases dropped exports when it is dropped: the last field of each type that holds segments.
 pub(crate) struct Sweep;
 
 impl Drop for Sweep {
     fn drop(&mut self) {
-        if WAITING.load(Ordering::Acquire) > 0 {
+        if WAITING.load(Ordering::Acquire) {
             let _stays_at_shutdown = Python::try_attach(release);
         }
     }

@@ -5,12 +5,12 @@
 
 use std::io::{self, ErrorKind};
 use std::mem;
-use std::os::fd::{BorrowedFd, IntoRawFd};
+use std::os::fd::IntoRawFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::{Buf, Bytes};
 use pyo3::PyTraverseError;
-use pyo3::exceptions::{PyIndexError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyIndexError, PyOverflowError, PyTypeError, PyValueError};
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -19,10 +19,11 @@ use pyo3::types::{PyBytes, PyMemoryView, PySlice};
 use crate::attach;
 use crate::count::Count;
 use crate::cursor::Cursor;
-use crate::error::{Context, PoolFull};
+use crate::error::{Context, PoolFull, plain};
 use crate::exports::Exports;
 use crate::fd::Fd;
 use crate::fork::Born;
+use crate::heap;
 use crate::lent::{Lending, Tail};
 use crate::pool::{self, Pool};
 use crate::pushed::{self, Segment, Sweep};
@@ -37,7 +38,8 @@ use crate::view::{self, View};
 /// ``len(rope)`` is O(1). ``rope[a:b]`` is a rope of its own that shares the memory, O(its segments); ``bytes(rope)`` is a
 /// copy; ``needle in rope`` searches. Numbers are of bytes, and a negative one is a ValueError. Calls of several threads
 /// come one after the other; the GIL is released around system calls and copies. Made before a fork, it raises OSError
-/// from every call in the child.
+/// from every call in the child. Without memory for a copy, or for a table of the segments, a call raises MemoryError,
+/// and nothing has changed.
 #[pyclass(frozen, weakref, sequence, module = "ropewalk")]
 pub(crate) struct Rope {
     state: Mutex<State>,
@@ -61,21 +63,21 @@ impl State {
         self.rope.len() + self.lending.filled()
     }
 
-    /// Lays what was written to lent room into the rope.
-    fn settle(&mut self) {
-        self.lending.settle(&mut self.rope);
+    /// Moves bytes written to lent room into the rope. Fails without memory for a copy, where one is needed.
+    fn settle(&mut self) -> io::Result<()> {
+        self.lending.settle(&mut self.rope)
     }
 
-    /// The rope, with all bytes, to be changed.
-    fn changed(&mut self) -> &mut ropewalk::Rope {
-        self.settle();
+    /// Returns the rope, with all bytes, to be changed.
+    fn changed(&mut self) -> io::Result<&mut ropewalk::Rope> {
+        self.settle()?;
         self.snapshot = None;
-        &mut self.rope
+        Ok(&mut self.rope)
     }
 
     /// Lends room to read into, or one byte of the heap if there is none, and notes why.
     fn lend(&mut self, hint: usize) -> io::Result<()> {
-        self.changed();
+        self.changed()?;
         let want = self.lending.want().max(hint);
         if self.rope.len() >= MIN_MAPPED {
             // Room elsewhere then goes on where in a page the bytes left off, so that a view can map it. Without such
@@ -96,16 +98,24 @@ impl State {
     }
 
     /// Moves the first bytes to `copy`, unless there are fewer.
-    fn take(&mut self, copy: &mut [u8]) -> bool {
-        let enough = copy.len() <= self.len();
+    fn take(&mut self, copy: &mut [u8]) -> io::Result<bool> {
+        let rope = self.changed()?;
+        let enough = copy.len() <= rope.len();
         if enough {
-            self.changed().copy_to_slice(copy);
+            rope.copy_to_slice(copy);
             self.tidy();
         }
-        enough
+        Ok(enough)
     }
 
-    /// Gives the pages of a rope that was emptied back.
+    /// Drops all bytes, also those in lent room, which stays with what exports it.
+    fn clear(&mut self) {
+        self.lending.forget();
+        self.snapshot = None;
+        self.rope.clear();
+    }
+
+    /// Returns the pages of an emptied rope to the pool.
     fn tidy(&mut self) {
         if self.rope.is_empty() {
             self.rope.clear();
@@ -137,23 +147,32 @@ impl Rope {
         Ok(attach::lock(py, &self.state))
     }
 
-    /// The lock, with all bytes in the rope. Nothing may be detached while it is held.
+    /// Locks the state, with all bytes in the rope. The thread must not detach while it holds the lock.
     fn settled(&self, py: Python<'_>) -> PyResult<MutexGuard<'_, State>> {
         let mut state = self.lock(py)?;
-        state.settle();
+        let Err(error) = state.settle() else { return Ok(state) };
+        let context = state.context();
+        drop(state);
+        Err(context.raise(py, &error))
+    }
+
+    /// As [`settled`](Rope::settled), to change the rope.
+    fn changed(&self, py: Python<'_>) -> PyResult<MutexGuard<'_, State>> {
+        let mut state = self.settled(py)?;
+        state.snapshot = None;
         Ok(state)
     }
 
-    /// Changes the rope, detached.
-    fn change<R: Send>(
+    /// Does something with the state that may fail, detached.
+    fn detached<R: Send>(
         &self,
         py: Python<'_>,
-        change: impl FnOnce(&mut ropewalk::Rope) -> R + Send,
+        act: impl FnOnce(&mut State) -> io::Result<R> + Send,
     ) -> PyResult<R> {
         self.born.check("rope")?;
-        let result = attach::detached(py, &self.state, |state| change(state.changed()));
-        self.sweep(py);
-        Ok(result)
+        let done =
+            attach::detached(py, &self.state, |state| act(state).map_err(|error| (state.context(), error)));
+        done.map_err(|(context, error)| context.raise(py, &error))
     }
 
     /// Changes the rope by what may fail, detached.
@@ -162,11 +181,12 @@ impl Rope {
         py: Python<'_>,
         attempt: impl FnOnce(&mut ropewalk::Rope) -> io::Result<R> + Send,
     ) -> PyResult<R> {
-        let done = self.change(py, |rope| attempt(rope).map_err(|error| (Context::of(rope), error)))?;
-        done.map_err(|(context, error)| context.raise(py, &error))
+        let done = self.detached(py, |state| state.changed().and_then(attempt));
+        self.sweep(py);
+        done
     }
 
-    /// To be called behind whatever may have dropped bytes, or given them away.
+    /// Releases exports that no byte refers to. Called after each change that may drop bytes or move them elsewhere.
     fn sweep(&self, py: Python<'_>) {
         if !self.exports.is_empty() {
             let state = attach::lock(py, &self.state);
@@ -180,36 +200,47 @@ impl Rope {
     /// Puts bytes in front or behind.
     fn put(
         &self,
-        py: Python<'_>,
-        segment: Segment,
+        buffer: &Bound<'_, PyAny>,
+        reserve: impl FnOnce(&mut ropewalk::Rope) -> PyResult<()>,
         put: impl FnOnce(&mut ropewalk::Rope, Bytes),
     ) -> PyResult<()> {
-        let mut state = self.lock(py)?;
+        heap::check(0)?;
+        let segment = view::segment(buffer)?;
+        let mut state = self.changed(buffer.py())?;
+        check_sum(state.len(), segment.bytes.len())?;
+        reserve(&mut state.rope)?;
         self.exports.append(segment.exports);
-        put(state.changed(), segment.bytes);
+        put(&mut state.rope, segment.bytes);
         Ok(())
     }
 
-    /// All bytes, which share the memory, and what they refer to.
+    /// Returns a rope of all bytes, which shares the memory, and the exports that they refer to.
     fn all(&self, py: Python<'_>) -> PyResult<(ropewalk::Rope, Exports)> {
-        self.look(py, |rope| (rope.clone(), self.exports.of(py, rope.chunks())))
+        let state = self.settled(py)?;
+        heap::check(state.rope.num_segments())?;
+        Ok((state.rope.clone(), self.exports.of(py, state.rope.chunks())))
     }
 
-    /// Takes all bytes, and what they refer to.
+    /// Takes all bytes, and the exports that they refer to.
     fn take(&self, py: Python<'_>) -> PyResult<(ropewalk::Rope, Exports)> {
-        let mut state = self.lock(py)?;
-        let rope = state.changed();
+        let mut state = self.changed(py)?;
+        let rope = &mut state.rope;
         let mut rest = rope.pool().map(ropewalk::Rope::in_pool).unwrap_or_default();
         rest.set_limit(rope.limit());
         Ok((mem::replace(rope, rest), self.exports.take()))
     }
 
-    /// Looks at the rope, attached.
-    fn look<R>(&self, py: Python<'_>, look: impl FnOnce(&ropewalk::Rope) -> R) -> PyResult<R> {
-        Ok(look(&self.settled(py)?.rope))
+    /// Puts back what [`take`](Rope::take) took, in front of what has come since.
+    fn put_back(&self, py: Python<'_>, rope: ropewalk::Rope, exports: Exports) -> PyResult<()> {
+        let mut state = self.lock(py)?;
+        state.snapshot = None;
+        let since = mem::replace(&mut state.rope, rope);
+        state.rope.append(since);
+        self.exports.append(exports);
+        Ok(())
     }
 
-    /// One of the rope's segments. To be called under its lock.
+    /// Returns one of the rope's segments. Called under its lock.
     fn segment(&self, py: Python<'_>, bytes: Bytes) -> Segment {
         Segment { exports: self.exports.of(py, [&bytes[..]]), bytes }
     }
@@ -222,6 +253,25 @@ impl Rope {
     }
 }
 
+/// Most bytes for which Python has a size.
+const MAX_LEN: usize = isize::MAX.cast_unsigned();
+
+/// Returns the limit of receiving; without one, `MAX_LEN`.
+fn bounded(limit: Option<Count>) -> usize {
+    limit.map_or(MAX_LEN, |limit| limit.0.min(MAX_LEN))
+}
+
+/// Refuses to add `more` bytes to a rope of `len` where Python has no size for all of them. The same buffer may be
+/// pushed often, so that this is not for want of memory.
+fn check_sum(len: usize, more: usize) -> PyResult<()> {
+    if len.saturating_add(more) > MAX_LEN {
+        let message =
+            format!("a rope of {len} bytes takes no {more} more: at most sys.maxsize, {}", isize::MAX);
+        return Err(PyOverflowError::new_err(message));
+    }
+    Ok(())
+}
+
 #[pymethods]
 impl Rope {
     #[new]
@@ -229,63 +279,79 @@ impl Rope {
     fn new(py: Python<'_>, pool: Option<Py<Pool>>, limit: Option<Count>) -> PyResult<Rope> {
         let pool = pool.map_or_else(|| pool::default_pool(py), Ok)?;
         let mut rope = ropewalk::Rope::in_pool(pool.get().check()?);
-        rope.set_limit(limit.map_or(usize::MAX, |limit| limit.0));
+        rope.set_limit(bounded(limit));
         Ok(Rope::of(rope, Exports::default()))
     }
 
     /// Most bytes that the rope may hold by receiving; None without a limit.
     #[getter]
     fn limit(&self, py: Python<'_>) -> PyResult<Option<usize>> {
-        Ok(Some(self.lock(py)?.rope.limit()).filter(|&limit| limit < usize::MAX))
+        Ok(Some(self.lock(py)?.rope.limit()).filter(|&limit| limit < MAX_LEN))
     }
 
     #[setter]
     fn set_limit(&self, py: Python<'_>, limit: Option<Count>) -> PyResult<()> {
-        self.lock(py)?.rope.set_limit(limit.map_or(usize::MAX, |limit| limit.0));
+        self.lock(py)?.rope.set_limit(bounded(limit));
         Ok(())
     }
 
     /// Appends any contiguous buffer without a copy. O(1). Its owner is kept alive, and exported: a bytearray cannot
-    /// be resized meanwhile. What is in it must not be changed until it was sent or dropped.
-    fn push(&self, py: Python<'_>, buffer: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.put(py, view::segment(buffer)?, ropewalk::Rope::push)
+    /// be resized meanwhile. What is in it must not be changed until it was sent or dropped. Raises OverflowError if the
+    /// rope would hold more than ``sys.maxsize`` bytes.
+    fn push(&self, buffer: &Bound<'_, PyAny>) -> PyResult<()> {
+        let reserve = |rope: &mut ropewalk::Rope| rope.reserve_segments(1).map_err(|error| plain(&error));
+        self.put(buffer, reserve, ropewalk::Rope::push)
     }
 
     /// Puts any contiguous buffer in front without a copy; as :meth:`push`.
-    fn push_front(&self, py: Python<'_>, buffer: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.put(py, view::segment(buffer)?, ropewalk::Rope::push_front)
+    fn push_front(&self, buffer: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.put(buffer, |rope| heap::check(rope.num_segments()), ropewalk::Rope::push_front)
     }
 
-    /// Appends a copy of any contiguous buffer. Consecutive ones are one segment.
+    /// Appends a copy of any contiguous buffer, whatever the limit is. O(its bytes). Consecutive ones are one segment. In a
+    /// full pool the copy is on the heap; raises PoolFull if that has no memory either, and the rope is as it was. OverflowError
+    /// as for :meth:`push`.
     fn extend(&self, py: Python<'_>, buffer: &Bound<'_, PyAny>) -> PyResult<()> {
-        let Segment { bytes, exports: _during_the_call } = view::segment(buffer)?;
-        self.change(py, |rope| rope.extend_from_slice(&bytes))?;
-        drop(bytes);
-        pushed::release(py);
-        Ok(())
+        pushed::with_bytes(buffer, |bytes| {
+            check_sum(self.__len__(py)?, bytes.len())?;
+            self.attempt(py, |rope| rope.try_extend_from_slice(bytes))
+        })?
     }
 
     /// Moves all of ``other`` to the end without a copy; ``other`` is empty then. O(segments of the shorter one).
+    /// Raises OverflowError if the rope would hold more than ``sys.maxsize`` bytes; both are as they were then.
     fn append(&self, py: Python<'_>, other: &Bound<'_, Rope>) -> PyResult<()> {
         if std::ptr::eq(self, other.get()) {
             return Err(PyValueError::new_err("a rope cannot be appended to itself; append a slice of it"));
         }
         self.born.check("rope")?;
         let (moved, exports) = other.get().take(py)?;
-        let mut state = self.lock(py)?;
-        self.exports.append(exports);
-        state.changed().append(moved);
-        Ok(())
+        let fits = self.changed(py).and_then(|state| {
+            check_sum(state.len(), moved.len())?;
+            heap::check(state.rope.num_segments().saturating_add(moved.num_segments()))?;
+            Ok(state)
+        });
+        match fits {
+            Ok(mut state) => {
+                self.exports.append(exports);
+                state.rope.append(moved);
+                Ok(())
+            }
+            Err(error) => {
+                other.get().put_back(py, moved, exports)?;
+                Err(error)
+            }
+        }
     }
 
-    /// Takes the first ``at`` bytes off as a rope of their own, without a copy. O(its segments). IndexError if there are
+    /// Takes the first ``n`` bytes off as a rope of their own, without a copy. O(its segments). IndexError if there are
     /// fewer.
-    fn split_to(&self, py: Python<'_>, at: Count) -> PyResult<Rope> {
-        let at = at.0;
-        let mut state = self.settled(py)?;
-        self.within("split_to", at, state.rope.len())?;
-        state.snapshot = None;
-        let front = state.rope.split_to(at);
+    fn split_to(&self, py: Python<'_>, n: Count) -> PyResult<Rope> {
+        let n = n.0;
+        let mut state = self.changed(py)?;
+        self.within("split_to", n, state.rope.len())?;
+        heap::check(state.rope.num_segments().min(n))?;
+        let front = state.rope.split_to(n);
         let exports = self.exports.of(py, front.chunks());
         state.tidy();
         drop(state);
@@ -293,12 +359,12 @@ impl Rope {
         Ok(Rope::of(front, exports))
     }
 
-    /// Drops the first ``count`` bytes; pages that are used up are free at once. IndexError if there are fewer.
+    /// Drops the first ``count`` bytes; pages that are used up are free at once. O(segments dropped).
+    /// IndexError if there are fewer.
     fn advance(&self, py: Python<'_>, count: Count) -> PyResult<()> {
         let count = count.0;
-        let mut state = self.settled(py)?;
+        let mut state = self.changed(py)?;
         self.within("advance", count, state.rope.len())?;
-        state.snapshot = None;
         state.rope.advance(count);
         state.tidy();
         drop(state);
@@ -306,25 +372,26 @@ impl Rope {
         Ok(())
     }
 
-    /// The position of the first ``needle``, a buffer or a byte, at or behind ``start``, across segments; None if there is
-    /// none. O(len); nothing is copied.
+    /// Returns the position of the first ``needle``, a buffer or a byte, at or after ``start``, across segments; None if
+    /// there is none. O(len); nothing is copied.
     #[pyo3(signature = (needle, start=Count(0)), text_signature = "($self, needle, start=0)")]
     fn find(&self, py: Python<'_>, needle: &Bound<'_, PyAny>, start: Count) -> PyResult<Option<usize>> {
         let needle = view::needle(needle)?;
-        self.born.check("rope")?;
-        Ok(attach::detached(py, &self.state, |state| {
-            state.settle();
-            match start.0 {
-                0 => state.rope.find(&needle),
-                start if start > state.rope.len() => None,
-                start => state.rope.slice(start..).find(&needle).map(|at| start + at),
-            }
-        }))
+        self.detached(py, |state| {
+            state.settle()?;
+            let within = start.0 <= state.rope.len();
+            Ok(within.then(|| state.rope.find_from(start.0, &needle)).flatten())
+        })
     }
 
-    /// Drops all bytes.
+    /// Drops all bytes. O(its segments).
     fn clear(&self, py: Python<'_>) -> PyResult<()> {
-        self.change(py, ropewalk::Rope::clear)
+        let cleared = self.detached(py, |state| {
+            state.clear();
+            Ok(())
+        });
+        self.sweep(py);
+        cleared
     }
 
     /// Makes room for ``nbytes`` more, contiguous: of a payload of known length nothing is copied or mapped in the
@@ -338,12 +405,13 @@ impl Rope {
     fn add_room(&self, py: Python<'_>, room: &crate::pool::Room) -> PyResult<()> {
         let refused = |why| PyValueError::new_err(why);
         let room = room.take(py)?.ok_or_else(|| refused("the room was not granted, or is used already"))?;
-        self.change(py, |rope| rope.add_room(room).is_ok())?
+        self.attempt(py, |rope| Ok(rope.add_room(room).is_ok()))?
             .then_some(())
             .ok_or_else(|| refused("the room is of another pool than the rope"))
     }
 
-    /// Takes the first ``n`` bytes off, or all, and returns them as ``bytes``: a copy. Fewer if there are fewer.
+    /// Takes the first ``n`` bytes off, or all, and returns them as ``bytes``: a copy, O(its bytes). Fewer if
+    /// there are fewer. MemoryError without memory for it; nothing is taken then.
     #[pyo3(signature = (n=-1), text_signature = "($self, n=-1)")]
     fn read<'py>(&self, py: Python<'py>, n: isize) -> PyResult<Bound<'py, PyBytes>> {
         loop {
@@ -351,10 +419,9 @@ impl Rope {
             let mut taken = false;
             // The copy is made first: without memory for it, nothing is taken.
             let copy = PyBytes::new_with(py, count, |copy| {
-                let mut take = |state: &mut State| state.take(copy);
                 taken = match count {
-                    ..MIN_DETACHED => take(&mut *self.lock(py)?),
-                    _ => attach::detached(py, &self.state, take),
+                    ..MIN_DETACHED => self.settled(py)?.take(copy)?,
+                    _ => self.detached(py, |state| state.take(copy))?,
                 };
                 Ok(())
             })?;
@@ -365,18 +432,21 @@ impl Rope {
         }
     }
 
-    /// The pieces as views that share the memory, in order, none of them empty. O(segments).
+    /// Returns the segments as views that share the memory, in order, none of them empty. O(segments).
     fn segments(&self, py: Python<'_>) -> PyResult<Vec<View>> {
-        self.look(py, |rope| rope.segments().map(|bytes| View::part(self.segment(py, bytes))).collect())
+        let state = self.settled(py)?;
+        heap::check(state.rope.num_segments().saturating_mul(4))?; // of views, which are larger than segments
+        Ok(state.rope.segments().map(|bytes| View::part(self.segment(py, bytes))).collect())
     }
 
     /// readv(2): appends what has arrived, at most ``max`` bytes. Returns how many bytes that were; 0 is the end of
     /// the stream, or ``max`` was 0. One call, straight into the rope's pages, behind an fcntl(2) that tells whether the
-    /// descriptor blocks, and a poll(2) if it does.
+    /// descriptor blocks, and a poll(2) if it does: three if it has to wait.
     ///
-    /// Raises BlockingIOError when nothing has arrived on a non-blocking descriptor, LimitExceeded when more has than the limit,
-    /// PoolFull when the pool has no room, and what else the kernel reports. The rope is as it was then, nothing was taken from
-    /// the kernel, and the call can be repeated. A signal's handler runs while it waits.
+    /// Raises BlockingIOError when nothing has arrived on a non-blocking descriptor, such as that of a socket with a timeout,
+    /// for which :func:`recv_all` waits; LimitExceeded when more has arrived than the limit, PoolFull when the pool has no
+    /// room, and what else the kernel reports. The rope is as it was then, nothing was taken from the kernel, and the call
+    /// can be repeated. A signal's handler runs while it waits.
     ///
     /// ``sock`` is a descriptor or has ``fileno()``; a TLS socket receives by its own ``recv_into``, and may raise what that
     /// does.
@@ -387,9 +457,10 @@ impl Rope {
         if let Some(sock) = fd.encrypted()? {
             return recv_encrypted(this, sock, max);
         }
-        fd.wait(libc::POLLIN)?;
-        let fd = fd.borrow();
-        this.get().attempt(py, |rope| rope.readv_up_to(fd, max))
+        let source = fd.borrow();
+        fd.when_ready(libc::POLLIN, |ready| {
+            this.get().attempt(py, |rope| ready.attempt(|| rope.readv_up_to(source, max)))
+        })
     }
 
     /// sendmsg(2), or writev(2) for what is no socket: sends from the front. What was sent leaves the rope, and its
@@ -399,7 +470,8 @@ impl Rope {
     }
 
     /// recvmsg(2): as :meth:`recv_from` on a socket, with the descriptors that came beside the bytes. Returns
-    /// ``(nbytes, fds, truncated)``; the descriptors are close-on-exec, and yours to close.
+    /// ``(nbytes, fds, truncated)``; the descriptors are close-on-exec, and yours to close. With ``MSG_DONTWAIT`` among ``flags``
+    /// a blocking socket is not waited for.
     #[pyo3(signature = (sock, flags=0))]
     fn recvmsg(
         &self,
@@ -409,32 +481,37 @@ impl Rope {
     ) -> PyResult<(usize, Vec<i32>, bool)> {
         let fd = Fd::of(sock)?;
         fd.refuse_encrypted()?;
-        fd.wait(libc::POLLIN)?;
-        let fd = fd.borrow();
-        let received = self.attempt(py, |rope| rope.recvmsg_from(fd, flags))?;
+        let source = fd.borrow();
+        let received = fd.when_ready(libc::POLLIN, |ready| {
+            self.attempt(py, |rope| ready.without_waiting(flags, |flags| rope.recvmsg_from(source, flags)))
+        })?;
         let fds = received.fds.into_iter().map(IntoRawFd::into_raw_fd).collect();
         Ok((received.bytes, fds, received.truncated))
     }
 
-    /// sendmsg(2): as :meth:`send_to` on a socket, with descriptors beside the bytes; they go with the first byte.
+    /// sendmsg(2): as :meth:`send_to` on a socket, with descriptors beside the bytes; they go with the first byte. ``flags``
+    /// as for :meth:`recvmsg`.
     #[pyo3(signature = (sock, fds=Vec::new(), flags=0))]
     fn sendmsg(&self, sock: &Bound<'_, PyAny>, fds: Vec<Bound<'_, PyAny>>, flags: i32) -> PyResult<usize> {
         send::sendmsg(self, sock, &fds, flags)
     }
 
-    /// A position in the rope as it is now: for sending it from an offset, again, or to many. O(segments) after a
+    /// Returns a cursor over the rope as it is now: for sending it from an offset, again, or to many. O(segments) after a
     /// change of the rope, else O(1), and O(segments) where objects were pushed that the garbage collector tracks.
     #[pyo3(signature = (position=Count(0)), text_signature = "($self, position=0)")]
     fn cursor(&self, py: Python<'_>, position: Count) -> PyResult<Cursor> {
         let mut state = self.settled(py)?;
         let State { snapshot, rope, .. } = &mut *state;
+        if snapshot.is_none() {
+            heap::check(rope.num_segments())?;
+        }
         let exports = self.exports.of(py, rope.chunks());
         let snapshot = Arc::clone(snapshot.get_or_insert_with(|| Arc::new(rope.clone())));
         drop(state);
         Cursor::new(snapshot, exports, position.0)
     }
 
-    /// All bytes as one contiguous, read-only :class:`View`; the rope is empty then.
+    /// Returns all bytes as one contiguous, read-only :class:`View`; the rope is empty then.
     ///
     /// What is contiguous, as a rope that is alone in its pool or was reserved does, is borrowed; what does not is given a
     /// second address, a system call a run; only short pieces, and buffers that were pushed, are copied. Raises PoolFull or
@@ -442,6 +519,10 @@ impl Rope {
     fn finalize(&self, py: Python<'_>) -> PyResult<View> {
         let (rope, exports) = self.take(py)?;
         let context = Context::of(&rope);
+        if let Err(error) = heap::check(rope.num_segments()) {
+            self.put_back(py, rope, exports)?;
+            return Err(error);
+        }
         match py.detach(|| rope.finalize()) {
             Ok(view) => {
                 let view = View::of(py, view, &exports);
@@ -450,17 +531,13 @@ impl Rope {
             }
             Err(error) => {
                 let short = io::Error::new(ErrorKind::OutOfMemory, error.to_string());
-                let mut state = self.lock(py)?;
-                let rest = mem::replace(state.changed(), error.into_rope());
-                state.rope.append(rest);
-                self.exports.append(exports);
-                drop(state);
+                self.put_back(py, error.into_rope(), exports)?;
                 Err(context.raise(py, &short))
             }
         }
     }
 
-    /// Room behind the rope's bytes as a writable memoryview, for ``recv_into`` and the like: what
+    /// Lends room behind the rope's bytes as a writable memoryview, for ``recv_into`` and the like: what
     /// ``asyncio.BufferedProtocol.get_buffer`` is to return. Say how much was written by :meth:`buffer_updated`.
     ///
     /// Asked again without that, it is the same room. What is in it before it is written is old. An export that is still
@@ -515,12 +592,13 @@ impl Rope {
         let py = at.py();
         let slice = at.cast::<PySlice>().map_err(|_| PyTypeError::new_err("a rope is sliced: rope[a:b]"))?;
         let range = view::range(slice, self.__len__(py)?)?;
-        self.look(py, |rope| {
-            let to = range.end.min(rope.len());
-            let part = rope.slice(range.start.min(to)..to);
-            let exports = self.exports.of(py, part.chunks());
-            Rope::of(part, exports)
-        })
+        let state = self.settled(py)?;
+        let to = range.end.min(state.rope.len());
+        let from = range.start.min(to);
+        heap::check(state.rope.num_segments().min(to - from))?;
+        let part = state.rope.slice(from..to);
+        let exports = self.exports.of(py, part.chunks());
+        Ok(Rope::of(part, exports))
     }
 
     fn __contains__(&self, py: Python<'_>, needle: &Bound<'_, PyAny>) -> PyResult<bool> {
@@ -566,7 +644,7 @@ impl Rope {
     }
 }
 
-/// By the socket's own `recv_into`, into the rope's room.
+/// Receives by a TLS socket's own `recv_into`, into the rope's room.
 fn recv_encrypted(this: &Bound<'_, Rope>, sock: &Bound<'_, PyAny>, max: usize) -> PyResult<usize> {
     let (py, rope) = (this.py(), this.get());
     if max == 0 {
@@ -596,25 +674,25 @@ fn recv_encrypted(this: &Bound<'_, Rope>, sock: &Bound<'_, PyAny>, max: usize) -
 }
 
 impl Source for Rope {
-    fn writev(&self, py: Python<'_>, fd: BorrowedFd<'_>) -> PyResult<usize> {
-        self.attempt(py, |rope| rope.writev_to(fd))
-    }
+    type Outgoing = ropewalk::Rope;
 
-    fn sendmsg(
+    fn attempt<R: Send>(
         &self,
         py: Python<'_>,
-        fd: BorrowedFd<'_>,
-        flags: i32,
-        fds: &[BorrowedFd<'_>],
-    ) -> PyResult<usize> {
-        self.attempt(py, |rope| rope.sendmsg_to(fd, flags, fds))
+        send: impl FnOnce(&mut ropewalk::Rope) -> io::Result<R> + Send,
+    ) -> PyResult<R> {
+        Rope::attempt(self, py, send)
     }
 
     fn next(&self, py: Python<'_>) -> PyResult<Option<Segment>> {
-        self.look(py, |rope| rope.segments().next().map(|bytes| self.segment(py, bytes)))
+        let state = self.settled(py)?;
+        Ok(state.rope.segments().next().map(|bytes| self.segment(py, bytes)))
     }
 
     fn sent(&self, py: Python<'_>, sent: usize) -> PyResult<()> {
-        self.change(py, |rope| rope.advance(sent.min(rope.len())))
+        Rope::attempt(self, py, |rope| {
+            rope.advance(sent.min(rope.len()));
+            Ok(())
+        })
     }
 }

@@ -5,13 +5,14 @@ use std::os::raw::c_int;
 
 use bytes::Bytes;
 use pyo3::PyTraverseError;
-use pyo3::exceptions::{PyIndexError, PyOverflowError, PyTypeError};
+use pyo3::exceptions::{PyIndexError, PyMemoryError, PyOverflowError, PyTypeError};
 use pyo3::ffi;
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PySlice};
 
+use crate::count::text;
 use crate::exports::Exports;
 use crate::fork::{self, Born};
 use crate::pushed::{self, Segment, Sweep};
@@ -21,8 +22,8 @@ use crate::pushed::{self, Segment, Sweep};
 /// ``memoryview(view)``, ``numpy.frombuffer(view)``, ``pyarrow.py_buffer(view)``, ``hashlib``, ``file.write(view)`` and
 /// pickle's protocol 5 use it where it lies, without a copy, and keep its pages as long as they need them.
 ///
-/// ``View(buffer)`` is a view of any contiguous buffer, without a copy. Equal to, and hashed like, the same ``bytes``;
-/// ``needle in view`` takes bytes, or one byte, and searches, as with ``bytes``.
+/// ``View(buffer)`` is a view of any contiguous buffer, without a copy; ``view[a:b]`` one that shares the memory, O(1).
+/// Equal to, and hashed like, the same ``bytes``; ``needle in view`` takes bytes, or one byte, and searches, as with ``bytes``.
 #[pyclass(frozen, weakref, sequence, module = "ropewalk")]
 pub(crate) struct View {
     bytes: Bytes,
@@ -34,7 +35,7 @@ pub(crate) struct View {
 }
 
 impl View {
-    /// A rope that was finalised, whose segments referred to `exports`.
+    /// Wraps a finalised rope whose segments referred to `exports`.
     pub(crate) fn of(py: Python<'_>, view: ropewalk::View, exports: &Exports) -> View {
         let (copied, mapped) = (view.copied_bytes(), view.mapped_bytes());
         let exports = exports.of(py, [&view[..]]);
@@ -50,7 +51,7 @@ impl View {
         Ok(&self.bytes)
     }
 
-    /// Some of its bytes.
+    /// Returns a part of the bytes.
     pub(crate) fn segment(&self, py: Python<'_>, range: impl RangeBounds<usize>) -> PyResult<Segment> {
         let bytes = self.bytes()?.slice(range);
         let exports = self.exports.of(py, [&bytes[..]]);
@@ -77,13 +78,13 @@ impl View {
         self.mapped
     }
 
-    /// The text, as ``bytes.decode``: decoded from where the bytes lie.
+    /// Decodes the bytes as text, as ``bytes.decode`` does, from where they lie.
     #[pyo3(signature = (encoding="utf-8", errors="strict"))]
     fn decode<'py>(this: &Bound<'py, Self>, encoding: &str, errors: &str) -> PyResult<Bound<'py, PyAny>> {
         this.py().get_type::<pyo3::types::PyString>().call1((this, encoding, errors))
     }
 
-    /// A copy as ``bytes``. The GIL is released meanwhile.
+    /// Returns a copy as ``bytes``, O(len). The GIL is released meanwhile. Raises MemoryError without memory for it.
     fn tobytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         let bytes = self.bytes()?;
         PyBytes::new_with(py, bytes.len(), |copy| {
@@ -123,7 +124,7 @@ impl View {
         }
     }
 
-    /// That of equal `bytes`, by way of a copy: a memoryview's would ask this object's.
+    /// Hashes a copy as `bytes`, which equal views have to match: a memoryview would ask this object for its hash.
     fn __hash__(&self, py: Python<'_>) -> PyResult<isize> {
         self.tobytes(py)?.hash()
     }
@@ -176,7 +177,7 @@ impl View {
     }
 }
 
-/// Bytes of a view as they are, of any other object by an export of its buffer.
+/// Returns the bytes of a view, or of any other object by an export of its buffer.
 pub(crate) fn segment(buffer: &Bound<'_, PyAny>) -> PyResult<Segment> {
     match buffer.cast::<View>() {
         Ok(view) => view.get().segment(buffer.py(), ..),
@@ -184,10 +185,19 @@ pub(crate) fn segment(buffer: &Bound<'_, PyAny>) -> PyResult<Segment> {
     }
 }
 
-/// What is looked for: the bytes of a buffer, or one byte by its number.
+/// Returns the bytes to search for: a copy of a buffer's bytes, or one byte by its number.
 pub(crate) fn needle(object: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
-    pushed::with_bytes(object, <[u8]>::to_vec)
-        .or_else(|no_buffer| object.extract::<u8>().map(|byte| vec![byte]).map_err(|_| no_buffer))
+    let copied = pushed::with_bytes(object, |bytes| {
+        let mut copy = Vec::new();
+        copy.try_reserve_exact(bytes.len()).map(|()| {
+            copy.extend_from_slice(bytes);
+            copy
+        })
+    });
+    match copied {
+        Ok(copy) => copy.map_err(|error| PyMemoryError::new_err(format!("to look for a buffer: {error}"))),
+        Err(no_buffer) => object.extract::<u8>().map(|byte| vec![byte]).map_err(|_| no_buffer),
+    }
 }
 
 fn index(at: &Bound<'_, PyAny>, len: usize) -> PyResult<usize> {
@@ -199,14 +209,16 @@ fn index(at: &Bound<'_, PyAny>, len: usize) -> PyResult<usize> {
         extracted => extracted.ok(),
     };
     let index = index.and_then(|index| usize::try_from(index).ok()).filter(|&index| index < len);
-    index.ok_or_else(|| PyIndexError::new_err(format!("index {at} is out of range for {len} bytes")))
+    index.ok_or_else(|| PyIndexError::new_err(format!("index {} is out of range for {len} bytes", text(at))))
 }
 
-/// The bounds of a slice whose step is 1.
+/// Returns the bounds of a slice whose step is 1.
 pub(crate) fn range(slice: &Bound<'_, PySlice>, len: usize) -> PyResult<Range<usize>> {
     let indices = slice.indices(isize::try_from(len)?)?;
     if indices.step != 1 {
-        return Err(PyTypeError::new_err(format!("the step is 1, not {}", indices.step)));
+        let message =
+            format!("a slice shares the memory: its step is 1, not {}; slice bytes() of it", indices.step);
+        return Err(PyTypeError::new_err(message));
     }
     let from = indices.start.cast_unsigned();
     Ok(from..from.max(indices.stop.cast_unsigned()))

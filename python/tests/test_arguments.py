@@ -2,6 +2,7 @@
 
 import array
 import ctypes
+import inspect
 import io
 import mmap
 import pickle
@@ -10,11 +11,15 @@ import socket
 import pytest
 
 import ropewalk
+import ropewalk.asyncio
 
 
 class Index:
+    def __init__(self, number=1):
+        self.number = number
+
     def __index__(self):
-        return 1
+        return self.number
 
 
 class Failing:
@@ -88,11 +93,13 @@ def test_integers(rope, name):
     for wrong in (1.0, float("nan"), "1", b"1", [1], object(), *(() if none else (None,))):
         with pytest.raises(TypeError):
             call(rope, wrong)
-    for negative in (-1, -(1 << 63), -(1 << 200)):
-        with pytest.raises(ValueError, match="negative"):
-            call(rope, negative)
-    with pytest.raises(OverflowError):
-        call(rope, 1 << 200)
+    for negative in (-1, -(1 << 63), -(1 << 200), -(10**5000)):
+        for number in (negative, Index(negative)):
+            with pytest.raises(ValueError, match="not negative: "):
+                call(rope, number)
+    for number in (1 << 64, 1 << 200, 10**5000, Index(1 << 200)):
+        with pytest.raises(OverflowError):
+            call(rope, number)
     with pytest.raises(ZeroDivisionError):
         call(rope, Failing())
 
@@ -240,7 +247,7 @@ def test_slices(rope):
             assert bytes(rope[start:stop]) == bytes(view[start:stop]) == text[start:stop]
             for step in (-1, 2, 1 << 70, -1 << 70):
                 for sliced in (rope, view):
-                    with pytest.raises(TypeError, match="the step is 1, not"):
+                    with pytest.raises(TypeError, match="its step is 1, not"):
                         sliced[start:stop:step]
     with pytest.raises(ValueError):
         rope[::0]
@@ -262,3 +269,29 @@ def test_types_are_what_they_say(rope):
         hash(rope)
     with pytest.raises(TypeError):
         ropewalk.View()
+
+
+def test_signatures_are_those_that_callers_may_count_on():
+    streams = ropewalk.asyncio
+    connection, server = "(host=None, port=None, pool=None, limit=None, ssl=None, **options)", "(client_connected, "
+    signatures = {
+        ropewalk.Pool: "(capacity=None, retain=None, decay=None)",
+        ropewalk.Rope: "(pool=None, limit=None)",
+        ropewalk.Rope.push: "(self, /, buffer)",
+        ropewalk.Rope.split_to: "(self, /, n)",
+        ropewalk.Rope.recv_from: "(self, /, sock, max=None)",
+        ropewalk.Rope.send_to: "(self, /, sock)",
+        ropewalk.Rope.cursor: "(self, /, position=0)",
+        ropewalk.Cursor.send: "(self, /, sock)",
+        ropewalk.recv_all: "(sock, pool=None, limit=None)",
+        ropewalk.recv_exactly: "(sock, n, pool=None)",
+        ropewalk.send_all: "(sock, rope)",
+        streams.open_connection: connection,
+        streams.open_unix_connection: connection.replace("host=None, port=None", "path=None"),
+        streams.start_server: connection.replace("(", server),
+        streams.start_unix_server: connection.replace("(host=None, port=None", server + "path=None"),
+        streams.StreamReader.read_view: "(self, n=-1)",
+        streams.StreamWriter.write: "(self, data)",
+    }
+    for call, signature in signatures.items():
+        assert str(inspect.signature(call)) == signature, call

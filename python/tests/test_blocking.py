@@ -12,7 +12,7 @@ import time
 import pytest
 
 import ropewalk
-from test_processes import python
+from test_processes import REFUSED, python
 
 
 def reset(sock):
@@ -30,9 +30,9 @@ def end(sock):
             pass  # the other end says nothing more
 
 
-@pytest.fixture(params=["blocking", "timeout", "non-blocking"])
+@pytest.fixture(params=[None, 30.0, 0.0], ids=["blocking", "timeout", "non-blocking"])
 def mode(request):
-    return {"blocking": None, "timeout": 30.0, "non-blocking": 0.0}[request.param]
+    return request.param
 
 
 @pytest.fixture
@@ -236,22 +236,40 @@ def test_a_full_pool_loses_nothing(connect):
         ropewalk.send_all(sock, b"!")
 
 
-def test_a_timeout_is_one_for_the_whole(peer, pool):
+@pytest.mark.parametrize("mode", [30.0], indirect=True)
+def test_a_timeout_is_one_for_the_whole(connect, pool):
     def serve(sock):
         for _ in range(20):
             sock.send(b"x")
             time.sleep(0.05)
+        end(sock)
 
-    with socket.create_connection(peer(serve)) as sock:
+    with connect(serve) as sock:
         sock.settimeout(0.3)
         start = time.monotonic()
-        with pytest.raises(TimeoutError) as late:
+        with pytest.raises(TimeoutError, match="timed out after 0.3 s") as late:
             ropewalk.recv_exactly(sock, 100, pool)
         assert 0.25 < time.monotonic() - start < 0.9
         assert 1 <= len(late.value.rope) < 20
         sock.settimeout(None)
         assert ropewalk.recv_all(sock, pool) == b"x" * (20 - len(late.value.rope))
     del late
+
+
+def test_a_timeout_ends_a_stream_that_never_pauses(pool):
+    class Late:
+        """Always ready, by when its time is over."""
+        def fileno(self):
+            return file.fileno()
+
+        def gettimeout(self):
+            return 1e-9
+
+    with open("/dev/zero", "r+b", buffering=0) as file:
+        with pytest.raises(TimeoutError):
+            ropewalk.recv_all(Late(), pool)
+        with pytest.raises(TimeoutError):
+            ropewalk.send_all(Late(), b"x")
 
 
 @pytest.mark.parametrize("receive", [
@@ -359,7 +377,7 @@ def test_whatever_ends_a_receive_what_had_arrived_is_told(pair, pool, receive):
 
 
 WITHOUT_MEMORY = """
-import asyncio, os, resource, ropewalk, ropewalk.asyncio
+import asyncio, os, ropewalk, ropewalk.asyncio
 
 pool, size = ropewalk.Pool(capacity=48 << 20), 16 << 20
 # Every second mebibyte is taken: what is received is not contiguous, and has to be mapped or copied.
@@ -371,20 +389,9 @@ del ropes[::2], rope
 payload, stream = b"x" * size, os.memfd_create("stream")
 os.pwrite(stream, payload, 0)
 
-def without_memory(call):
-    "What it raises where neither a map nor a copy can be had."
-    with open("/proc/self/statm") as file:
-        mapped = int(file.read().split()[0]) * resource.getpagesize()
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (mapped + (6 << 20), before[1]))
-    try:
-        call()
-    except MemoryError as error:
-        return error
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
-    raise AssertionError("there was memory")
-"""
+# Neither a map nor a copy can be had.
+without_memory = lambda call: refused(call, 6 << 20)
+""" + REFUSED
 
 
 def test_without_memory_for_a_view_nothing_is_lost():
@@ -408,3 +415,133 @@ async def main():
 
 asyncio.run(main())
 """)
+
+
+@pytest.mark.parametrize("receive", ["recv_from", "recvmsg"])
+def test_threads_that_wait_for_the_same_bytes_do_not_hold_up_a_rope(receive):
+    """All of them are woken by one byte, and one gets it: the others wait again, without the rope's lock."""
+    python("""
+        import ropewalk, socket, sys, threading, time
+        rope, (one, other) = ropewalk.Rope(), socket.socketpair()
+        work = lambda: getattr(rope, sys.argv[1])(other)
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for received in range(1, 8):
+            time.sleep(0.1)
+            one.send(b"x")
+            while len(rope) < received:
+                time.sleep(0.001)
+        assert rope.find(b"x") == 0 and len(rope.finalize()) == 7
+        one.close()
+        for thread in threads:
+            thread.join()
+    """, receive)
+
+
+SENDS = {
+    "rope.send_to": lambda rope: rope.send_to,
+    "rope.sendmsg": lambda rope: rope.sendmsg,
+    "cursor.send": lambda rope: rope.cursor().send,
+    "cursor.sendmsg": lambda rope: rope.cursor().sendmsg,
+}
+
+
+def ends(kind):
+    """Two descriptors, blocking: what is written to the first is read from the second."""
+    if kind == "pipe":
+        return os.pipe()[::-1]
+    one, other = socket.socketpair() if kind == "socket" else tcp()
+    return one.detach(), other.detach()
+
+
+def tcp():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return socket.create_connection(listener.getsockname()), listener.accept()[0]
+
+
+@pytest.mark.parametrize("kind", ["socket", "tcp", "pipe"])
+@pytest.mark.parametrize("send", SENDS)
+def test_a_send_that_waits_holds_up_no_other_call(kind, send, data):
+    """The peer does not read until other threads have used the rope."""
+    if kind == "pipe" and "sendmsg" in send:
+        pytest.skip("sendmsg is for sockets")
+    python("""
+        import os, ropewalk, sys, threading, time
+        sys.path.insert(0, sys.argv[3])
+        from test_blocking import SENDS, ends
+
+        to, peer = ends(sys.argv[1])
+        rope, data = ropewalk.Rope(), os.urandom(5_000_000)
+        rope.push(data)
+        send = SENDS[sys.argv[2]](rope)
+        source = rope if sys.argv[2].startswith("rope") else send.__self__
+        left = (lambda: len(rope)) if source is rope else (lambda: source.remaining)
+
+        def work():
+            while left():
+                send(to)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        before, now = -1, left()
+        while before != now or now == len(data):
+            time.sleep(0.1)  # until nothing more goes
+            before, now = now, left()
+        rope.push(b"behind")
+        assert rope.find(b"behind") == len(rope) - 6 and repr(source) and 0 < left() < len(data)
+        got, want = bytearray(), len(data) + (6 if source is rope else 0)
+        while len(got) < want:
+            got += os.read(peer, 1 << 20)
+        thread.join()
+        assert got == (data + b"behind")[:want] and not left()
+    """, kind, send, os.path.dirname(__file__))
+
+
+@pytest.mark.parametrize("kind", ["socket", "pipe"])
+def test_a_signal_ends_a_send_that_waits(kind):
+    """Its handler runs, and what was sent has left the rope."""
+    to, peer = ends(kind)
+    rope, data = ropewalk.Rope(), os.urandom(5_000_000)
+    rope.push(data)
+
+    def handler(signum, frame):
+        raise ZeroDivisionError
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(ZeroDivisionError):
+            ropewalk.send_all(to, rope)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    os.close(to)
+    sent = b"".join(iter(lambda: os.read(peer, 1 << 20), b""))
+    os.close(peer)
+    assert sent and sent + bytes(rope) == data
+
+
+def test_a_flag_that_forbids_to_wait_is_heeded(pair):
+    one, other = pair
+    rope = ropewalk.Rope()
+    with pytest.raises(BlockingIOError):
+        rope.recvmsg(one, flags=socket.MSG_DONTWAIT)
+    rope.push(bytes(5_000_000))
+    for source in (rope, rope.cursor()):
+        with pytest.raises(BlockingIOError):
+            while True:
+                source.sendmsg(one, flags=socket.MSG_DONTWAIT)
+
+
+@pytest.mark.parametrize("kind", ["socket", "tcp", "pipe"])
+def test_an_empty_rope_waits_for_nothing(kind):
+    to, peer = ends(kind)
+    os.set_blocking(to, False)
+    with pytest.raises(BlockingIOError):
+        while True:
+            os.write(to, bytes(4096))
+    os.set_blocking(to, True)
+    rope = ropewalk.Rope()
+    assert rope.send_to(to) == 0 == rope.cursor().send(to)
+    os.close(to), os.close(peer)

@@ -1,6 +1,7 @@
 import array
 import errno
 import gc
+import mmap
 import os
 import socket
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 import ropewalk
 from conftest import address
+from test_processes import python
 
 
 def rope_of(*pieces, pool=None):
@@ -186,10 +188,47 @@ def test_a_view_is_read_only_and_hashed_like_bytes(pool):
     assert exported[9] == ord("9"), "an export keeps the pages"
 
 
-@pytest.mark.parametrize("index", [5, -6, sys.maxsize, -sys.maxsize - 1, 1 << 64, -1 << 64])
-def test_an_index_beyond_a_view_is_an_index_error(index):
-    with pytest.raises(IndexError):
-        ropewalk.View(b"bytes")[index]
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_an_index_beyond_a_view_is_an_index_error():
+    for index in (5, -6, sys.maxsize, -sys.maxsize - 1, 1 << 64, -1 << 64, 10**5000, -(10**5000)):
+        with pytest.raises(IndexError, match="is out of range for 5 bytes"):
+            ropewalk.View(b"bytes")[index]
+
+
+def test_a_rope_has_a_size_for_python():
+    """One buffer, pushed often, needs no memory for as many bytes as Python cannot count."""
+    MAP_NORESERVE = 0x4000
+    try:
+        once = mmap.mmap(-1, 1 << 45, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
+    except OSError as refused:
+        pytest.skip(f"Valgrind has no such addresses: {refused}")
+    rope = rope_of(once)
+    for _ in range(17):
+        rope.append(rope[:])
+    assert len(rope) == 1 << 62
+    other = rope[:]
+    other.push(b"x")
+    for add in (lambda: rope.append(other), lambda: other.append(rope), lambda: rope[:].append(other)):
+        with pytest.raises(OverflowError, match="at most sys.maxsize"):
+            add()
+    assert (len(rope), len(other)) == (1 << 62, (1 << 62) + 1), "nothing is lost"
+    rope.append(other[2:])
+    assert len(rope) == sys.maxsize and rope[-1:] == b"x" and len(other) == (1 << 62) + 1
+    for add in (rope.push, rope.push_front, rope.extend):
+        with pytest.raises(OverflowError, match=f"a rope of {sys.maxsize} bytes takes no 1 more"):
+            add(b"y")
+    one, other = socket.socketpair()
+    with one, other:
+        one.send(b"y")
+        for receive in (rope.recv_from, rope.recvmsg):
+            with pytest.raises(ropewalk.LimitExceeded):
+                receive(other)
+    assert rope.limit is None and len(rope.get_buffer()) == 1 and isinstance(rope.refused, ropewalk.LimitExceeded)
+    assert rope.cursor(sys.maxsize - 1).remaining == 1 and rope.find(b"\0") == 0
+    for copy in (bytes, ropewalk.Rope.finalize):
+        with pytest.raises((OverflowError, MemoryError)):
+            copy(rope)
+    assert len(rope) == sys.maxsize
 
 
 def test_pieces_that_were_pushed_are_copied_into_a_view():
@@ -597,3 +636,24 @@ def test_an_empty_object_is_not_held():
     del source
     gc.collect()
     assert Source.taken == before + 1
+
+
+def test_a_needle_for_which_there_is_no_memory_is_an_exception():
+    python("""
+        import mmap, resource, ropewalk
+        MAP_NORESERVE = 0x4000
+        size = 1 << 42
+        needle = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
+        rope = ropewalk.Rope(ropewalk.Pool(capacity=1 << 20))
+        rope.push(b"found")
+        view = rope[:].finalize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 30),) * 2)
+        for look in (lambda: rope.find(needle), lambda: needle in rope, lambda: needle in view):
+            try:
+                look()
+            except MemoryError:
+                pass
+            else:
+                raise AssertionError
+        assert rope.find(b"found") == 0
+    """)

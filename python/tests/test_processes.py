@@ -12,6 +12,25 @@ import pytest
 
 import ropewalk
 
+# A function for the programs that `python` runs.
+REFUSED = """
+import resource
+
+def refused(call, spare):
+    "What `call` raises where the process may grow by `spare` bytes only."
+    with open("/proc/self/statm") as file:
+        size = int(file.read().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (size + spare, before[1]))
+    try:
+        call()
+    except MemoryError as error:
+        return error
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    raise AssertionError("there was memory")
+"""
+
 
 def python(code, *args, **environment):
     """Runs a program of its own, which has to end well and to say nothing on standard error."""
@@ -189,32 +208,36 @@ else:
 """
 
 
+@pytest.mark.parametrize("gil", ["its own", "shared"])
 @pytest.mark.parametrize("first", ["main", "sub"])
-def test_a_subinterpreter_gets_an_exception(first):
-    """But for CPython 3.11, where all interpreters have one GIL, and share the module of the first to import it."""
+def test_a_subinterpreter_gets_an_exception_unless_it_shares_the_gil(first, gil):
+    """As all of CPython 3.11 do: those share the module of the first to import it."""
     out = python("""
         import sys
         try:
             import _interpreters as interpreters
+            shared = {"config": "legacy"}
         except ImportError:
             import _xxsubinterpreters as interpreters
-        if sys.argv[1] == "main":
+            shared = {"isolated": False}
+        first, gil, program = sys.argv[1:]
+        if first == "main":
             import ropewalk
         for _ in range(3):
-            interpreter = interpreters.create()
-            interpreters.run_string(interpreter, sys.argv[2])
+            interpreter = interpreters.create(**(shared if gil == "shared" else {}))
+            interpreters.run_string(interpreter, program)
             interpreters.destroy(interpreter)
         try:
             import ropewalk
         except ImportError:
-            assert sys.argv[1] == "sub"
+            assert first == "sub"
         else:
             rope = ropewalk.Rope()
             rope.extend(b"still here")
             print(bytes(rope))
-    """, first, IN_A_SUBINTERPRETER)
+    """, first, gil, IN_A_SUBINTERPRETER)
     seen = out.splitlines()
-    if sys.version_info < (3, 12):
+    if sys.version_info < (3, 12) or gil == "shared":
         assert seen == ["used"] * 3 + ["b'still here'"]
     elif first == "main":
         assert seen == ["refused"] * 3 + ["b'still here'"]
@@ -294,6 +317,44 @@ def test_the_collector_runs_while_threads_use_ropes_in_cycles():
         collector.join()
         gc.collect()
         assert not failed and not any(isinstance(left, Source) for left in gc.get_objects())
+    """)
+
+
+def test_the_collector_runs_while_a_thread_is_in_a_call():
+    """The call has the rope's lock, detached, until the test lets it go on: the collector neither waits for the call
+    nor takes what the rope refers to."""
+    python("""
+        import faulthandler, fcntl, gc, ropewalk, socket, struct, sys, termios, threading, time, weakref
+
+        class Source(bytearray):
+            pass
+
+        def unread():
+            return struct.unpack("i", fcntl.ioctl(other, termios.FIONREAD, bytes(4)))[0]
+
+        faulthandler.dump_traceback_later(60, exit=True)  # a collector that waits holds the GIL
+        one, other = socket.socketpair()
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 2)
+        source = Source(b"source" * 1000)
+        rope, alive = ropewalk.Rope(), weakref.ref(source)
+        rope.push(source)
+        source.name, source.made = "source", [rope, rope.cursor(), rope.segments()]
+        part = rope[6:]
+        thread = threading.Thread(target=part.recv_from, args=(other,))
+        thread.start()
+        one.send(b"x")
+        while unread():
+            time.sleep(0.001)  # poll(2) was content with one byte, and the receive waits for a second one
+        observer = weakref.ref(part)
+        del source, rope, part
+        for _ in range(100):
+            gc.collect()
+        assert thread.is_alive() and alive().name == "source" and len(alive().made) == 3
+        one.send(b"y")
+        thread.join()
+        del thread
+        gc.collect()
+        assert alive() is observer() is None, "the thread had the last reference to the cycle"
     """)
 
 

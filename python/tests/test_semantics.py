@@ -4,6 +4,7 @@ import asyncio
 import gc
 import socket
 import struct
+import sys
 import warnings
 
 import pytest
@@ -396,5 +397,213 @@ def test_a_view_after_an_error(run, pool):
             for read in (reader.read_view, reader.readexactly, reader.read):
                 with pytest.raises((TypeError, ConnectionResetError)):
                     await read(wrong)
+
+    run(main())
+
+
+def test_what_is_written_behind_the_end_is_no_loss(run, tls, streams):
+    """Behind close it may be sent, as long as what was written before is not; behind write_eof it is refused."""
+    async def main():
+        go, got = asyncio.Event(), []
+
+        async def handler(reader, writer):
+            await go.wait()
+            got.append(await reader.read())
+            writer.close()
+
+        server = await streams.start_server(handler, "127.0.0.1", 0, **tls[0])
+        port = server.sockets[0].getsockname()[1]
+        for size in (5, 20_000_000):
+            for end in ("close", "write_eof"):
+                _, writer = await streams.open_connection("127.0.0.1", port, **tls[1])
+                if end == "write_eof" and tls[0]:
+                    writer.close()
+                    continue
+                writer.write(b"x" * size)
+                getattr(writer, end)()
+                for more in (b"more", bytes(200_000), bytearray(b"more"), memoryview(b"more")):
+                    if end == "close":
+                        writer.write(more)
+                        if streams is ropewalk.asyncio:
+                            writer.writelines([more, more])  # fails behind the end of asyncio's own, in 3.13
+                    else:
+                        with pytest.raises(RuntimeError, match="write_eof"):
+                            writer.write(more)
+                if end == "close" and not tls[0]:
+                    writer.write_eof()
+                getattr(writer, end)()
+                go.set()
+                writer.close()
+                assert writer.is_closing()
+                await writer.wait_closed()
+                while not got:
+                    await asyncio.sleep(0.01)
+                data = got.pop()
+                assert data[:size] == b"x" * size and (end == "close" or len(data) == size)
+                go.clear()
+        server.close()
+
+    run(main())
+
+
+def test_a_line_beyond_the_limit_is_a_value_error(connected):
+    async def use(reader, writer):
+        with pytest.raises(ValueError):
+            await reader.readline()
+
+    connected(sends(b"x" * 200), use, limit=64)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="asyncio's own takes one separator")
+def test_separators_in_a_tuple(connected):
+    async def use(reader, writer):
+        assert await reader.readuntil((b"\r\n", b"\n")) == b"one\n"
+        assert await reader.readuntil((b"\n", b"\r\n")) == b"two\r\n"
+        assert await reader.readuntil((b"--end--", b"e", b"zz")) == b"thre"
+        assert await reader.readuntil((b"--end--", b"end")) == b"e --end"
+        assert await reader.readuntil((b"--xyz--", memoryview(b"--abc--"))) == b"----abc--"
+        for wrong in ((), (b"",), (b"x", b"")):
+            with pytest.raises(ValueError):
+                await reader.readuntil(wrong)
+        for wrong in ("x", (b"x", "x"), 5, None, [5]):
+            with pytest.raises(TypeError):
+                await reader.readuntil(wrong)
+        with pytest.raises(asyncio.IncompleteReadError) as ended:
+            await reader.readuntil((b"abcd", b"xyz"))
+        assert (ended.value.partial, ended.value.expected) == (b"abcxy", None)
+
+    connected(sends(b"one\ntwo\r", b"\nthree --", b"end--", b"--a", b"bc--ab", b"cxy"), use)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are of 3.12")
+def test_handlers_that_begin_at_once(run, tls, streams):
+    if run.loop == "uvloop":
+        pytest.skip("uvloop's tasks cannot be eager")
+
+    async def main():
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+
+        async def handler(reader, writer):
+            writer.write(b"hello")
+            writer.close()
+
+        server = await streams.start_server(handler, "127.0.0.1", 0, **tls[0])
+        port = server.sockets[0].getsockname()[1]
+        for _ in range(3):
+            reader, writer = await streams.open_connection("127.0.0.1", port, **tls[1])
+            assert await reader.read() == b"hello"
+            writer.close()
+            await writer.wait_closed()
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="a server's clients are of 3.13")
+@pytest.mark.parametrize("end", ["close_clients", "abort_clients"])
+def test_a_server_ends_its_clients(run, tls, streams, end):
+    if run.loop == "uvloop":
+        pytest.skip("uvloop's servers have no such method")
+
+    async def main():
+        served = asyncio.Queue()
+
+        async def handler(reader, writer):
+            writer.write(b"hello")
+            try:
+                served.put_nowait(await reader.read())
+            except Exception as error:
+                served.put_nowait(error)
+
+        server = await streams.start_server(handler, "127.0.0.1", 0, **tls[0])
+        port = server.sockets[0].getsockname()[1]
+        reader, writer = await streams.open_connection("127.0.0.1", port, **tls[1])
+        assert await reader.readexactly(5) == b"hello"
+        server.close()
+        getattr(server, end)()
+        assert await served.get() == b""
+        try:
+            assert await reader.read() == b""
+        except ConnectionError:
+            assert end == "abort_clients"
+        writer.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+async def held_up(streams, port, tls):
+    """A connection whose reader waits for room in a full pool, and what fills it."""
+    pool = ropewalk.Pool(capacity=1 << 20)
+    held = ropewalk.Rope(pool)
+    held.reserve(1 << 20)
+    reader, writer = await ropewalk.asyncio.open_connection("127.0.0.1", port, pool=pool, **tls[1])
+    waiting = asyncio.ensure_future(reader.readexactly(100))
+    while not pool.stats().waiting:
+        await asyncio.sleep(0.01)
+    return held, reader, writer, waiting
+
+
+@pytest.mark.parametrize("end", ["abort", "feed_eof", "set_exception", "feed_data"])
+def test_who_waits_for_room_is_told_of_the_end(run, tls, end):
+    async def main():
+        server = await asyncio.start_server(sends(b"x" * 100), "127.0.0.1", 0, **tls[0])
+        port = server.sockets[0].getsockname()[1]
+        held, reader, writer, waiting = await held_up(ropewalk.asyncio, port, tls)
+        {"abort": writer.transport.abort, "feed_eof": reader.feed_eof, "feed_data": lambda: reader.feed_data(b"y" * 100),
+         "set_exception": lambda: reader.set_exception(ZeroDivisionError())}[end]()
+        if end == "feed_data":
+            assert (await waiting).endswith(b"y")
+        else:
+            with pytest.raises(ZeroDivisionError if end == "set_exception" else asyncio.IncompleteReadError):
+                await waiting
+        assert held.find(b"x") is None
+        writer.close()
+        server.close()
+
+    run(main())
+
+
+def test_one_reader_at_a_time_waits_for_room(run, tls):
+    async def main():
+        server = await asyncio.start_server(sends(b"x" * 100), "127.0.0.1", 0, **tls[0])
+        port = server.sockets[0].getsockname()[1]
+        held, reader, writer, waiting = await held_up(ropewalk.asyncio, port, tls)
+        with pytest.raises(RuntimeError, match="already waiting"):
+            await reader.readexactly(100)
+        held.clear()
+        assert await waiting == b"x" * 100
+        writer.close()
+        server.close()
+
+    run(main())
+
+
+def test_a_rope_of_many_pieces_waits_for_its_peer(run, tls):
+    """Some versions of asyncio's transports do not say that they are full behind `writelines`."""
+    async def main():
+        go, size = asyncio.Event(), 50_000_000
+
+        async def handler(reader, writer):
+            await go.wait()
+            assert await reader.readexactly(size) == b"x" * size
+            writer.close()
+
+        server = await asyncio.start_server(handler, "127.0.0.1", 0, **tls[0])
+        port = server.sockets[0].getsockname()[1]
+        reader, writer = await ropewalk.asyncio.open_connection("127.0.0.1", port, **tls[1])
+        rope = ropewalk.Rope()
+        for _ in range(size // 1000):
+            rope.push(b"x" * 1000)
+        writer.write(rope)
+        assert writer.transport.get_write_buffer_size() < size // 2
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(writer.drain(), 0.2)
+        go.set()
+        await writer.drain()
+        assert await reader.read() == b""
+        writer.close()
+        server.close()
 
     run(main())

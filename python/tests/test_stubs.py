@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from test_processes import python
+
 PROGRAM = """
 import socket
 import ssl
 
 import ropewalk
-import ropewalk.asyncio
 
 
 def core(sock: socket.socket) -> bytes:
@@ -83,3 +84,11 @@ def test_the_package_says_that_it_has_types():
     import ropewalk
 
     assert (Path(ropewalk.__file__).parent / "py.typed").exists()
+
+
+def test_streams_are_imported_when_they_are_asked_for():
+    python("""
+        import ropewalk, sys
+        assert "asyncio" not in sys.modules and not hasattr(ropewalk, "streams")
+        assert issubclass(ropewalk.asyncio.StreamReader, sys.modules["asyncio"].StreamReader)
+    """)
