@@ -10,6 +10,9 @@
 //! prints for each how long it took. Every reader checks what it got. A reader that takes nothing for
 //! `--idle` is given up, and its connection is reset.
 
+#[path = "../http_upload/numbers.rs"]
+mod numbers;
+
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::iter::repeat_n;
@@ -41,7 +44,7 @@ const REST: Duration = Duration::from_millis(2);
 #[command(name = "broadcast")]
 struct Options {
     /// Bytes of the rope
-    #[arg(long, value_name = "BYTES", default_value = "64MiB")]
+    #[arg(long, value_name = "BYTES", default_value = "64MiB", value_parser = numbers::size)]
     size: ByteSize,
     /// Readers that take what they get
     #[arg(long, value_name = "N", default_value_t = 8)]

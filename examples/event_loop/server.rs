@@ -41,7 +41,7 @@ const TICK: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Limits {
     /// Longest message, without its length.
-    #[arg(long, value_name = "BYTES", default_value = "512MiB")]
+    #[arg(long, value_name = "BYTES", default_value = "512MiB", value_parser = numbers::size)]
     pub(crate) max_message: ByteSize,
     /// Most connections; further ones are closed at once.
     #[arg(long, value_name = "N", default_value = "10000")]

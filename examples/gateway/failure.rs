@@ -50,6 +50,7 @@ impl From<object_store::Error> for Failure {
             E::InvalidPath { .. } => StatusCode::BAD_REQUEST,
             E::AlreadyExists { .. } | E::Precondition { .. } => StatusCode::PRECONDITION_FAILED,
             E::NotModified { .. } => StatusCode::NOT_MODIFIED,
+            error if is_reserved(error) => StatusCode::BAD_REQUEST,
             error if is_full(error) => StatusCode::INSUFFICIENT_STORAGE,
             error if is_in_the_way(error) => StatusCode::CONFLICT,
             error if is_late(error) => StatusCode::GATEWAY_TIMEOUT,
@@ -61,6 +62,7 @@ impl From<object_store::Error> for Failure {
         // The error may name paths and hosts behind the gateway.
         let why = match status {
             StatusCode::NOT_FOUND => "no such object",
+            StatusCode::BAD_REQUEST if is_reserved(&error) => "in this store no name ends with # and digits",
             StatusCode::BAD_REQUEST => "a name has segments other than . and .., none of them empty",
             StatusCode::PRECONDITION_FAILED => "a precondition does not hold",
             StatusCode::CONFLICT => {
@@ -72,6 +74,11 @@ impl From<object_store::Error> for Failure {
         };
         Failure::new(status, why)
     }
+}
+
+/// Whether `LocalFileSystem` keeps the name for files that are not complete. Its error has that in its text alone.
+fn is_reserved(error: &object_store::Error) -> bool {
+    causes(error).any(|cause| cause.to_string().starts_with("Filenames containing trailing '/#"))
 }
 
 /// Whether the store has no space left: an error of the file system, or status 507, which object_store has in its text

@@ -7,22 +7,24 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
-use headers::{AcceptRanges, ContentLength, ContentRange, ETag, HeaderMapExt, LastModified};
+use headers::{AcceptRanges, ContentLength, ContentRange, HeaderMapExt, LastModified};
 use http_body::Body as _;
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt};
 use ropewalk::Pool;
 use tokio::time::timeout;
 
-use crate::Limits;
 use crate::conditions::{Outcome, Version, evaluate, range_is_wanted};
 use crate::download::body;
 use crate::failure::Failure;
+use crate::linger::linger;
 use crate::parts::Parts;
-use crate::ranges::{Wanted, wanted};
+use crate::ranges::{Wanted, range_field, wanted};
 use crate::upload::upload;
+use crate::{Limits, rfc9112};
 
 /// Most parts that S3 takes for an object.
 const PARTS_MAX: u64 = 10_000;
@@ -56,7 +58,10 @@ impl Gateway {
 
     pub(crate) fn router(self: Arc<Gateway>) -> Router {
         let objects = MethodRouter::new().get(read).put(put).delete(delete);
-        Router::new().fallback_service(objects.with_state(self))
+        Router::new()
+            .fallback_service(objects.with_state(self))
+            .layer(from_fn(rfc9112::check))
+            .layer(from_fn(linger))
     }
 
     /// Bytes of each part of a body: so much room is reserved for one. A body that is shorter needs no more than itself.
@@ -121,7 +126,7 @@ async fn read(
     let (path, patience) = (path(&uri)?, gateway.limits.patience);
     let mut options = GetOptions { head: method == Method::HEAD, ..GetOptions::default() };
     let mut status = StatusCode::OK;
-    if let Some(range) = headers.get(header::RANGE).filter(|_| !options.head) {
+    if let Some(range) = range_field(&headers).filter(|_| !options.head) {
         let meta = timeout(patience, gateway.store.head(&path)).await??;
         let version = version(&meta);
         match wanted(range, meta.size) {
@@ -138,7 +143,14 @@ async fn read(
             Wanted::Whole | Wanted::Parts(_) => {} // several ranges may be answered with the whole
         }
     }
-    let object = timeout(patience, gateway.store.get_opts(&path, options)).await??;
+    let object = match timeout(patience, gateway.store.get_opts(&path, options)).await? {
+        // It was replaced since its size was asked for: all of the new one, as without a range.
+        Err(object_store::Error::Precondition { .. }) if status == StatusCode::PARTIAL_CONTENT => {
+            status = StatusCode::OK;
+            timeout(patience, gateway.store.get(&path)).await??
+        }
+        object => object?,
+    };
     let (meta, range) = (object.meta.clone(), object.range.clone());
     let failed = match evaluate(&method, &headers, Some(&version(&meta))) {
         Outcome::Proceed => None,
@@ -146,7 +158,10 @@ async fn read(
         Outcome::Failed => Some(StatusCode::PRECONDITION_FAILED),
     };
     if let Some(status) = failed {
+        // RFC 9110, section 8.6: a length would be that of the content. Without one, axum takes that of no body for HEAD.
+        let len = (status == StatusCode::NOT_MODIFIED).then_some(ContentLength(meta.size));
         let mut response = status.into_response();
+        len.into_iter().for_each(|len| response.headers_mut().typed_insert(len));
         set_etag(response.headers_mut(), meta.e_tag.as_deref());
         return Ok(response);
     }
@@ -183,13 +198,14 @@ fn unsatisfiable(size: u64) -> Response {
 
 fn set_etag(headers: &mut HeaderMap, tag: Option<&str>) {
     if let Some(etag) = tag.and_then(etag) {
-        headers.typed_insert(etag);
+        headers.insert(header::ETAG, etag);
     }
 }
 
 /// Some stores have it with quotes, some without.
-fn etag(tag: &str) -> Option<ETag> {
-    tag.parse().or_else(|_| format!("\"{tag}\"").parse()).ok()
+fn etag(tag: &str) -> Option<HeaderValue> {
+    let is_quoted = tag.ends_with('"') && (tag.starts_with('"') || tag.starts_with("W/\""));
+    if is_quoted { tag.parse().ok() } else { format!("\"{tag}\"").parse().ok() }
 }
 
 fn path(uri: &Uri) -> Result<Path, Failure> {

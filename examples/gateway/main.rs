@@ -18,6 +18,7 @@
 //! | the store is full | 507; the same |
 //! | the store is gone, or refuses the gateway | 502; the same. Requests after it has come back succeed |
 //! | a name is that of a directory, or below an object | 409, where the store is a directory |
+//! | a name ends with `#` and digits | 400, where the store is a directory: it keeps them for uploads in progress |
 //! | the pool has no room for a part within `--patience` | 503 with `Retry-After` |
 //! | a client sends less than 64 KiB in `--stall` | 408, and its upload is aborted |
 //! | a client disconnects | its upload is aborted |
@@ -38,11 +39,15 @@ mod conditions;
 mod download;
 mod failure;
 mod gateway;
+#[path = "../http_upload/linger.rs"]
+mod linger;
 #[path = "../http_upload/numbers.rs"]
 mod numbers;
 mod parts;
 #[path = "../http_upload/ranges.rs"]
 mod ranges;
+#[path = "../http_upload/rfc9112.rs"]
+mod rfc9112;
 mod server;
 #[path = "../http_upload/start.rs"]
 mod start;

@@ -15,6 +15,7 @@ use tokio_io_timeout::TimeoutStream;
 use tracing::{info, warn};
 
 use crate::Limits;
+use crate::linger::LingeringStream;
 
 /// Time until the next attempt when the system lets no connection be accepted, as for want of descriptors.
 const RETRY: Duration = Duration::from_millis(100);
@@ -59,7 +60,7 @@ fn start(
     limits: &Limits,
     graceful: &GracefulShutdown,
 ) {
-    let mut stream = TimeoutStream::new(stream);
+    let mut stream = TimeoutStream::new(LingeringStream::new(stream, || {}));
     stream.set_write_timeout(Some(limits.stall));
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.stall);

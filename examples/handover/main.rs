@@ -11,6 +11,8 @@
 //! what it sends until it ends the stream, and the answer is the hash, and the nanoseconds of the hand-over.
 
 mod meter;
+#[path = "../http_upload/numbers.rs"]
+mod numbers;
 mod server;
 mod worker;
 
@@ -31,7 +33,7 @@ struct Options {
     #[command(subcommand)]
     command: Option<Part>,
     /// Bytes of each upload
-    #[arg(long, value_name = "BYTES", default_value = "256MiB")]
+    #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = numbers::size)]
     size: ByteSize,
     /// Uploads each way
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
@@ -60,7 +62,7 @@ struct Serve {
     #[arg(long, default_value = "sealed")]
     way: Way,
     /// The longest upload
-    #[arg(long, value_name = "BYTES", default_value = "4GiB")]
+    #[arg(long, value_name = "BYTES", default_value = "4GiB", value_parser = numbers::size)]
     max: ByteSize,
     /// Longest time for an upload, so that a byte now and then does not keep a connection
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..1 << 32))]

@@ -7,10 +7,9 @@
 //! ```
 
 use std::collections::HashMap;
-use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::Extension;
@@ -19,12 +18,7 @@ use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
 use http_body::{Frame, SizeHint};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep};
-
-/// Longest time for which bytes are discarded that a peer sends after its connection's last response.
-const LINGER: Duration = Duration::from_secs(2);
+use tokio::time::sleep;
 
 /// What goes on on one connection.
 #[derive(Debug, Default)]
@@ -58,6 +52,11 @@ impl Activity {
                 return "a response is not read";
             }
         }
+    }
+
+    /// Bytes have left.
+    pub(crate) fn note_sent(&self) {
+        self.state().last = Instant::now();
     }
 
     fn begin(self: Arc<Activity>) -> InProgress {
@@ -131,87 +130,5 @@ impl http_body::Body for Followed {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-/// A socket that notes when bytes leave, and that lingers: a peer that is still sending when the last
-/// response leaves would get a reset instead of it.
-pub(crate) struct Watched {
-    stream: TcpStream,
-    activity: Arc<Activity>,
-    /// Set once the last byte has been sent.
-    lingering: Option<Pin<Box<Sleep>>>,
-}
-
-impl Watched {
-    pub(crate) fn new(stream: TcpStream, activity: Arc<Activity>) -> Watched {
-        Watched { stream, activity, lingering: None }
-    }
-
-    fn note(&self, sent: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if matches!(sent, Poll::Ready(Ok(1..))) {
-            self.activity.state().last = Instant::now();
-        }
-        sent
-    }
-}
-
-impl AsyncRead for Watched {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, into)
-    }
-}
-
-impl AsyncWrite for Watched {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let sent = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.note(sent)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let sent = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.note(sent)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    /// Shuts the sending side, and discards what comes until the peer has shut its own.
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.lingering.is_none() {
-            ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
-            self.lingering = Some(Box::pin(sleep(LINGER)));
-        }
-        let Watched { stream, lingering: Some(lingering), .. } = &mut *self else {
-            return Poll::Ready(Ok(()));
-        };
-        let mut discarded = [0; 16 << 10];
-        loop {
-            if lingering.as_mut().poll(context).is_ready() {
-                return Poll::Ready(Ok(()));
-            }
-            let mut into = ReadBuf::new(&mut discarded);
-            match ready!(Pin::new(&mut *stream).poll_read(context, &mut into)) {
-                Ok(()) if !into.filled().is_empty() => {}
-                _ => return Poll::Ready(Ok(())),
-            }
-        }
     }
 }

@@ -28,7 +28,9 @@
 //! upload.rs      a body into a rope, with its deadlines
 //! conditions.rs  conditional requests
 //! ranges.rs      which bytes a `Range` field asks for (pure)
+//! rfc9112.rs     hosts and transfer codings
 //! content.rs     response bodies
+//! linger.rs      reads on after a refusal
 //! store.rs       the objects
 //! metrics.rs     `/metrics`
 //! ```
@@ -36,10 +38,12 @@
 mod activity;
 mod conditions;
 mod content;
+mod linger;
 mod metrics;
 mod numbers;
 mod objects;
 mod ranges;
+mod rfc9112;
 mod server;
 mod start;
 mod store;
@@ -71,7 +75,7 @@ struct Options {
     #[arg(default_value = "127.0.0.1:8080")]
     address: String,
     /// Most bytes in one upload
-    #[arg(default_value = "2GiB")]
+    #[arg(default_value = "2GiB", value_parser = numbers::size)]
     limit: ByteSize,
     /// Most bytes in all uploads together
     #[arg(default_value = "4GiB", value_parser = numbers::memory)]

@@ -30,9 +30,14 @@ pub(crate) fn disk(text: &str) -> Result<ByteSize, String> {
     bytes(text, 1, ByteSize::pib(1))
 }
 
+/// Parses a number of bytes, 0 included.
+pub(crate) fn size(text: &str) -> Result<ByteSize, String> {
+    text.parse().map_err(|_| "a number of bytes such as 1000000, 64MiB or 1GiB is needed".into())
+}
+
 /// Parses `least` to `most` bytes.
 pub(crate) fn bytes(text: &str, least: u64, most: ByteSize) -> Result<ByteSize, String> {
-    let size: ByteSize = text.parse()?;
+    let size = size(text)?;
     if (least..=most.0).contains(&size.0) {
         return Ok(size);
     }

@@ -10,12 +10,11 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
-use axum::middleware::{Next, from_fn};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::{from_fn, map_request};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
-use headers::{AcceptRanges, ETag, HeaderMapExt, LastModified};
+use headers::{AcceptRanges, HeaderMapExt, LastModified};
 use http_body::Body as _;
 use percent_encoding::percent_decode_str;
 use ropewalk::{Pool, Rope};
@@ -25,11 +24,12 @@ use tracing::Level;
 
 use crate::conditions::{Outcome, evaluate, range_is_wanted};
 use crate::content::{Content, content_range, multipart, slice};
+use crate::linger::linger;
 use crate::metrics::Metrics;
-use crate::ranges::{Wanted, wanted};
+use crate::ranges::{Wanted, range_field, wanted};
 use crate::store::{Object, Store};
-use crate::upload::{Upload, linger};
-use crate::{Limits, activity, metrics};
+use crate::upload::Upload;
+use crate::{Limits, activity, metrics, rfc9112};
 
 /// Fields of a PUT that describe its content; they are stored, and sent with it.
 const METADATA: [HeaderName; 3] = [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LANGUAGE];
@@ -63,6 +63,9 @@ const HEADS_MAX: usize = 4 << 10;
 
 const ANY_TYPE: &str = "application/octet-stream";
 
+/// The one name that is not an object's.
+const METRICS: &str = "/metrics";
+
 /// What all requests share.
 pub(crate) struct Objects {
     pool: Pool,
@@ -85,13 +88,17 @@ impl Objects {
             .make_span_with(DefaultMakeSpan::new().level(Level::INFO))
             .on_response(DefaultOnResponse::new().level(Level::INFO));
         let metrics = Arc::clone(&self.metrics);
+        let routes = Router::new()
+            .route(METRICS, get(metrics::show).with_state(Arc::clone(&metrics)))
+            .fallback_service(objects.with_state(self));
         Router::new()
-            .route("/metrics", get(metrics::show).with_state(Arc::clone(&metrics)))
-            .fallback_service(objects.with_state(self))
-            .layer(from_fn(one_host))
+            .fallback_service(routes)
+            .layer(map_request(decode_metrics))
+            .layer(from_fn(rfc9112::check))
             .layer(axum::middleware::from_fn_with_state(metrics, metrics::count))
             .layer(log)
             .layer(from_fn(activity::follow))
+            .layer(from_fn(linger))
     }
 }
 
@@ -114,27 +121,17 @@ fn name(target: &Uri) -> Result<Cow<'_, str>, Refusal> {
     })
 }
 
-/// RFC 9112, section 3.2: a request over HTTP/1.1 names one host.
-async fn one_host(request: Request, next: Next) -> Answer {
-    let mut hosts = request.headers().get_all(header::HOST).iter();
-    let is_valid = match (hosts.next(), hosts.next()) {
-        (None, _) => request.version() != Version::HTTP_11,
-        (Some(host), None) => host.is_empty() || Authority::try_from(host.as_bytes()).is_ok(),
-        (Some(_), Some(_)) => false,
-    };
-    if is_valid {
-        return Ok(next.run(request).await);
+/// Makes a target that is equivalent to `/metrics` equal to it: routes are compared before they are decoded.
+async fn decode_metrics(mut request: Request) -> Request {
+    if name(request.uri()).is_ok_and(|name| name == METRICS) {
+        *request.uri_mut() = Uri::from_static(METRICS);
     }
-    Err(Refusal::new(StatusCode::BAD_REQUEST, "a request has one valid Host field"))
+    request
 }
 
 async fn put(State(objects): State<Arc<Objects>>, request: Request) -> Answer {
     let (head, mut body) = request.into_parts();
-    let answer = objects.receive(&head, &mut body).await;
-    if answer.is_err() && head.version == Version::HTTP_2 {
-        linger(body);
-    }
-    answer
+    objects.receive(&head, &mut body).await
 }
 
 impl Objects {
@@ -154,11 +151,11 @@ impl Objects {
         self.metrics.received_bytes.inc_by(content.len() as u64);
         let copy = content.clone(); // shares the memory
         let hash = tokio::task::spawn_blocking(|| hash(copy)).await.map_err(io::Error::from)??;
-        let etag: ETag = format!("\"{hash}\"").parse().expect("hexadecimal digits are an entity tag");
+        let etag = ascii(&format!("\"{hash}\""));
         let object = Object::new(content, etag.clone(), metadata, trailers);
         let replaced = self.store.put(name, object, check)?;
         let mut response = text(if replaced { StatusCode::OK } else { StatusCode::CREATED }, hash);
-        response.headers_mut().typed_insert(etag);
+        response.headers_mut().insert(header::ETAG, etag);
         Ok(response)
     }
 }
@@ -236,7 +233,7 @@ async fn read(State(objects): State<Arc<Objects>>, request: Request) -> Answer {
         Outcome::NotModified => not_modified(object.content.len()),
         Outcome::Failed => return Err(failed()),
     };
-    response.headers_mut().typed_insert(object.etag.clone());
+    response.headers_mut().insert(header::ETAG, object.etag.clone());
     response.headers_mut().typed_insert(LastModified::from(object.modified));
     response.headers_mut().typed_insert(AcceptRanges::bytes());
     Ok(response)
@@ -273,9 +270,8 @@ fn represent(method: &Method, headers: &HeaderMap, object: &Object) -> Response 
 
 /// Section 14.2: only GET has ranges.
 fn asked(method: &Method, headers: &HeaderMap, object: &Object) -> Wanted {
-    let mut fields = headers.get_all(header::RANGE).iter();
-    match (fields.next(), fields.next()) {
-        (Some(field), None) if method == Method::GET && range_is_wanted(headers, &object.version()) => {
+    match range_field(headers) {
+        Some(field) if method == Method::GET && range_is_wanted(headers, &object.version()) => {
             wanted(field, object.content.len() as u64)
         }
         _ => Wanted::Whole,

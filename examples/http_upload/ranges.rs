@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use axum::http::HeaderValue;
+use axum::http::{HeaderMap, HeaderValue, header};
 
 /// Most ranges that are sent one by one.
 const RANGES_MAX: usize = 64;
@@ -18,6 +18,12 @@ pub(crate) enum Wanted {
     Parts(Vec<Range<u64>>),
     /// None of the ranges has a byte of the content.
     Unsatisfiable,
+}
+
+/// Returns the one `Range` field. It is not a list, so of several none is valid.
+pub(crate) fn range_field(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let mut fields = headers.get_all(header::RANGE).iter();
+    fields.next().filter(|_| fields.next().is_none())
 }
 
 /// Reads a `Range` field for a content of `len` bytes.

@@ -17,7 +17,8 @@ use tower_http::add_extension::AddExtension;
 use tracing::{info, warn};
 
 use crate::Limits;
-use crate::activity::{Activity, Watched};
+use crate::activity::Activity;
+use crate::linger::LingeringStream;
 use crate::metrics::Metrics;
 
 /// Time until the next attempt when the system lets no connection be accepted, as for want of descriptors.
@@ -91,7 +92,8 @@ fn start(
     let _ = stream.set_nodelay(true);
     let activity = Arc::new(Activity::default());
     let service = TowerToHyperService::new(AddExtension::new(app.clone(), Arc::clone(&activity)));
-    let io = TokioIo::new(Watched::new(stream, Arc::clone(&activity)));
+    let sends = Arc::clone(&activity);
+    let io = TokioIo::new(LingeringStream::new(stream, move || sends.note_sent()));
     let connection = graceful.watch(builder().serve_connection(io, service).into_owned());
     let (limits, metrics) = (limits.clone(), Arc::clone(metrics));
     tokio::spawn(async move {

@@ -5,8 +5,7 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::http::{HeaderMap, StatusCode};
-use headers::ETag;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use ropewalk::Rope;
 
 use crate::conditions::Version;
@@ -17,7 +16,7 @@ use crate::objects::Refusal;
 pub(crate) struct Object {
     pub(crate) content: Rope,
     /// From the SHA-256 of the content: a strong validator.
-    pub(crate) etag: ETag,
+    pub(crate) etag: HeaderValue,
     /// In whole seconds, as HTTP dates are.
     pub(crate) modified: SystemTime,
     /// Whether no version before this one can have the same `modified`.
@@ -29,7 +28,12 @@ pub(crate) struct Object {
 
 impl Object {
     /// One that gets its date when it is stored.
-    pub(crate) fn new(content: Rope, etag: ETag, metadata: HeaderMap, trailers: Option<HeaderMap>) -> Object {
+    pub(crate) fn new(
+        content: Rope,
+        etag: HeaderValue,
+        metadata: HeaderMap,
+        trailers: Option<HeaderMap>,
+    ) -> Object {
         Object { content, etag, modified: UNIX_EPOCH, alone_in_its_second: false, metadata, trailers }
     }
 

@@ -20,9 +20,6 @@ const PROGRESS: usize = 64 << 10;
 /// How often an announced upload that waits looks for room.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Longest time for which the rest of a refused body is discarded.
-const LINGER: Duration = Duration::from_secs(2);
-
 /// An upload in progress. It holds the memory of what has arrived, whatever the peer has announced.
 pub(crate) struct Upload<'a> {
     rope: Rope,
@@ -125,14 +122,6 @@ impl<'a> Upload<'a> {
             _ => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         }
     }
-}
-
-/// Discards what still comes of a body that was refused, for a while: over HTTP/2, dropping it resets the
-/// stream, and some clients then miss the response.
-pub(crate) fn linger(mut body: Body) {
-    tokio::spawn(timeout_at(Instant::now() + LINGER, async move {
-        while let Some(Ok(_discarded)) = body.frame().await {}
-    }));
 }
 
 fn too_large(most: usize) -> Refusal {

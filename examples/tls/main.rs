@@ -44,7 +44,7 @@ struct Options {
     #[command(subcommand)]
     command: Option<Command>,
     /// Bytes that are sent and come back
-    #[arg(long, value_name = "BYTES", default_value = "16MiB")]
+    #[arg(long, value_name = "BYTES", default_value = "16MiB", value_parser = numbers::size)]
     size: ByteSize,
     #[command(flatten)]
     limits: Limits,

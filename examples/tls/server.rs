@@ -30,7 +30,7 @@ pub(crate) struct Limits {
     #[arg(long, value_name = "N", default_value = "1000")]
     pub(crate) max_connections: NonZero<u16>,
     /// Most bytes from one peer
-    #[arg(long, value_name = "BYTES", default_value = "64MiB")]
+    #[arg(long, value_name = "BYTES", default_value = "64MiB", value_parser = numbers::size)]
     pub(crate) max_message: ByteSize,
     /// Most memory for all peers together
     #[arg(long, value_name = "BYTES", default_value = "1GiB", value_parser = numbers::memory)]

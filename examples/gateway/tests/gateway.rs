@@ -5,9 +5,11 @@ mod support;
 
 use std::fs;
 use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
-use support::{Gateway, MIB, Mode, Store, pattern};
+use support::{Gateway, MIB, Mode, Reply, Store, pattern};
 use tempfile::TempDir;
 
 const PART: &str = "--part 5MiB";
@@ -18,7 +20,9 @@ fn a_directory_keeps_objects_of_all_sizes() {
     let gateway = Gateway::start(&format!("file://{}", directory.path().display()), PART, &[]);
     objects_of_all_sizes(&gateway);
     ranges_and_conditions(&gateway);
+    encoded_names(&gateway);
     names(&gateway);
+    hosts_and_codings(&gateway);
 }
 
 #[test]
@@ -27,6 +31,7 @@ fn a_server_with_the_s3_protocol_keeps_objects_of_all_sizes() {
     let gateway = store.gateway(PART);
     objects_of_all_sizes(&gateway);
     ranges_and_conditions(&gateway);
+    encoded_names(&gateway);
     assert_eq!(store.uploads(), 0, "each multipart upload was completed");
 }
 
@@ -71,8 +76,14 @@ fn ranges_and_conditions(gateway: &Gateway) {
         ("-7", Some(len - 7..len)),
         ("-99999999", Some(0..len)),
         ("5-99999999", Some(5..len)),
+        ("2-18446744073709551615", Some(2..len)),
+        ("2-18446744073709551616", Some(2..len)),
+        ("-9223372036854775808", Some(0..len)),
+        ("-18446744073709551616", Some(0..len)),
         ("1-0", None),
         ("0-1,3-4", None),
+        ("+2-+4", None),
+        ("-", None),
     ] {
         let got = gateway.get("object", &format!("Range: bytes={range}\r\n"));
         let Some(part) = part else {
@@ -84,11 +95,18 @@ fn ranges_and_conditions(gateway: &Gateway) {
         assert_eq!(got.field("content-range"), Some(&*expected), "{range}");
         assert!(got.body == content[part], "{range}");
     }
-    let beyond = gateway.get("object", "Range: bytes=99999999-\r\n");
-    assert_eq!((beyond.status, beyond.field("content-range")), (416, Some(&*format!("bytes */{len}"))));
+    let large =
+        ["2147483648", "4294967296", "9223372036854775808", "18446744073709551615", "18446744073709551616"];
+    for from in large.into_iter().map(|from| format!("{from}-")).chain(["-0".into(), "99999999-".into()]) {
+        let beyond = gateway.get("object", &format!("Range: bytes={from}\r\n"));
+        let expected = (416, Some(&*format!("bytes */{len}")));
+        assert_eq!((beyond.status, beyond.field("content-range")), expected, "{from}");
+    }
     for (condition, status) in [
         (format!("If-None-Match: {tag}"), 304),
         ("If-None-Match: \"x\"".into(), 200),
+        (format!("If-None-Match: \"\u{fc}\", \"a b\", {tag}"), 304), // tags of others
+        (format!("If-Match: \"\u{fc}\", {tag}"), 200),
         (format!("If-Match: {tag}"), 200),
         ("If-Match: \"x\"".into(), 412),
         (format!("Range: bytes=1-2\r\nIf-Range: {tag}"), 206),
@@ -104,8 +122,21 @@ fn ranges_and_conditions(gateway: &Gateway) {
         ("If-Unmodified-Since: Sun, 06 Nov 1994 08:49:37 GMT".into(), 412),
         (format!("If-Unmodified-Since: {modified}"), 200),
     ] {
-        assert_eq!(gateway.get("object", &format!("{condition}\r\n")).status, status, "{condition}");
+        for method in ["GET", "HEAD"] {
+            let status = if method == "HEAD" && status == 206 { 200 } else { status };
+            let got = gateway.ask(&format!("{method} /object HTTP/1.1\r\n{condition}\r\n"), b"");
+            assert_eq!(got.status, status, "{method} {condition}");
+            if status == 304 {
+                let announced = got.field("content-length"); // RFC 9110, section 8.6: that of the content
+                assert!(
+                    [None, Some(&*len.to_string())].contains(&announced),
+                    "{method} {condition}: {got:?}"
+                );
+            }
+        }
     }
+    let twice = gateway.get("object", "Range: bytes=0-1\r\nRange: bytes=4-5\r\n");
+    assert!(twice.status == 200 && twice.body == content, "not a list field: {twice:?}");
     let part = "PUT /object HTTP/1.1\r\nContent-Range: bytes 0-4/5\r\nContent-Length: 5\r\n";
     assert_eq!(gateway.ask(part, b"01234").status, 400);
     let conditional = "PUT /object HTTP/1.1\r\nIf-None-Match: *\r\nContent-Length: 5\r\n";
@@ -114,12 +145,46 @@ fn ranges_and_conditions(gateway: &Gateway) {
     assert!(gateway.get("object", "").body == content, "it stays");
 }
 
+/// None is reserved, and each is the same however it is encoded.
+fn encoded_names(gateway: &Gateway) {
+    for (name, same) in
+        [("metrics", "%6Detrics"), ("a~b", "a%7Eb"), ("n\u{fc}", "n%C3%BC"), ("health", "h%65alth?x")]
+    {
+        assert_eq!(gateway.put(name, name.as_bytes()).status, 204, "{name}");
+        assert!(gateway.get(same, "").body == name.as_bytes(), "{same}");
+        assert_eq!(gateway.ask(&format!("DELETE /{same} HTTP/1.1\r\n"), b"").status, 204, "{same}");
+        assert_eq!(gateway.get(name, "").status, 404, "{name}");
+    }
+}
+
+/// RFC 9112, sections 3.2 and 6.1.
+fn hosts_and_codings(gateway: &Gateway) {
+    assert_eq!(gateway.put("object", b"x").status, 204);
+    for (fields, status) in
+        [("", 400), ("Host: a\r\nHost: a\r\n", 400), ("Host: a b\r\n", 400), ("Host:\r\n", 200)]
+    {
+        let request = format!("GET /object HTTP/1.1\r\n{fields}Connection: close\r\n\r\n");
+        let mut peer = gateway.connect();
+        peer.write_all(request.as_bytes()).unwrap();
+        assert_eq!(Reply::read(&mut peer).status, status, "{fields}");
+    }
+    let put = "PUT /object HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n";
+    assert_eq!(gateway.ask(put, b"1\r\ny\r\n0\r\n\r\n").status, 501);
+    assert!(gateway.get("object", "").body == b"x", "it stays");
+}
+
 fn names(gateway: &Gateway) {
-    for (name, status) in [("", 400), ("../etc/passwd", 400), ("a/%2e%2e/b", 400), ("a%20b", 204)] {
+    for (name, status) in
+        [("", 400), ("../etc/passwd", 400), ("a/%2e%2e/b", 400), ("a%20b", 204), ("a%23b", 204)]
+    {
         assert_eq!(gateway.put(name, b"x").status, status, "{name}");
     }
     for (name, status) in [("x".repeat(240), 204), ("x".repeat(241), 400), ("y/".repeat(512) + "y", 400)] {
         assert_eq!(gateway.put(&name, b"x").status, status, "{name}");
+    }
+    for (method, name) in [("PUT", "a%231"), ("GET", "a%231"), ("HEAD", "b/%2300"), ("DELETE", "a%231")] {
+        let head = format!("{method} /{name} HTTP/1.1\r\nContent-Length: 0\r\n");
+        assert_eq!(gateway.ask(&head, b"").status, 400, "{method} {name}: of an upload in progress");
     }
     // A file system has one kind of thing at a name; the store has not failed.
     assert_eq!(gateway.put("directory/object", b"x").status, 204);
@@ -187,6 +252,28 @@ fn a_store_that_is_slow_slows_the_client_down() {
     assert!(gateway.get("slow", "").body == content);
 }
 
+/// The size is asked for first, and the range of that version then.
+#[test]
+fn an_object_that_is_replaced_while_a_range_is_read_is_sent_whole() {
+    let directory = TempDir::new().unwrap();
+    let gateway = Gateway::start(&format!("file://{}", directory.path().display()), PART, &[]);
+    assert_eq!(gateway.put("object", &[0; 1000]).status, 204);
+    let is_read = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for version in (0..=255).cycle().take_while(|_| !is_read.load(Ordering::Relaxed)) {
+                assert_eq!(gateway.put("object", &[version; 1000]).status, 204);
+            }
+        });
+        let replies: Vec<_> = (0..1000).map(|_| gateway.get("object", "Range: bytes=100-199\r\n")).collect();
+        is_read.store(true, Ordering::Relaxed);
+        for reply in replies {
+            let len = if reply.status == 206 { 100 } else { 1000 };
+            assert!(matches!(reply.status, 200 | 206) && reply.body == vec![reply.body[0]; len], "{reply:?}");
+        }
+    });
+}
+
 #[test]
 fn a_store_that_is_gone_is_502_until_it_is_back() {
     let store = Store::start();
@@ -223,6 +310,26 @@ fn a_client_that_disconnects_or_stalls_leaves_no_upload() {
     assert_eq!(gateway.get("object", "").status, 404);
 }
 
+/// A client that is still sending would get a reset instead of the response, over either version.
+#[test]
+fn a_refusal_arrives_although_the_body_does_not() {
+    let store = Store::start();
+    let gateway = store.gateway(PART);
+    let body = pattern(16 * MIB);
+    let put = "PUT /object HTTP/1.1\r\nContent-Range: bytes 0-4/5\r\nContent-Length: 16777216\r\n";
+    for _ in 0..5 {
+        assert_eq!(gateway.ask_when_sent(put, &body).status, 400);
+    }
+    store.set(Mode::Full);
+    assert_eq!(gateway.curl_http2(&["-X", "PUT"], &body).unwrap_or("507".into()), "507");
+    store.set(Mode::Usual);
+    for (method, status) in [("POST", "405"), ("PUT", "400"), ("GET", "404")] {
+        let field = if method == "PUT" { "Content-Range: bytes 0-4/5" } else { "Nothing: special" };
+        let got = gateway.curl_http2(&["-X", method, "-H", field], &body);
+        assert_eq!(got.unwrap_or(status.into()), status, "{method}");
+    }
+}
+
 #[test]
 fn a_part_for_which_there_is_no_room_is_503() {
     let store = Store::start();
@@ -242,6 +349,42 @@ fn a_part_for_which_there_is_no_room_is_503() {
     assert_eq!(gateway.put("object", b"x").status, 204);
     let large = format!("PUT /large HTTP/1.1\r\nContent-Length: {}\r\n", 60_000 * MIB);
     assert_eq!(gateway.ask(&large, b"").status, 413);
+}
+
+/// A client that announces what it does not send changes no object.
+#[test]
+fn lengths_that_are_lies_store_nothing() {
+    let directory = TempDir::new().unwrap();
+    let gateway = Gateway::start(&format!("file://{}", directory.path().display()), PART, &[]);
+    assert_eq!(gateway.put("object", b"stays").status, 204);
+    for (length, status) in [
+        ("18446744073709551616", 400),
+        ("18446744073709551615", 431), // hyper's own limit
+        ("18446744073709551613", 413),
+        ("9223372036854775808", 413),
+        ("-1", 400),
+        ("+5", 400),
+        ("5x", 400),
+        ("1, 2", 400),
+    ] {
+        let head = format!("PUT /object HTTP/1.1\r\nContent-Length: {length}\r\n");
+        assert_eq!(gateway.ask(&head, b"12345").status, status, "{length}");
+    }
+    for head in ["Content-Length: 6", "Transfer-Encoding: chunked"] {
+        let mut client = gateway.connect();
+        let body = if head.starts_with('C') { "12345" } else { "5\r\n12345\r\n" };
+        let request = format!("PUT /object HTTP/1.1\r\nHost: here\r\n{head}\r\n\r\n{body}");
+        client.write_all(request.as_bytes()).unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        let _ = client.read_to_end(&mut Vec::new());
+    }
+    assert_eq!(gateway.get("object", "").body, b"stays");
+    for options in
+        ["--part 0B", "--capacity 0B", "--parallel 0", "--max-connections 0", "--max-connections 65536"]
+    {
+        let error = Gateway::refusal("file:///tmp", options);
+        assert!(error.contains("--") || error.starts_with("gateway: "), "{options}: {error}");
+    }
 }
 
 #[test]

@@ -55,7 +55,14 @@ fn methods() {
     assert_eq!((head.status, head.field("content-length"), head.body.len()), (200, Some("10"), 0));
     let options = server.ask("OPTIONS /file HTTP/1.1\r\n", b"");
     assert_eq!(options.status, 204);
-    assert_eq!(server.ask("BREW /file HTTP/1.1\r\n", b"").status, 501, "not known");
+    let all = server.ask("OPTIONS * HTTP/1.1\r\n", b"");
+    assert_eq!((all.status, all.field("allow")), (204, options.field("allow")));
+    for method in ["BREW", "get", "Get", "put"] {
+        assert_eq!(server.ask(&format!("{method} /file HTTP/1.1\r\n"), b"").status, 501, "{method}");
+    }
+    for method in ["GET", "PUT", "DELETE"] {
+        assert_eq!(server.ask(&format!("{method} * HTTP/1.1\r\n"), b"").status, 400, "{method} *");
+    }
     for method in ["POST", "PATCH", "TRACE"] {
         let refused = server.ask(&format!("{method} /file HTTP/1.1\r\n"), b"");
         assert_eq!(refused.status, 405, "{method}");
@@ -65,7 +72,8 @@ fn methods() {
         }
         assert!(options.field("allow").unwrap().contains("DELETE"));
     }
-    assert_eq!(server.ask("PUT /metrics HTTP/1.1\r\nContent-Length: 0\r\n", b"").status, 405);
+    let metrics = server.ask("PUT /metrics HTTP/1.1\r\nContent-Length: 0\r\n", b"");
+    assert_eq!((metrics.status, metrics.field("allow")), (405, Some("GET,HEAD")));
     assert_eq!(server.ask("DELETE /file HTTP/1.1\r\n", b"").status, 204);
     for method in ["GET", "HEAD", "DELETE"] {
         assert_eq!(server.ask(&format!("{method} /file HTTP/1.1\r\n"), b"").status, 404, "{method}");
@@ -93,6 +101,23 @@ fn a_name_is_the_same_however_it_is_encoded() {
     assert_eq!(server.try_put(&"x".repeat(70_000), TEN).status, 431);
 }
 
+/// The name that is not an object's is that of the metrics, however it is encoded.
+#[test]
+fn metrics_are_reserved_however_they_are_encoded() {
+    let server = Server::start("");
+    for name in ["metrics", "%6Detrics", "%6d%65%74%72%69%63%73", "m%65trics?query"] {
+        assert_eq!(server.try_put(name, TEN).status, 405, "{name}");
+        assert_eq!(server.ask(&format!("DELETE /{name} HTTP/1.1\r\n"), b"").status, 405, "{name}");
+        assert!(server.get(name, "").text().ends_with("# EOF\n"), "{name}");
+    }
+    for name in ["Metrics", "metrics/", "metrics/x", "/metrics", "%2Fmetrics", "metrics%20", "%256Detrics"] {
+        assert_eq!(server.get(name, "").status, 404, "{name}");
+        server.put(name, TEN);
+        assert_eq!(server.get(name, "").body, TEN, "{name}");
+        server.ask(&format!("DELETE /{name} HTTP/1.1\r\n"), b"");
+    }
+}
+
 /// RFC 9112, section 3.2.
 #[test]
 fn a_request_names_one_host() {
@@ -102,6 +127,7 @@ fn a_request_names_one_host() {
         ("GET /file HTTP/1.1\r\n", 400),
         ("GET /file HTTP/1.1\r\nHost: here\r\nHost: here\r\n", 400),
         ("GET /file HTTP/1.1\r\nHost: here and there\r\n", 400),
+        ("GET /file HTTP/1.1\r\nHost: user@here\r\n", 400),
         ("PUT /other HTTP/1.1\r\nContent-Length: 0\r\n", 400),
         ("GET /other HTTP/1.1\r\nHost: here\r\n", 404),
         ("GET /file HTTP/1.1\r\nHost: here:80\r\n", 200),
@@ -243,11 +269,33 @@ fn preconditions() {
         ("GET", "file", format!("If-None-Match: \"x\", {tag}"), 304),
         ("GET", "file", "If-None-Match: *".into(), 304),
         ("GET", "file", "If-None-Match: \"x\"".into(), 200),
+        // Tags of others: obs-text, a comma, and what is no tag. None hides ours.
+        ("GET", "file", format!("If-Match: \"\u{fc}\", {tag}"), 200),
+        ("GET", "file", format!("If-None-Match: \"\u{fc}\",W/{tag}"), 304),
+        ("GET", "file", format!("If-None-Match: \"\u{fc}\"\r\nIf-None-Match: {tag}"), 304),
+        ("GET", "file", format!("If-None-Match: \"\u{fc}, {}", &tag[1..]), 200),
+        ("GET", "file", format!("If-None-Match: \"x,y\",, \t{tag},"), 304),
+        ("GET", "file", format!("If-None-Match: \"a b\", {tag}"), 304),
+        ("GET", "file", format!("If-None-Match: w/{tag}"), 200), // case-sensitive
+        ("GET", "file", format!("If-Match: {tag}x, x{tag}, {}", tag.trim_matches('"')), 412),
+        ("GET", "file", "If-Match: ".into(), 412),
+        ("GET", "file", "If-None-Match: *\r\nIf-None-Match: *".into(), 304),
+        ("PUT", "file", format!("If-None-Match: \"\u{fc}\", {tag}"), 412),
         ("HEAD", "file", format!("If-None-Match: {tag}"), 304),
         ("GET", "file", format!("If-Modified-Since: {modified}"), 304),
         ("GET", "file", format!("If-Modified-Since: {NEVER}"), 304),
         ("GET", "file", format!("If-Modified-Since: {OLD}"), 200),
         ("GET", "file", "If-Modified-Since: yesterday".into(), 200),
+        // RFC 9110, section 5.6.7: three formats, compared as dates.
+        ("GET", "file", "If-Modified-Since: Sunday, 06-Nov-94 08:49:37 GMT".into(), 200),
+        ("GET", "file", "If-Modified-Since: Sun Nov  6 08:49:37 1994".into(), 200),
+        ("GET", "file", "If-Modified-Since: Friday, 31-Dec-60 23:59:59 GMT".into(), 304),
+        ("GET", "file", "If-Modified-Since: Thu Dec 31 23:59:59 2099".into(), 304),
+        ("GET", "file", "If-Unmodified-Since: Sunday, 06-Nov-94 08:49:37 GMT".into(), 412),
+        ("GET", "file", "If-Unmodified-Since: Sun Nov  6 08:49:37 1994".into(), 412),
+        ("GET", "file", "If-Unmodified-Since: yesterday".into(), 200),
+        ("GET", "file", format!("If-Unmodified-Since: {OLD}\r\nIf-Unmodified-Since: {OLD}"), 200), // no list
+        ("GET", "file", format!("If-Modified-Since: {NEVER}\r\nIf-Modified-Since: {NEVER}"), 200),
         ("GET", "file", format!("If-None-Match: \"x\"\r\nIf-Modified-Since: {modified}"), 200),
         ("GET", "file", format!("If-Unmodified-Since: {modified}"), 200),
         ("GET", "file", format!("If-Unmodified-Since: {OLD}"), 412),
@@ -297,6 +345,10 @@ fn if_range() {
         ("Sun, 06 Nov 1994 08:49:37 GMT", 200),
         ("Thu, 31 Dec 2099 23:59:59 GMT", 200),
         ("nonsense", 200),
+        ("\"\u{fc}\"", 200),
+        ("\"a b\"", 200),
+        (&format!("\"x\", {tag}"), 200), // no list
+        (&format!("{tag}\r\nIf-Range: {tag}"), 200),
     ] {
         assert_eq!(ask(condition), status, "{condition}");
     }
@@ -345,6 +397,10 @@ fn expectations() {
     assert_eq!(text(&interim), "HTTP/1.1 100 Continue\r\n\r\n");
     peer.write_all(TEN).unwrap();
     assert_eq!(Reply::read(&mut peer).status, 201);
+    // Section 10.1.1: to HTTP/1.0 it means nothing, and what has come is not asked for.
+    let old = head(10).replace("HTTP/1.1", "HTTP/1.0");
+    let reply = server.ask(&old, TEN);
+    assert_eq!(reply.status, 200, "{reply:?}");
     assert_eq!(server.ask(&head(1_000_001), b"").status, 413);
     assert_eq!(
         server.ask(&head(10).replace("Content", "Content-Range: bytes 0-9/10\r\nContent"), b"").status,
@@ -407,6 +463,20 @@ fn no_request_hides_in_another() {
     assert_eq!(server.get("both", "").body, TEN);
 }
 
+/// RFC 9112, section 6.1: compressed bytes are not the content.
+#[test]
+fn transfer_codings_that_are_not_decoded_are_refused() {
+    let server = Server::start("");
+    for coding in ["gzip, chunked", "gzip\r\nTransfer-Encoding: chunked", "chunked, chunked"] {
+        let put = format!("PUT /coded HTTP/1.1\r\nTransfer-Encoding: {coding}\r\n");
+        let refused = server.ask(&put, b"a\r\n0123456789\r\n0\r\n\r\n");
+        assert_eq!(refused.status, 501, "{coding}: {refused:?}");
+        assert_eq!(server.get("coded", "").status, 404, "{coding}");
+    }
+    let put = "PUT /coded HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n";
+    assert_eq!(server.ask(put, b"a\r\n0123456789\r\n0\r\n\r\n").status, 201);
+}
+
 /// RFC 9112, section 7.1.2, and RFC 9110, section 6.5.1: to a client that says that it takes them.
 #[test]
 fn trailers_are_kept() {
@@ -467,6 +537,60 @@ fn a_client_may_close_its_side_when_it_has_asked() {
     peer.write_all(b"PUT /a HTTP/1.0\r\nContent-Length: 5\r\n\r\nhello").unwrap();
     finish_sending(&peer);
     assert_eq!(Reply::read(&mut peer).text().trim(), hash(b"hello"));
+}
+
+/// RFC 9112, sections 6.3 and 9.5: what ends before its framing says so is no content, and the peer is told.
+#[test]
+fn a_body_that_ends_early_is_refused() {
+    let server = Server::start("");
+    server.put("file", TEN);
+    for (framing, part) in [
+        ("Content-Length: 10", "56789"),
+        ("Transfer-Encoding: chunked", "5\r\n56789\r\n"),
+        ("Transfer-Encoding: chunked", "5\r\n56"),
+        ("Transfer-Encoding: chunked", "5\r\n56789\r\n0\r\n"),
+        ("Transfer-Encoding: chunked", "5\r\n56789\r\n0\r\nChecksum: 4"),
+    ] {
+        let mut peer = server.connect();
+        peer.write_all(&request(&format!("PUT /file HTTP/1.1\r\n{framing}\r\n"), part.as_bytes())).unwrap();
+        finish_sending(&peer);
+        let reply = Reply::read(&mut peer);
+        assert_eq!(reply.status, 400, "{framing} {part}: {reply:?}");
+    }
+    assert_eq!(server.get("file", "").body, TEN, "the object stays");
+    server.wait_until(|server| server.figure("pool_in_use_bytes") <= 4096);
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order_until_one_closes() {
+    let server = Server::start("");
+    let chunked = "PUT /b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\
+                   3;x=\"y\"\r\nabc\r\n0000\r\nSum: 1\r\n\r\n";
+    let requests = [
+        "PUT /a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
+        "\r\n", // RFC 9112, section 2.2
+        chunked,
+        "HEAD /a HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /b HTTP/1.1\r\nHost: a\r\nRange: bytes=1-\r\n\r\n",
+        "DELETE /a HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nxyz",
+        "GET /a HTTP/1.1\r\nHost: a\r\nConnection: Keep-Alive, CLOSE\r\n\r\n",
+        "DELETE /b HTTP/1.1\r\nHost: a\r\n\r\n", // behind the end of the connection
+    ];
+    for at_once in [true, false] {
+        let mut peer = server.connect();
+        let bytes = requests.concat();
+        for piece in bytes.as_bytes().chunks(if at_once { bytes.len() } else { 7 }) {
+            // The connection may have ended before the last request is sent.
+            let _ = peer.write_all(piece);
+        }
+        let mut answers = String::new();
+        peer.read_to_string(&mut answers).unwrap();
+        let statuses: Vec<_> = answers.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
+        let created = if at_once { "201" } else { "200" };
+        assert_eq!(statuses, ["201", created, "200", "206", "204", "404"], "{answers}");
+        assert!(answers.contains("\r\n\r\nbcHTTP/1.1 204"), "{answers}");
+        assert_eq!(server.get("b", "").body, b"abc");
+    }
 }
 
 #[test]

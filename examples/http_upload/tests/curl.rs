@@ -116,3 +116,27 @@ fn ranges_conditions_and_limits() {
         assert_eq!(status(&full), "413", "{version}");
     }
 }
+
+/// Over HTTP/2 a stream that is reset loses the response: curl reports error 92.
+#[test]
+fn a_refusal_arrives_although_the_body_does_not() {
+    if !installed() {
+        return;
+    }
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        let curl = Curl::with("1MiB", version);
+        let file = curl.file(&pattern(8 * MIB));
+        for (method, name, status_wanted) in [
+            ("PUT", "file", "413"),
+            ("PUT", "metrics", "405"),
+            ("PUT", "%00", "400"),
+            ("POST", "file", "405"),
+            ("BREW", "file", "501"),
+            ("DELETE", "file", "404"),
+            ("GET", "file", "404"),
+        ] {
+            let refused = curl.run(&["-X", method, "-H", "Expect:", "-T", &file], name);
+            assert_eq!(status(&refused), status_wanted, "{version} {method} {name}: {refused:?}");
+        }
+    }
+}

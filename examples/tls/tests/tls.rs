@@ -165,7 +165,7 @@ fn a_stream_that_is_cut_off_is_not_answered() {
 
 #[test]
 fn peers_that_make_no_progress_are_closed() {
-    let server = Server::start("--idle 1 --capacity 4MiB --max-message 4MiB");
+    let server = Server::start("--idle 5 --capacity 4MiB --max-message 4MiB");
     let silent = server.plain();
     let mut half_a_hello = server.plain();
     half_a_hello.write_all(&[0x16, 3, 1, 2, 0, 1]).unwrap();
@@ -185,7 +185,7 @@ fn peers_that_make_no_progress_are_closed() {
 
 #[test]
 fn who_never_reads_is_closed() {
-    let server = Server::start("--idle 1");
+    let server = Server::start("--idle 5"); // more than 64 KiB take on a busy machine
     let mut client = server.connect();
     client.write_all(&pattern(32 << 20)).unwrap();
     end(&mut client);
@@ -209,7 +209,7 @@ fn a_full_pool_is_waited_for() {
 
 #[test]
 fn descriptors_run_out() {
-    let server = Server::with_files("--idle 1", 30);
+    let server = Server::with_files("--idle 2", 30);
     let idle: Vec<_> = (0..60).map(|_| server.plain()).collect();
     server.assert_serves(b"in the end");
     assert!(server.log.lock().unwrap().iter().any(|line| line.starts_with("cannot accept now")));

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -85,6 +85,29 @@ impl Gateway {
         reply
     }
 
+    /// The same by a client that reads nothing before it has sent all of it.
+    #[track_caller]
+    pub(crate) fn ask_when_sent(&self, head: &str, body: &[u8]) -> Reply {
+        let mut peer = self.connect();
+        peer.write_all(&[head.as_bytes(), b"Host: here\r\n\r\n", body].concat()).unwrap();
+        peer.shutdown(Shutdown::Write).unwrap();
+        Reply::read(&mut peer)
+    }
+
+    /// The status that curl gets over HTTP/2; `None` where it is not installed.
+    pub(crate) fn curl_http2(&self, args: &[&str], body: &[u8]) -> Option<String> {
+        let url = format!("http://{}/object", self.address);
+        let always = ["-s", "--http2-prior-knowledge", "--noproxy", "*", "--max-time", "60", "-T", "-"];
+        let mut command = Command::new("curl");
+        command.args(always).args(["-o", "/dev/null", "-w", "%{http_code}"]).args(args).arg(url);
+        let Ok(mut curl) = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() else {
+            eprintln!("SKIPPED: curl is not installed");
+            return None;
+        };
+        let _ = curl.stdin.take().unwrap().write_all(body); // it may end before
+        Some(String::from_utf8(curl.wait_with_output().unwrap().stdout).unwrap())
+    }
+
     #[track_caller]
     pub(crate) fn put(&self, name: &str, body: &[u8]) -> Reply {
         self.ask(&format!("PUT /{name} HTTP/1.1\r\nContent-Length: {}\r\n", body.len()), body)
@@ -141,7 +164,7 @@ pub(crate) struct Reply {
 
 impl Reply {
     #[track_caller]
-    fn read(peer: &mut TcpStream) -> Reply {
+    pub(crate) fn read(peer: &mut TcpStream) -> Reply {
         let mut bytes = Vec::new();
         // A server that refuses a body may reset the connection behind the response.
         let _ = peer.read_to_end(&mut bytes);

@@ -19,5 +19,6 @@ pub(crate) fn assert_refused(program: &str, before: &[&str], options: &[&str], s
         let message = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{option} {number}: {message}");
         assert!(message.contains("--help") && message.contains(option), "{option} {number}: {message}");
+        assert!(!message.contains("ByteSize"), "it names a type instead of what is needed: {message}");
     }
 }
