@@ -73,7 +73,7 @@ fn send(ratios: &[Value]) -> Chart {
 
 fn finalize(ratios: &[Value]) -> Chart {
     let mut chart = Chart::new("Finalise: CPU time; lower is better", "payload, bytes", "ms");
-    for row in of_groups(ratios, &["finalize"]) {
+    for row in of_groups(ratios, &["finalize"]).filter(|row| !coincides(text(row, "name"))) {
         let size = number(row, "size");
         match text(row, "unit") {
             "us" => chart.add(text(row, "name"), size, number(row, "figure") / 1e3),
@@ -86,11 +86,18 @@ fn finalize(ratios: &[Value]) -> Chart {
     chart
 }
 
+/// Whether the line would hide another: reading the result of a join adds little to it.
+fn coincides(name: &str) -> bool {
+    name.ends_with("join, read")
+}
+
 fn memory(counts: &[Value]) -> Chart {
     let title = "Peak memory of a process's first payload, as a multiple of it; lower is better";
     let mut chart = Chart::new(title, "payload, bytes", "times");
     let cold = counts.iter().filter(|row| row["warm"] == false && number(row, "payload") >= 65536.0);
-    for row in cold.filter(|row| RECEIVING.contains(&text(row, "variant"))) {
+    // `BytesMut` grows as `read_to_end` does, so that line would hide the other.
+    let drawn = |name| RECEIVING.contains(&name) && name != "BytesMut";
+    for row in cold.filter(|row| drawn(text(row, "variant"))) {
         chart.add(
             text(row, "variant"),
             number(row, "payload"),
@@ -105,7 +112,8 @@ fn segments(ratios: &[Value]) -> Chart {
     const PAYLOAD: u64 = 256 << 20;
     let mut chart = Chart::new("Finalise 256 MiB: CPU time; lower is better", "segments", "ms");
     for row in of_groups(ratios, &["finalize"]).filter(|row| row["size"] == PAYLOAD) {
-        if let Some((extent, what)) = text(row, "name").split_once(": ") {
+        if let Some((extent, what)) = text(row, "name").split_once(": ").filter(|(_, what)| !coincides(what))
+        {
             let number_of = PAYLOAD as f64 / bytes(extent);
             chart.add(what, number_of, number(row, "seconds") * 1e3);
         }
