@@ -32,6 +32,7 @@ use std::path::{Path, PathBuf};
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use nix::libc;
 use nix::sys::resource::Resource;
 
 use super::platform::ADDRESS_SPACE;
@@ -152,7 +153,8 @@ fn refresh() {
             }
         }
     }
-    let mut found = find(&String::from_utf8_lossy(memberships));
+    // Where descriptors are short, those that are known stay, and are looked for again the next time.
+    let Ok(mut found) = find(&String::from_utf8_lossy(memberships)) else { return };
     found.retain(|group| group.refresh(physical).is_ok());
     if let Ok(mut groups) = GROUPS.try_write() {
         *groups = Groups { memberships: memberships.into(), found };
@@ -175,13 +177,32 @@ pub(super) fn own_group() -> Option<PathBuf> {
     directories(&VERSIONS[0], &read("/proc/self/mountinfo"), &read("/proc/self/cgroup"))?.into_iter().next()
 }
 
-fn find(memberships: &str) -> Vec<Group> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    VERSIONS
-        .iter()
-        .filter_map(|version| Some((version, directories(version, &mounts, memberships)?)))
-        .flat_map(|(version, found)| found.into_iter().filter_map(|at| Group::open(&at, version)))
-        .collect()
+/// # Errors
+///
+/// When descriptors or memory are short.
+fn find(memberships: &str) -> io::Result<Vec<Group>> {
+    let mounts = if_shown(fs::read_to_string("/proc/self/mountinfo"))?.unwrap_or_default();
+    let mut found = Vec::new();
+    for version in &VERSIONS {
+        for directory in directories(version, &mounts, memberships).unwrap_or_default() {
+            found.extend(Group::open(&directory, version)?);
+        }
+    }
+    Ok(found)
+}
+
+/// `None` for what a sandbox does not have or does not show.
+///
+/// # Errors
+///
+/// When descriptors or memory are short.
+fn if_shown<T>(opened: io::Result<T>) -> io::Result<Option<T>> {
+    match opened {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => {
+            Err(error)
+        }
+        opened => Ok(opened.ok()),
+    }
 }
 
 /// sysinfo(2), and `MemAvailable` of proc_meminfo(5) only where that is not enough.
@@ -238,16 +259,21 @@ struct Group {
 
 impl Group {
     /// The group of this directory, if it can limit memory.
-    fn open(directory: &Path, version: &Version) -> Option<Group> {
-        let open = |name: &&str| File::open(directory.join(name)).ok();
-        let limits: Vec<File> = version.limits.iter().filter_map(open).collect();
-        Some(Group {
+    ///
+    /// # Errors
+    ///
+    /// When descriptors or memory are short.
+    fn open(directory: &Path, version: &Version) -> io::Result<Option<Group>> {
+        let open = |name: &&str| if_shown(File::open(directory.join(name)));
+        let limits =
+            version.limits.iter().map(open).filter_map(Result::transpose).collect::<io::Result<Vec<_>>>()?;
+        Ok(open(&version.usage)?.filter(|_| !limits.is_empty()).map(|usage| Group {
             directory: directory.into(),
             limit: AtomicU64::new(u64::MAX),
-            usage: open(&version.usage).filter(|_| !limits.is_empty())?,
+            usage,
             limits,
             reclaimable: version.reclaimable,
-        })
+        }))
     }
 
     /// Reads the limits again. "max" is none, nor is more than the `physical` memory.
@@ -371,7 +397,7 @@ mod tests {
         for version in &VERSIONS {
             let directory = tempfile::tempdir().expect("a directory");
             let write = |name, text: &str| fs::write(directory.path().join(name), text).expect("written");
-            let group = || Group::open(directory.path(), version);
+            let group = || Group::open(directory.path(), version).expect("descriptors");
             assert!(group().is_none(), "no files");
             write(version.usage, "700\n");
             assert!(group().is_none(), "no limits");
