@@ -350,6 +350,26 @@ fn an_urgent_byte_is_received_alone() {
     assert_eq!(rope.recvmsg_from(&socket, libc::MSG_OOB).unwrap_err().kind(), ErrorKind::InvalidInput);
 }
 
+/// The socket waits, and no byte of the stream comes that it could wait for.
+#[test]
+fn an_urgent_byte_at_the_limit_is_not_waited_for() {
+    let (peer, socket) = tcp_pair();
+    let mut limited = Rope::from("full");
+    limited.set_limit(4);
+    for sent in [false, true] {
+        if sent {
+            send_urgent(&peer, b"!").unwrap();
+        }
+        let refused = limited.recvmsg_from(&socket, libc::MSG_OOB).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::QuotaExceeded);
+    }
+    limited.set_limit(5);
+    while limited.len() < 5 {
+        let _not_yet = limited.recvmsg_from(&socket, libc::MSG_OOB);
+    }
+    assert_eq!(limited, b"full!");
+}
+
 /// Answers of the kernel in many messages, each received whole, compared with recv(2).
 #[test]
 fn answers_of_netlink_come_whole() {

@@ -8,6 +8,7 @@
 //! | stream socket, also shut down for reading | `recv` with `MSG_PEEK` | 0 | more; `WouldBlock` or waits; the socket's error |
 //! | datagram, raw, seqpacket socket | the same; after a receive of 0 `poll`, `FIONREAD` and `recv` with `MSG_PEEK` | hung up or shut down, nothing left | more, or a message of no bytes |
 //! | listening, unconnected | the same | never | its error: `ENOTCONN`, `EINVAL` |
+//! | receive with `MSG_OOB` | nothing, since the urgent byte is beside the stream | never | more |
 //! | pipe, FIFO | `poll`; if it says nothing, `tee` | no writer and nothing in it | more; `WouldBlock` or waits |
 //! | pipe of packets (`O_DIRECT`) | `tee` to another pipe, which is read | as a pipe | the next packet's length |
 //! | regular file of any size, memfd, block device, `/proc`, `/sys` | `pread` of one byte at the position | 0 | more; the file's error |
@@ -224,6 +225,9 @@ pub(crate) fn is_stream_type<F>() -> bool {
 /// `WouldBlock` when nothing has come yet and the descriptor is non-blocking or `flags` has `MSG_DONTWAIT`; and
 /// what a receive would report.
 pub(super) fn peek(fd: BorrowedFd<'_>, flags: i32) -> io::Result<Next> {
+    if flags & libc::MSG_OOB != 0 {
+        return Ok(Next::More);
+    }
     let mut byte = 0u8;
     let peeked = retry(|| {
         let (to, flags) = ((&raw mut byte).cast(), libc::MSG_PEEK | flags & libc::MSG_DONTWAIT);
