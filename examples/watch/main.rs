@@ -52,7 +52,7 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn run(options: &Options) -> anyhow::Result<()> {
     if options.events {
-        tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).init();
+        tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).init();
     }
     let capacity = ROOM * u64::from(options.connections);
     let pool = Pool::options().capacity(capacity).decay(Duration::from_millis(500)).create()?;

@@ -19,7 +19,9 @@ fn it_shows_figures_and_events() {
             shown.status.success() && text.contains("in use KiB") && text.contains("bytes trimmed"),
             "{text}"
         );
-        assert_eq!(text.contains("ropewalk:"), args.contains(&"--events"), "{text}");
+        for event in ["pool created", "rope finalised"] {
+            assert_eq!(text.contains(event), args.contains(&"--events"), "{event}: {text}");
+        }
     }
 }
 
