@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Seek, SeekFrom};
+use std::iter;
 use std::ops::Range;
 
 use axum::body::Body;
 use bytes::Bytes;
-use futures_util::stream::{self, BoxStream, TryStreamExt};
+use futures_util::stream::{self, BoxStream, TryStream, TryStreamExt};
 use object_store::{GetResult, GetResultPayload};
 use ropewalk::{Pool, Rope};
 use tokio::time::timeout;
@@ -16,6 +17,9 @@ use crate::Limits;
 
 /// Bytes of a file that are read at once.
 const PIECE: usize = 1 << 20;
+
+/// Most bytes in a frame: how much of a response must leave in each `--stall` in order to be progress.
+const FRAME: usize = 64 << 10;
 
 /// A body of the object's bytes. If the store fails meanwhile the connection is closed: the client sees that bytes are
 /// missing.
@@ -29,12 +33,22 @@ pub(crate) fn body(object: GetResult, pool: &Pool, limits: Limits) -> io::Result
                 let piece = piece.inspect_err(|error| warn!(%error, "the store failed"))?;
                 Ok::<_, io::Error>(piece.map(|piece| (piece, pieces)))
             };
-            Ok(Body::from_stream(stream::try_unfold(pieces, next)))
+            Ok(in_frames(stream::try_unfold(pieces, next)))
         }
     }
 }
 
 type Pieces = BoxStream<'static, object_store::Result<Bytes>>;
+
+/// Cuts pieces into frames, without a copy.
+fn in_frames(pieces: impl TryStream<Ok = Bytes, Error = io::Error> + Send + 'static) -> Body {
+    let frames = |mut piece: Bytes| {
+        stream::iter(iter::from_fn(move || {
+            (!piece.is_empty()).then(|| Ok::<_, io::Error>(piece.split_to(piece.len().min(FRAME))))
+        }))
+    };
+    Body::from_stream(pieces.map_ok(frames).try_flatten())
+}
 
 /// Pieces of a file, received by `readv` into the pool's pages.
 fn file_body(mut file: File, range: Range<u64>, pool: &Pool, limits: Limits) -> io::Result<Body> {
@@ -60,5 +74,5 @@ fn file_body(mut file: File, range: Range<u64>, pool: &Pool, limits: Limits) -> 
             Ok(Some((bytes, rest)))
         }
     });
-    Ok(Body::from_stream(pieces))
+    Ok(in_frames(pieces))
 }

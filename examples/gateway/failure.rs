@@ -63,7 +63,9 @@ impl From<object_store::Error> for Failure {
         let why = match status {
             StatusCode::NOT_FOUND => "no such object",
             StatusCode::BAD_REQUEST if is_reserved(&error) => "in this store no name ends with # and digits",
-            StatusCode::BAD_REQUEST => "a name has segments other than . and .., none of them empty",
+            StatusCode::BAD_REQUEST => {
+                "a name is UTF-8 without control characters, of segments other than . and .., none of them empty"
+            }
             StatusCode::PRECONDITION_FAILED => "a precondition does not hold",
             StatusCode::CONFLICT => {
                 "in this store no object has the name of a directory, or lies below an object"

@@ -24,7 +24,7 @@ use crate::linger::linger;
 use crate::parts::Parts;
 use crate::ranges::{Wanted, range_field, wanted};
 use crate::upload::upload;
-use crate::{Limits, rfc9112};
+use crate::{Limits, activity, rfc9112};
 
 /// Most parts that S3 takes for an object.
 const PARTS_MAX: u64 = 10_000;
@@ -51,7 +51,7 @@ impl Gateway {
         let capacity = pool.stats().capacity;
         ensure!(
             (1..=capacity).contains(&part),
-            "a part has {part} bytes and the pool {capacity}; a part must fit"
+            "a part of {part} bytes does not fit into a pool of {capacity}; lower --part or raise --capacity"
         );
         Ok(Arc::new(Gateway { store, pool, part, limits }))
     }
@@ -61,6 +61,7 @@ impl Gateway {
         Router::new()
             .fallback_service(objects.with_state(self))
             .layer(from_fn(rfc9112::check))
+            .layer(from_fn(activity::follow))
             .layer(from_fn(linger))
     }
 

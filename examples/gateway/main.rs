@@ -22,7 +22,7 @@
 //! | the pool has no room for a part within `--patience` | 503 with `Retry-After` |
 //! | a client sends less than 64 KiB in `--stall` | 408, and its upload is aborted |
 //! | a client disconnects | its upload is aborted |
-//! | a client does not read its response for `--stall` | the connection is closed |
+//! | a client sends no request for `--stall`, or half of one, or reads less than 64 KiB of a response | the connection is closed |
 //!
 //! ```text
 //! main.rs      the command line, and the store
@@ -34,6 +34,8 @@
 //! failure.rs   the status for each error
 //! ```
 
+#[path = "../http_upload/activity.rs"]
+mod activity;
 #[path = "../http_upload/conditions.rs"]
 mod conditions;
 mod download;
@@ -60,7 +62,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use bytesize::ByteSize;
 use clap::Parser;
 use object_store::aws::AmazonS3Builder;
@@ -79,6 +81,7 @@ use crate::gateway::Gateway;
 #[command(name = "gateway")]
 struct Options {
     /// Where objects are stored: file:///directory, or s3://bucket with the AWS_ variables of the environment
+    #[arg(value_parser = url)]
     store: Url,
     /// Address to listen on; with port 0 the system chooses one
     #[arg(default_value = "127.0.0.1:8080")]
@@ -105,8 +108,8 @@ struct Limits {
     /// Longest time for one request to the store, and for a part to wait for room
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = numbers::seconds)]
     patience: Duration,
-    /// A body of which fewer than 64 KiB arrive in this time is refused; so long may the head of a request take, and a
-    /// client that reads nothing
+    /// A body of which fewer than 64 KiB arrive in this time is refused; a connection without a request for so long, or
+    /// with a response of which fewer than 64 KiB are read, is closed
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = numbers::seconds)]
     stall: Duration,
     /// Longest time for the requests in progress after SIGTERM or SIGINT
@@ -132,11 +135,17 @@ async fn run(options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Parses the URL of a store.
+fn url(text: &str) -> Result<Url, String> {
+    text.parse().map_err(|error| format!("{error}; write it as file:///directory or s3://bucket"))
+}
+
 fn open(url: &Url, limits: &Limits) -> anyhow::Result<Arc<dyn ObjectStore>> {
     match url.scheme() {
         "file" => {
             let Ok(directory) = url.to_file_path() else { bail!("write it as file:///directory") };
             fs::create_dir_all(&directory)?;
+            fs::read_dir(&directory)?; // whether it may be read
             Ok(Arc::new(LocalFileSystem::new_with_prefix(directory)?))
         }
         "s3" => Ok(Arc::new(
@@ -153,7 +162,8 @@ fn open(url: &Url, limits: &Limits) -> anyhow::Result<Arc<dyn ObjectStore>> {
                     retry_timeout: limits.patience,
                     backoff: BackoffConfig::default(),
                 })
-                .build()?,
+                .build()
+                .map_err(|error| anyhow!("{error}"))?, // its text includes its source's
         )),
         other => bail!("there are file: and s3: stores, not {other}:"),
     }

@@ -3,18 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use axum::{Extension, Router};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
-use tokio_io_timeout::TimeoutStream;
 use tracing::{info, warn};
 
 use crate::Limits;
+use crate::activity::Activity;
 use crate::linger::LingeringStream;
 
 /// Time until the next attempt when the system lets no connection be accepted, as for want of descriptors.
@@ -60,17 +60,20 @@ fn start(
     limits: &Limits,
     graceful: &GracefulShutdown,
 ) {
-    let mut stream = TimeoutStream::new(LingeringStream::new(stream, || {}));
-    stream.set_write_timeout(Some(limits.stall));
+    let activity = Arc::new(Activity::default());
+    let service = TowerToHyperService::new(app.clone().layer(Extension(Arc::clone(&activity))));
+    let sends = Arc::clone(&activity);
+    let io = TokioIo::new(LingeringStream::new(stream, move || sends.note_sent()));
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.stall);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(limits.stall);
-    let service = TowerToHyperService::new(app.clone());
-    let connection = builder.serve_connection(TokioIo::new(Box::pin(stream)), service).into_owned();
-    let connection = graceful.watch(connection);
+    builder.http1().half_close(true);
+    let connection = graceful.watch(builder.serve_connection(io, service).into_owned());
+    let stall = limits.stall;
     tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            info!(error = &*error, "connection failed");
+        tokio::select! {
+            ended = connection => if let Err(error) = ended {
+                info!(error = &*error, "connection failed");
+            },
+            reason = activity.overdue(stall, stall) => info!(reason, "connection closed"),
         }
         drop(slot);
     });

@@ -3,8 +3,10 @@
 //! ```text
 //!  no request in progress    its bytes must leave, or a request must come, within `idle`
 //!  a handler runs            it has deadlines of its own
-//!  a response is sent        64 KiB of it must leave within each `stall`
+//!  a response is sent        64 KiB of it must leave within each `stall`, unless the body has none yet
 //! ```
+//!
+//! `gateway` uses this file too.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -27,7 +29,7 @@ pub(crate) struct Activity(Mutex<State>);
 #[derive(Debug)]
 struct State {
     next_id: u64,
-    /// The requests in progress: when a piece of the response was last taken, if there is one already.
+    /// The requests in progress: when a piece of the response was last taken, if there is one.
     requests: HashMap<u64, Option<Instant>>,
     /// When a byte was last sent or a request ended.
     last: Instant,
@@ -85,6 +87,11 @@ impl InProgress {
     fn note_progress(&self) {
         self.activity.state().requests.insert(self.id, Some(Instant::now()));
     }
+
+    /// The peer is not to blame: there is nothing to send.
+    fn note_waiting(&self) {
+        self.activity.state().requests.insert(self.id, None);
+    }
 }
 
 impl Drop for InProgress {
@@ -121,7 +128,11 @@ impl http_body::Body for Followed {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         self.in_progress.note_progress();
-        Pin::new(&mut self.body).poll_frame(context)
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if frame.is_pending() {
+            self.in_progress.note_waiting();
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

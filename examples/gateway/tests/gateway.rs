@@ -387,6 +387,43 @@ fn lengths_that_are_lies_store_nothing() {
     }
 }
 
+/// Each holds one of `--max-connections` until then.
+#[test]
+fn connections_without_progress_are_closed() {
+    let store = TempDir::new().unwrap();
+    let url = format!("file://{}", store.path().display());
+    let gateway = Gateway::start(&url, "--stall 1", &[]);
+    let sockets = gateway.sockets();
+    assert_eq!(gateway.put("large", &pattern(64 * MIB)).status, 204);
+    // HTTP/2: its preface, and settings with a window of `window` bytes for each response.
+    let http2 = |window: u8| {
+        [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\0", &[window][..]].concat()
+    };
+    // A GET of /large, with the fields as the static table of HPACK has them, or as literals.
+    let get = b"\0\0\x10\x01\x05\0\0\0\x01\x82\x86\x04\x06/large\x01\x04here";
+    let peers: [&[u8]; 7] = [
+        b"",
+        b"PRI * HTTP",
+        b"GET /large HTTP/1.1\r\nHost: he",
+        b"GET /large HTTP/1.1\r\nHost: here\r\n\r\n",
+        &http2(255),
+        &[&http2(0), &get[..]].concat(),
+        &[&http2(255), &get[..]].concat(),
+    ];
+    let mut peers = peers.map(|bytes| {
+        let mut peer = gateway.connect();
+        peer.write_all(bytes).unwrap();
+        peer
+    });
+    assert_eq!(gateway.get("none", "").status, 404); // so all of them are accepted
+    gateway.wait_until(|gateway| gateway.sockets() == sockets);
+    for peer in &mut peers {
+        let mut got = Vec::new();
+        let _ = peer.read_to_end(&mut got); // it may be a reset
+        assert!(got.len() < 64 * MIB, "{} bytes", got.len());
+    }
+}
+
 #[test]
 fn requests_in_progress_are_answered_after_sigterm() {
     let directory = TempDir::new().unwrap();
@@ -410,10 +447,18 @@ fn requests_in_progress_are_answered_after_sigterm() {
 
 #[test]
 fn what_cannot_be_a_store_is_an_error_in_one_line() {
-    for (url, options) in
-        [("ftp://x", ""), ("file:///proc/none", ""), ("file:///tmp", "--part 9GiB --capacity 1MiB")]
-    {
+    for (url, options) in [
+        ("ftp://x", ""),
+        ("file:///proc/none", ""),
+        ("file:///tmp", "--part 9GiB --capacity 1MiB"),
+        ("s3://", ""),
+    ] {
         let line = Gateway::refusal(url, options);
         assert!(line.starts_with("gateway: ") && line.lines().count() == 1, "{line}");
+        // Each cause once.
+        let causes: Vec<_> = line.trim_end().split(": ").collect();
+        assert_ne!(causes.last(), causes.iter().rev().nth(2), "{line}");
     }
+    let path = Gateway::refusal("/var/objects", "");
+    assert!(path.contains("write it as file:///directory"), "{path}");
 }

@@ -141,6 +141,22 @@ fn responses_that_are_not_read_are_cut_off() {
     }
 }
 
+/// If some MiB waited there, a peer could take much more than 64 KiB in each `--stall` without making it writable.
+#[test]
+fn what_a_peer_does_not_read_waits_in_the_rope_and_not_in_the_socket() {
+    let server = Server::start("--stall 1 --idle 1");
+    let content = pattern(64 * MIB);
+    server.put("large", &content);
+    let mut peer = server.connect();
+    peer.write_all(&request("GET /large HTTP/1.1\r\n", b"")).unwrap();
+    server.wait_until(|server| server.figure("overdue_connections_total") == 1);
+    let received = peer.peek(&mut vec![0; 65 * MIB]).unwrap(); // what lies in its own socket
+    let mut rest = Vec::new();
+    peer.read_to_end(&mut rest).unwrap();
+    let waited = rest.len() - received;
+    assert!(waited < MIB, "{waited} bytes waited in the server's socket, {received} in the peer's");
+}
+
 #[test]
 fn a_slow_reader_gets_all_of_it() {
     let server = Server::start("--stall 1 --idle 1");

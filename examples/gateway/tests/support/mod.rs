@@ -67,6 +67,13 @@ impl Gateway {
         peer
     }
 
+    /// How many sockets it has open.
+    pub(crate) fn sockets(&self) -> usize {
+        let files = fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
+        let targets = files.filter_map(|file| fs::read_link(file.unwrap().path()).ok());
+        targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
+    }
+
     pub(crate) fn accepts(&self) -> bool {
         TcpStream::connect_timeout(&self.address, PATIENCE).is_ok()
     }
