@@ -11,8 +11,8 @@ use crate::view::View;
 /// that starts behind a header is not, unless the header's length is a multiple of the alignment. An empty view is an
 /// empty buffer, aligned for all types.
 ///
-/// Versions 59 and 60 of arrow-buffer are accepted, so Cargo may choose another one than the program's, whose `Buffer` is
-/// a different type. `Buffer::from(Bytes::from(view))` works with any version, and without this feature.
+/// Versions 59 and 60 of arrow-buffer are accepted, and Cargo chooses 60 beside a program's own 59, whose `Buffer` is a
+/// different type. `Buffer::from(Bytes::from(view))` works with any version, and without this feature.
 ///
 /// # Examples
 ///
