@@ -166,9 +166,16 @@ def scene(name, size):
     print(f"{size:>11,} {name:9} {took * 1e3:10.1f} {peak / size:9.2f} {objects:8,}", flush=True)
 
 
+def positive(text):
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sizes", nargs="*", type=int, help="bytes of the payloads")
+    parser.add_argument("sizes", nargs="*", type=positive, help="bytes of the payloads")
     parser.add_argument("--scene", choices=APPROACHES, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.scene:

@@ -251,6 +251,8 @@ def linger(sock, on):
 
 def address(text):
     host, _, port = text.rpartition(":")
+    if int(port) not in range(1 << 16):  # connect(2) would get the lower 16 bits of it
+        raise ValueError(text)
     return host.strip("[]"), int(port)
 
 
@@ -265,6 +267,13 @@ def seconds(text):
     return number
 
 
+def size(text):
+    number = int(text)
+    if number < 0:
+        raise ValueError(text)
+    return number
+
+
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     common = argparse.ArgumentParser(add_help=False)
@@ -275,8 +284,8 @@ def arguments():
     receiving = commands.add_parser("recv", parents=[common], help="one payload from any peer")
     receiving.add_argument("--listen", type=address, required=True, metavar="ADDR")
     receiving.add_argument("--output", metavar="FILE", help="`-` is standard output")
-    receiving.add_argument("--expect", type=int, metavar="BYTES", help="fewer or more are an error")
-    receiving.add_argument("--limit", type=int, metavar="BYTES", help="more are an error")
+    receiving.add_argument("--expect", type=size, metavar="BYTES", help="fewer or more are an error")
+    receiving.add_argument("--limit", type=size, metavar="BYTES", help="more are an error")
     receiving.set_defaults(run=recv)
     sending = commands.add_parser("send", parents=[common], help="a file to any peer")
     sending.add_argument("file", help="`-` is standard input")

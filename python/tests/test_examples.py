@@ -256,6 +256,19 @@ def test_a_raw_receiver_is_told_how_much_to_expect():
     assert refused.returncode == 2 and "--raw needs --expect" in refused.stderr
 
 
+@pytest.mark.parametrize("line", [
+    "transfer.py recv --listen 127.0.0.1:65536", "transfer.py recv --listen 127.0.0.1:-1",
+    "transfer.py send - --to 127.0.0.1:65537", "transfer.py recv --listen 127.0.0.1:0 --limit -1",
+    "transfer.py recv --listen 127.0.0.1:0 --expect -1", "asyncore_2003.py 0", "asyncore_2003.py -- -1",
+])
+def test_numbers_that_mean_nothing(line):
+    pytest.importorskip("xxhash")
+    script, *options = line.split()
+    program = [sys.executable, str(HERE / "examples" / script), *options]
+    refused = subprocess.run(program, capture_output=True, text=True, timeout=240)
+    assert refused.returncode == 2 and "error: argument" in refused.stderr, refused.stderr
+
+
 def test_the_scene_of_2003():
     program = [sys.executable, str(HERE / "examples" / "asyncore_2003.py"), "1", "100000", "3000000"]
     done = subprocess.run(program, capture_output=True, text=True, timeout=240, check=True)

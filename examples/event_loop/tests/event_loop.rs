@@ -487,6 +487,20 @@ fn who_never_reads_takes_no_more_than_is_allowed() {
     server.assert_serves();
 }
 
+/// If some MiB waited there, a peer could read much more than 64 KiB in each `--idle` without making it writable.
+#[test]
+fn what_a_peer_does_not_read_waits_in_the_rope_and_not_in_the_socket() {
+    let server = Server::start("--idle 2");
+    let mut peer = server.connect();
+    peer.write_all(&message(&pattern(32 << 20))).unwrap();
+    server.expect_refusal(&peer, "bytes of its echo are not read");
+    let received = peer.peek(&mut vec![0; 33 << 20]).unwrap(); // what lies in its own socket
+    let mut rest = Vec::new();
+    let _ = peer.read_to_end(&mut rest); // it may be a reset
+    let waited = rest.len() - received;
+    assert!(waited < 1 << 20, "{waited} bytes waited in the server's socket, {received} in the peer's");
+}
+
 #[test]
 fn small_echoes_that_are_not_read_are_bounded_too() {
     // Time enough to fill all four, however busy the machine is, before the first one is closed.

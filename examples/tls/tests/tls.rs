@@ -190,6 +190,12 @@ fn who_never_reads_is_closed() {
     client.write_all(&pattern(32 << 20)).unwrap();
     end(&mut client);
     server.expect_refusal(client.get_ref(), "less than 64 KiB moved");
+    // What was not read waited in the rope: a socket with some MiB would hide that a slow peer reads.
+    let socket = client.get_mut();
+    let received = socket.peek(&mut vec![0; 33 << 20]).unwrap();
+    let mut rest = Vec::new();
+    let _ = socket.read_to_end(&mut rest); // it may be a reset
+    assert!(rest.len() - received < 1 << 20, "{} bytes waited in the server's socket", rest.len() - received);
 }
 
 #[test]
