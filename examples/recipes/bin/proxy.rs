@@ -26,7 +26,7 @@ struct Options {
     /// Address and port to listen on; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
-    /// Where connections go
+    /// Where connections go: an IP address and a port, such as 127.0.0.1:8080
     #[arg(long, value_name = "ADDRESS")]
     to: SocketAddr,
     /// Most connections, each of which may hold 1 MiB each way; further ones wait until one of them ends
