@@ -69,6 +69,7 @@ use object_store::aws::AmazonS3Builder;
 use object_store::local::LocalFileSystem;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 use ropewalk::Pool;
+use tokio::runtime::Runtime;
 use url::Url;
 
 use crate::gateway::Gateway;
@@ -118,10 +119,17 @@ struct Limits {
 }
 
 fn main() -> ExitCode {
-    start::end("gateway", run(Options::parse()))
+    start::end("gateway", begin(Options::parse()))
 }
 
-#[tokio::main]
+/// Runs, and ends without waiting for threads that wait for a file of the store, as on a file server that is gone.
+fn begin(options: Options) -> anyhow::Result<()> {
+    let runtime = Runtime::new()?;
+    let ended = runtime.block_on(run(options));
+    runtime.shutdown_background();
+    ended
+}
+
 async fn run(options: Options) -> anyhow::Result<()> {
     let Options { store, address, capacity, part, limits } = options;
     tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).init();

@@ -5,6 +5,7 @@ mod support;
 
 use std::fs;
 use std::io::{Read, Write};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -422,6 +423,17 @@ fn connections_without_progress_are_closed() {
         let _ = peer.read_to_end(&mut got); // it may be a reset
         assert!(got.len() < 64 * MIB, "{} bytes", got.len());
     }
+}
+
+/// As on a file server that is gone: a thread waits for open(2), which nothing interrupts.
+#[test]
+fn a_file_that_cannot_be_opened_does_not_delay_the_end() {
+    let directory = TempDir::new().unwrap();
+    assert!(Command::new("mkfifo").arg(directory.path().join("fifo")).status().unwrap().success());
+    let mut gateway = Gateway::start(&format!("file://{}", directory.path().display()), "--patience 1", &[]);
+    assert_eq!(gateway.get("fifo", "").status, 504);
+    gateway.terminate();
+    assert!(gateway.wait().success());
 }
 
 #[test]

@@ -136,7 +136,9 @@ impl Gateway {
         kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM).unwrap();
     }
 
+    #[track_caller]
     pub(crate) fn wait(&mut self) -> ExitStatus {
+        wait_until(|| self.child.try_wait().unwrap().is_some());
         self.child.wait().unwrap()
     }
 
@@ -154,7 +156,7 @@ impl Drop for Gateway {
 }
 
 #[track_caller]
-fn wait_until(condition: impl Fn() -> bool) {
+fn wait_until(mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < PATIENCE);
