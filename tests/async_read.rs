@@ -7,10 +7,11 @@ use std::future::Future;
 use std::io::{self, ErrorKind, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use ropewalk::{Pool, ReadRope, Rope, RopeCodec, WriteRope};
+use ropewalk::{Pool, ReadRope, RoomFuture, Rope, RopeCodec, WriteRope};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf, duplex};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -492,4 +493,49 @@ fn it_can_be_spawned() {
     let receive = rope.receive_from_when_room(&mut *reader);
     sendable(&receive);
     assert_eq!(now(receive).unwrap(), 3);
+}
+
+/// Wakes nobody, but panics.
+struct Panics;
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        panic!("a waker that panics");
+    }
+}
+
+/// Brings 5 000 bytes. Meanwhile room begins to be waited for, with a waker that panics.
+struct Contended<'a>(&'a Pool, Option<RoomFuture>);
+
+impl AsyncRead for Contended<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        assert!(self.0.try_room(PAGE).is_err(), "the receive has all pages");
+        let mut waiting = self.0.wait_for_room(12 * PAGE);
+        assert!(Pin::new(&mut waiting).poll(&mut Context::from_waker(&Arc::new(Panics).into())).is_pending());
+        self.1 = Some(waiting);
+        into.put_slice(&[1; 5000]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// The pages that a receive gives back are another rope's from then on, whatever the waker does.
+#[test]
+fn a_waker_that_panics_leaves_each_page_to_one_rope() {
+    let pool = pool_of(16);
+    let mut rope = Rope::in_pool(&pool);
+    let mut contended = Contended(&pool, None);
+    let _panic = catch_unwind(AssertUnwindSafe(|| now(rope.receive_from(&mut contended))));
+    assert_eq!(rope, [1; 5000]);
+
+    let mut other = Rope::in_room(now(contended.1.unwrap()).unwrap());
+    let bytes = pattern(1, 12 * PAGE);
+    other.extend_from_slice(&bytes);
+    while now(rope.receive_from(&mut tokio::io::repeat(2))).is_ok() {}
+    assert!(other == bytes, "two ropes have the same pages");
+    drop((rope, other));
+    assert_eq!((pool.stats().in_use, pool.stats().reserved), (0, 0));
 }

@@ -4,11 +4,14 @@
 use std::future::Future;
 use std::io::{ErrorKind, Write};
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
+use std::time::Duration;
 
 use ropewalk::{Pool, Room, RoomFuture, Rope};
 
@@ -287,4 +290,66 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
             Poll::Pending => thread::park(),
         }
     }
+}
+
+/// Uses its pool when it is dropped, on another thread, so that a lock that is held does not stop this one for good.
+struct UsesPool(Pool);
+
+impl Wake for UsesPool {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for UsesPool {
+    fn drop(&mut self) {
+        let (pool, (answer, answered)) = (self.0.clone(), channel());
+        thread::spawn(move || answer.send(pool.stats()));
+        answered.recv_timeout(Duration::from_secs(60)).expect("the waker is dropped under the pool's lock");
+    }
+}
+
+/// A waker may be the last reference to a task, whose ropes are dropped with it.
+#[test]
+fn a_waker_may_use_the_pool_when_it_is_dropped() {
+    let pool = pool_of(4);
+    let full = rope_of(&pool, 4);
+    for again in [false, true] {
+        let mut future = pool.wait_for_room(PAGE);
+        let waker = Arc::new(UsesPool(pool.clone())).into();
+        assert!(Pin::new(&mut future).poll(&mut Context::from_waker(&waker)).is_pending());
+        drop(waker);
+        if again {
+            assert!(Pin::new(&mut future).poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        }
+        drop(future);
+    }
+    drop(full);
+}
+
+/// Wakes nobody, but panics.
+struct Panics;
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        panic!("a waker that panics");
+    }
+}
+
+/// A future that waits for room, with a waker that panics.
+fn panicking(pool: &Pool, pages: usize) -> RoomFuture {
+    let mut future = pool.wait_for_room(pages * PAGE);
+    assert!(Pin::new(&mut future).poll(&mut Context::from_waker(&Arc::new(Panics).into())).is_pending());
+    future
+}
+
+#[test]
+fn a_waker_that_panics_keeps_no_other_waiter_from_being_woken() {
+    let pool = pool_of(4);
+    let full = rope_of(&pool, 4);
+    let first = panicking(&pool, 1);
+    let mut second = Waiter::new(&pool, 1);
+    assert!(second.poll().is_none());
+    let _panic = catch_unwind(AssertUnwindSafe(|| drop(full)));
+    assert_eq!(second.woken(), 1);
+    drop((first, second));
+    assert_eq!((pool.stats().reserved, pool.stats().in_use), (0, 0));
 }

@@ -116,16 +116,18 @@ impl Capacity {
         (self.served.remove(&ticket).is_none().then_some(ticket), wakers)
     }
 
-    /// Removes a request, served or not, after which others may be. O(log n).
-    pub(super) fn cancel(&mut self, ticket: u64) {
-        let reserved = match self.waiting.remove(&ticket) {
+    /// Removes a request, served or not, after which others may be. O(log n). Returns its waker, which is to be dropped
+    /// outside the lock.
+    pub(super) fn cancel(&mut self, ticket: u64) -> Option<Waker> {
+        let (reserved, waker) = match self.waiting.remove(&ticket) {
             Some(waiter) => {
                 self.by_size.remove(&(waiter.pages, ticket));
-                waiter.collected
+                (waiter.collected, Some(waiter.waker))
             }
-            None => self.served.remove(&ticket).unwrap_or(0),
+            None => (self.served.remove(&ticket).unwrap_or(0), None),
         };
         self.unreserve(reserved);
+        waker
     }
 
     /// Serves every waiter that can be served; returns their wakers. O(log n) each.
@@ -210,7 +212,7 @@ mod tests {
             for _ in 0..3 {
                 match request(&mut capacity, 1, allocated) {
                     None => capacity.unreserve(1),
-                    Some(ticket) => capacity.cancel(ticket),
+                    Some(ticket) => drop(capacity.cancel(ticket)),
                 }
             }
             assert_eq!(allocated, left);
@@ -250,12 +252,12 @@ mod tests {
         assert_eq!(request(&mut capacity, 16, 4), Some(0));
         assert_eq!(request(&mut capacity, 9, 4), Some(1));
         assert_eq!(capacity.available(4), 2);
-        capacity.cancel(0);
+        drop(capacity.cancel(0));
         assert_eq!(capacity.serve(4).len(), 1);
         assert!(is_served(&mut capacity, 1, 4));
         assert_eq!(capacity.available(4), 3);
         capacity.unreserve(9);
-        capacity.cancel(7);
+        drop(capacity.cancel(7));
         assert_eq!(capacity.serve(4).len(), 0, "unknown");
         assert_eq!((capacity.reserved(), capacity.waiting()), (0, 0));
     }

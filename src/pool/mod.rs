@@ -37,6 +37,7 @@ mod refused;
 mod room;
 mod runs;
 mod spill;
+mod wake;
 
 use std::fs::File;
 use std::future::poll_fn;

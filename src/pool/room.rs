@@ -4,11 +4,12 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use super::core::{Core, Pool, Want};
 use super::page_ref::PageRef;
 use super::refused::is_at_capacity;
+use super::wake::wake_all;
 
 /// Room that a pool has reserved: capacity that only a rope [made with it](crate::Rope::in_room) can use.
 ///
@@ -162,7 +163,8 @@ impl fmt::Debug for Room {
 /// Yields [`Room`] once the pool has reserved it; see [`Pool::wait_for_room`].
 ///
 /// It takes its place among the waiters when it is first polled and leaves when it is dropped: O(log n) with n waiters.
-/// Room that it was granted but has not yielded yet is returned then.
+/// Room that it was granted but has not yielded yet is returned then. A panic of the waker goes no further than the waker,
+/// since it is called where pages are freed.
 ///
 /// # Examples
 ///
@@ -201,7 +203,7 @@ impl Future for RoomFuture {
         let mut waker = context.waker().clone();
         let (ticket, wakers) = core.request(pages, this.ticket, &mut waker);
         this.ticket = ticket;
-        wakers.into_iter().for_each(Waker::wake);
+        wake_all(wakers);
         if ticket.is_some() {
             return Poll::Pending;
         }

@@ -23,6 +23,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::refused::{AtCapacity, Full};
 use super::runs::PageRun;
+use super::wake::wake_all;
 use crate::sys::file::{self, Unnamed, link};
 use crate::sys::is_unsupported;
 use crate::sys::memory::{self, TABLE};
@@ -338,7 +339,7 @@ impl Spill {
             std::mem::take(&mut queue.wakers)
         };
         self.done.notify_all();
-        wakers.into_iter().for_each(Waker::wake);
+        wake_all(wakers);
     }
 
     /// Nothing panics while it holds this lock.

@@ -103,8 +103,9 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         if let Err(_lost) = self.space.give_back() {
-            event!(warn, error = %_lost, "pages lost their map in the arena and are leaked");
+            // Before the event, since a subscriber may panic.
             LEAKED.lock().unwrap_or_else(PoisonError::into_inner).append(&mut self.segments);
+            event!(warn, error = %_lost, "pages lost their map in the arena and are leaked");
         }
     }
 }

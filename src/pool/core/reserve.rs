@@ -7,6 +7,7 @@ use super::{Core, SHARDS, State, Want};
 use crate::pool::cache::PageCache;
 use crate::pool::capacity::{Capacity, Wakers};
 use crate::pool::refused::Size;
+use crate::pool::wake::wake_all;
 
 impl Core {
     /// Pages for a reservation of so many bytes.
@@ -60,9 +61,10 @@ impl Core {
         answer
     }
 
-    /// Withdraws a queued request.
+    /// Withdraws a queued request. Its waker may be the last reference to a task, and ropes of this pool are dropped with
+    /// that: outside the lock.
     pub(in crate::pool) fn cancel(&self, ticket: u64) {
-        self.change_capacity(|capacity| capacity.cancel(ticket));
+        let _waker = self.change_capacity(|capacity| capacity.cancel(ticket));
     }
 
     /// Returns reserved pages that were not used.
@@ -70,13 +72,14 @@ impl Core {
         self.change_capacity(|capacity| capacity.unreserve(pages));
     }
 
-    fn change_capacity(&self, change: impl FnOnce(&mut Capacity)) {
-        if !self.arena.is_inherited() {
+    fn change_capacity<T>(&self, change: impl FnOnce(&mut Capacity) -> T) -> Option<T> {
+        (!self.arena.is_inherited()).then(|| {
             self.change(|state| {
-                change(&mut state.capacity);
+                let result = change(&mut state.capacity);
                 self.reopen(state);
-            });
-        }
+                result
+            })
+        })
     }
 
     /// Changes the state, serves the waiters that can be served then, and wakes them once the lock is released.
@@ -86,7 +89,7 @@ impl Core {
             let result = change(&mut state);
             (result, state.serve())
         };
-        wakers.into_iter().for_each(Waker::wake);
+        wake_all(wakers);
         result
     }
 
