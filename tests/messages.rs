@@ -8,7 +8,7 @@ mod support;
 use std::fs::{self, File};
 use std::io::{ErrorKind, IoSlice, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process;
 use std::thread;
@@ -450,6 +450,52 @@ fn a_message_is_whole_behind_the_number_of_a_closed_stream() {
         let mut rope = Rope::new();
         assert_eq!(rope.readv_from(&socket).unwrap(), message.len());
         assert_eq!(rope, message[..]);
+    }
+}
+
+/// A rope that goes on behind the number of a closed stream reads a message as the stream: what it has no room for is gone,
+/// which is reported, and the next message is whole. A message without bytes is no end.
+#[test]
+fn a_rope_that_goes_on_behind_a_number_reports_what_is_cut() {
+    for is_pipe in [false, true] {
+        for pool in [None, Some(Pool::new().unwrap())] {
+            for len in [0, 1, 4095, 100_000] {
+                let mut rope = pool.as_ref().map_or_else(Rope::new, Rope::in_pool);
+                let (there, socket) = UnixDatagram::pair().unwrap();
+                let number = if is_pipe {
+                    let (pipe, writer) = pipe2(OFlag::O_CLOEXEC).unwrap();
+                    File::from(writer).write_all(b"never read to its end").unwrap();
+                    rope.readv_up_to(&pipe, 5).unwrap();
+                    pipe.as_raw_fd()
+                } else {
+                    let (stream, mut peer) = UnixStream::pair().unwrap();
+                    peer.write_all(b"never read to its end").unwrap();
+                    rope.readv_up_to(stream.as_fd(), 5).unwrap();
+                    stream.as_raw_fd()
+                };
+                rope.clear();
+                // SAFETY: duplicates a descriptor that is open. It gets `number`, unless another test has taken that meanwhile.
+                let fd = unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_DUPFD_CLOEXEC, number) };
+                // SAFETY: `fcntl` has just made it, and nothing else owns it.
+                let socket = unsafe { UnixDatagram::from_raw_fd(fd) };
+                let message = pattern(7, len);
+                there.send(&message).unwrap();
+                there.send(b"the next").unwrap();
+                match rope.readv_from(&socket) {
+                    Ok(count) if len > 0 && count == len => {
+                        assert_eq!(rope, message[..]);
+                        rope.clear();
+                        assert_eq!(rope.readv_from(&socket).unwrap(), 8);
+                    }
+                    Ok(count) => assert_eq!((len, count), (0, 8), "cut"),
+                    Err(error) => {
+                        assert_eq!((error.kind(), rope.len()), (ErrorKind::InvalidData, 0));
+                        assert_eq!(rope.readv_from(&socket).unwrap(), 8);
+                    }
+                }
+                assert_eq!(rope, b"the next");
+            }
+        }
     }
 }
 

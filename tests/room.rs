@@ -302,7 +302,7 @@ impl Wake for UsesPool {
 impl Drop for UsesPool {
     fn drop(&mut self) {
         let (pool, (answer, answered)) = (self.0.clone(), channel());
-        thread::spawn(move || answer.send(pool.stats()));
+        thread::spawn(move || answer.send(pool.stats().in_use));
         answered.recv_timeout(Duration::from_secs(60)).expect("the waker is dropped under the pool's lock");
     }
 }

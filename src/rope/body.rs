@@ -80,7 +80,7 @@ impl Rope {
     /// # Errors
     ///
     /// As for [`readv_from`](Rope::readv_from) and [`reserve_body`](Rope::reserve_body).
-    pub(crate) fn readv_body(&mut self, fd: impl AsFd, body: Option<Body>) -> io::Result<usize> {
+    pub(crate) fn readv_body<F: AsFd>(&mut self, fd: F, body: Option<Body>) -> io::Result<usize> {
         self.prepare_body(body)?;
         let Some(body) = body else { return self.readv_from(fd) };
         let fd = fd.as_fd();
@@ -88,7 +88,10 @@ impl Rope {
         if self.held_back.is_some() || !body.is_received_alone() || kind.keeps_messages() {
             return self.readv_from(fd);
         }
-        let received = self.fill_body(body, |iovecs| sys::readv(fd, iovecs, &mut kind));
+        let received = self.fill_body(body, |iovecs| match sys::is_stream_type::<F>() {
+            true => sys::readv_as(fd, iovecs, &mut kind),
+            false => sys::readv(fd, iovecs, &mut kind),
+        });
         self.source().note(kind);
         if kind == FdKind::Packets {
             return self.readv_from(fd);

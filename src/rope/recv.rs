@@ -119,7 +119,10 @@ impl Rope {
         if kind.keeps_messages() {
             return self.read_message(fd, max, kind);
         }
-        let call = |iovecs: &mut [UninitIovec<'_>]| sys::readv(fd, iovecs, &mut kind);
+        let call = |iovecs: &mut [UninitIovec<'_>]| match sys::is_stream_type::<F>() {
+            true => sys::readv_as(fd, iovecs, &mut kind),
+            false => sys::readv(fd, iovecs, &mut kind),
+        };
         let received = self.receive(fd, 0, max, call, |&count| count);
         self.source().note(kind);
         if kind == FdKind::Packets {
@@ -154,7 +157,7 @@ impl Rope {
             Ok(0) => Ok(None),
             Ok(len) if len > max => return Err(longer_than(len, max)),
             Ok(len) => {
-                let call = |iovecs: &mut [UninitIovec<'_>]| sys::readv(fd, iovecs, &mut kind);
+                let call = |iovecs: &mut [UninitIovec<'_>]| sys::readv_as(fd, iovecs, &mut kind);
                 self.receive_message(len, call, |&count| count).map(Some)
             }
             Err(error) => Err(error),

@@ -85,6 +85,48 @@ pub(crate) fn readv(
     iovecs: &mut [UninitIovec<'_>],
     kind: &mut FdKind,
 ) -> io::Result<usize> {
+    let count = readv_as(fd, iovecs, kind)?;
+    let offer = offered(iovecs);
+    if (count == 0 || count == offer) && *kind != FdKind::Message {
+        check_kind(fd, iovecs, count, kind)
+    } else {
+        Ok(count)
+    }
+}
+
+/// The number of a closed stream may be that of a message socket now. The kernel says so only when it is asked, which is
+/// after what may be the end, or may be a part of a message.
+///
+/// # Errors
+///
+/// `InvalidData` for a message that may have been cut.
+#[inline(never)]
+fn check_kind(
+    fd: BorrowedFd<'_>,
+    iovecs: &mut [UninitIovec<'_>],
+    count: usize,
+    kind: &mut FdKind,
+) -> io::Result<usize> {
+    let offer = offered(iovecs);
+    if offer == 0 || !FdKind::is_told_to_keep_messages(fd) {
+        return Ok(count);
+    }
+    *kind = FdKind::Message;
+    if count == 0 {
+        return read_message(fd, iovecs);
+    }
+    let message =
+        format!("a message of {count} bytes or more was cut to the {offer} that there was room for");
+    Err(io::Error::new(io::ErrorKind::InvalidData, message))
+}
+
+/// The same for a descriptor that is of this `kind` for sure, or of one that tells.
+#[inline]
+pub(crate) fn readv_as(
+    fd: BorrowedFd<'_>,
+    iovecs: &mut [UninitIovec<'_>],
+    kind: &mut FdKind,
+) -> io::Result<usize> {
     if *kind == FdKind::Message {
         return read_message(fd, iovecs);
     }

@@ -88,16 +88,31 @@ impl FdKind {
         if mock::is_set() {
             return FdKind::Other;
         }
+        match FdKind::of_socket(fd) {
+            Err(error) if error != Errno::ENOTSOCK && is_refused(error) => FdKind::of_next(fd),
+            kind => kind.unwrap_or(FdKind::Other),
+        }
+    }
+
+    fn of_socket(fd: BorrowedFd<'_>) -> nix::Result<FdKind> {
         let keeps_messages =
             || platform::domain(fd).is_ok_and(|domain| platform::MESSAGE_DOMAINS.contains(&domain));
-        match getsockopt(&fd, sockopt::SockType) {
-            Ok(SockType::Stream) => FdKind::Stream,
-            Ok(SockType::Datagram | SockType::Raw) => FdKind::Message,
-            Ok(SockType::SeqPacket) if keeps_messages() => FdKind::Message,
-            Ok(SockType::SeqPacket) => FdKind::Records,
-            Err(error) if error != Errno::ENOTSOCK && is_refused(error) => FdKind::of_next(fd),
+        Ok(match getsockopt(&fd, sockopt::SockType)? {
+            SockType::Stream => FdKind::Stream,
+            SockType::Datagram | SockType::Raw => FdKind::Message,
+            SockType::SeqPacket if keeps_messages() => FdKind::Message,
+            SockType::SeqPacket => FdKind::Records,
             _ => FdKind::Other,
+        })
+    }
+
+    /// Returns whether getsockopt(2) says that `fd` keeps messages.
+    pub(super) fn is_told_to_keep_messages(fd: BorrowedFd<'_>) -> bool {
+        #[cfg(test)]
+        if mock::is_set() {
+            return false;
         }
+        FdKind::of_socket(fd) == Ok(FdKind::Message)
     }
 
     /// The same where a sandbox forbids getsockopt(2): only a message tells its length where nothing may be copied.
@@ -162,7 +177,7 @@ fn as_file(fd: BorrowedFd<'_>) -> ManuallyDrop<File> {
 /// The kind of the descriptor that a rope received from last, so that it is asked for once.
 ///
 /// A rope does not take it over from another one: a descriptor's number is given away again when it is closed, and a
-/// datagram that is read as a stream is cut.
+/// datagram that is read as a stream is cut. Where that happens to one rope, [`readv`](super::readv) reports it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KnownFd {
     fd: i32,
