@@ -385,6 +385,80 @@ fn a_group_that_cannot_be_read_at_first_is_noticed_later() {
     });
 }
 
+/// The pages of files count as used, though the kernel can drop them: `memory.stat` says how many those are.
+#[test]
+#[cfg_attr(ropewalk_portable, ignore = "asks for no memory")]
+fn a_group_full_of_file_pages_has_room_without_descriptors() {
+    in_child("a_group_full_of_file_pages_has_room_without_descriptors", || {
+        let Some(group) = Group::enter(Group::limits()[0], 64 * MIB) else {
+            return println!("skipped: no memory cgroup may be made here");
+        };
+        let pool = pool(512 * MIB);
+        drop(received(&pool, &pattern(6, MIB)));
+        let mut file = tempfile::tempfile_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        (0..96).for_each(|seed| file.write_all(&pattern(seed, MIB)).unwrap());
+        file.sync_all().unwrap();
+        let mut rope = Rope::in_pool(&pool);
+        let next = File::open("/dev/null").unwrap().as_raw_fd() as u64;
+        limit(Resource::RLIMIT_NOFILE, next);
+        let payload = pattern(7, 16 * MIB);
+        let written = rope.write_all(&payload);
+        limit(Resource::RLIMIT_NOFILE, 1024);
+        written.unwrap();
+        assert!(rope == payload);
+        group.has_killed_nothing();
+    });
+}
+
+/// What a payload is spliced through is asked for again once there are descriptors.
+#[test]
+#[cfg_attr(ropewalk_portable, ignore = "needs a memfd")]
+fn a_payload_is_spliced_once_there_are_descriptors() {
+    in_child("a_payload_is_spliced_once_there_are_descriptors", || {
+        let open = || fs::read_dir("/proc/self/fd").unwrap().count();
+        let (mut peer, socket) = pair();
+        let mut rope = Rope::for_handover().unwrap();
+        receive_all(&mut rope, &pattern(8, MIB));
+        let before = open();
+        for spare in [0, 1, 100] {
+            peer.write_all(&pattern(9, 30_000)).unwrap();
+            let next = File::open("/dev/null").unwrap().as_raw_fd() as u64;
+            limit(Resource::RLIMIT_NOFILE, next + spare);
+            assert_eq!(rope.splice_from(&socket).unwrap(), 30_000);
+            limit(Resource::RLIMIT_NOFILE, 1024);
+            assert_eq!(open(), before + if spare < 2 { 0 } else { 2 }, "{spare}");
+        }
+    });
+}
+
+/// Reports of pressure are asked for again once there are descriptors.
+#[test]
+#[cfg_attr(ropewalk_portable, ignore = "is not notified")]
+fn pressure_is_noticed_once_there_are_descriptors() {
+    in_child("pressure_is_noticed_once_there_are_descriptors", || {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pressure");
+        mkfifo(&path, Mode::S_IRWXU).unwrap();
+        let mut pressure = fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        // SAFETY: no other thread of this process reads the environment now.
+        unsafe { std::env::set_var("MEMORY_PRESSURE_WATCH", &path) };
+        let pool = Pool::options().decay(Duration::from_secs(3600)).background(true).create().unwrap();
+        let rope = received(&pool, &pattern(1, 4 * MIB));
+        let next = File::open("/dev/null").unwrap().as_raw_fd() as u64;
+        limit(Resource::RLIMIT_NOFILE, next);
+        drop(rope);
+        // For the thread to meet the limit. If it is late, nothing is shown.
+        thread::sleep(Duration::from_millis(100));
+        limit(Resource::RLIMIT_NOFILE, 1024);
+        pressure.write_all(b"!").unwrap();
+        let begun = Instant::now();
+        while pool.stats().warm > 0 {
+            assert!(begun.elapsed() < Duration::from_secs(120), "{:?}", pool.stats());
+            thread::sleep(Duration::from_millis(1));
+        }
+    });
+}
+
 /// It has the name of one that was removed, whose open files cannot be read any more.
 #[test]
 #[cfg_attr(ropewalk_portable, ignore = "asks for no memory")]

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::sys::psi::PressureWatch;
-use crate::sys::spawn;
+use crate::sys::{is_short, spawn};
 
 /// Longest sleep: after that a pool that was dropped is noticed.
 const MAX_SLEEP: Duration = Duration::from_secs(1);
@@ -47,14 +47,19 @@ impl Background {
 
 fn run(mut step: impl FnMut(bool) -> Option<Duration>) {
     // Without notifications pages go after the usual time.
-    let mut watch = PressureWatch::from_env().ok().flatten();
+    let mut watch = PressureWatch::from_env();
     let mut pressed = false;
     while let Some(timeout) = step(pressed) {
-        pressed = match watch.as_ref().map(|watch| watch.wait(timeout.min(MAX_SLEEP))) {
-            Some(Ok(pressed)) => pressed,
-            // Notifications have ended.
-            Some(Err(_)) => watch.take().is_none(),
-            None => {
+        if watch.as_ref().is_err_and(is_short) {
+            watch = PressureWatch::from_env();
+        }
+        pressed = match &watch {
+            Ok(Some(notifies)) => notifies.wait(timeout.min(MAX_SLEEP)).unwrap_or_else(|_| {
+                // Notifications have ended.
+                watch = Ok(None);
+                false
+            }),
+            _ => {
                 thread::sleep(timeout.min(MAX_SLEEP));
                 false
             }

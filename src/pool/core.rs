@@ -18,7 +18,7 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::arena::Arena;
 use super::background::Background;
@@ -62,7 +62,7 @@ pub(super) struct Core {
     reduced: bool,
     pub(super) handover: bool,
     /// Of a pool for a handover: what is spliced into its memfd goes through it. `None` if there is no descriptor for it.
-    pub(super) pipe: OnceLock<Option<Mutex<Pipe>>>,
+    pub(super) pipe: Mutex<Option<Pipe>>,
     pub(super) counters: Counters,
 }
 

@@ -5,7 +5,7 @@
 //! (`view/seal.rs`).
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use super::core::Pool;
@@ -30,14 +30,19 @@ impl Pool {
     }
 
     /// The pipe for what is spliced into the pool's memfd; `None` if that cannot be done.
-    pub(crate) fn pipe(&self) -> Option<MutexGuard<'_, Pipe>> {
+    ///
+    /// Where none can be made, for want of descriptors, the next call tries again.
+    pub(crate) fn pipe(&self) -> Option<MutexGuard<'_, Option<Pipe>>> {
         let core = self.core();
         if !core.handover || self.check_process().is_err() {
             return None;
         }
-        let pipe = core.pipe.get_or_init(|| Pipe::new().ok().map(Mutex::new)).as_ref()?;
         // Another rope of the pool may be waiting for its socket with it.
-        pipe.try_lock().ok().filter(|pipe| !pipe.is_refused())
+        let mut pipe = core.pipe.try_lock().ok()?;
+        if pipe.is_none() {
+            *pipe = Some(Pipe::new().ok()?);
+        }
+        Some(pipe).filter(|pipe| pipe.as_ref().is_some_and(|pipe| !pipe.is_refused()))
     }
 
     /// Returns how many handles and [`PageRef`](super::PageRef)s refer to this pool, this handle included. If all of

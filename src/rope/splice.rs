@@ -72,13 +72,14 @@ impl Rope {
     fn splice(&mut self, fd: BorrowedFd<'_>) -> Option<io::Result<usize>> {
         let pool = self.pool()?.share();
         let mut pipe = pool.pipe()?;
+        let pipe = pipe.as_mut()?;
         let want = self.reads().bytes().max(MIN_HELD).min(self.allowed());
         let len = self.commit_unmapped(want).filter(|&len| len >= MIN_SPLICE)?;
         let (memfd, offset, _) = pool.behind(self.tail_mut()?.end_address())?;
         // Beyond it the kernel would raise SIGXFSZ.
         let spliced = if (offset + len) as u64 <= file_size_limit() {
             pipe.take(fd, len).and_then(|taken| match taken {
-                Some(count) => self.take_out(&pipe, memfd, offset as u64, count).map(|()| Some(count)),
+                Some(count) => self.take_out(pipe, memfd, offset as u64, count).map(|()| Some(count)),
                 None => Ok(None),
             })
         } else {

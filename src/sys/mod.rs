@@ -62,6 +62,12 @@ pub(crate) fn is_unsupported(error: nix::errno::Errno) -> bool {
     matches!(error, Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EPERM | Errno::EACCES)
 }
 
+/// Returns whether an error says that descriptors or memory are short: later there may be some.
+pub(crate) fn is_short(error: &std::io::Error) -> bool {
+    use nix::errno::Errno;
+    matches!(errno(error), Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM)
+}
+
 /// sysconf(3), `_SC_PAGESIZE`.
 pub(crate) fn page_size() -> usize {
     use nix::unistd::{SysconfVar, sysconf};

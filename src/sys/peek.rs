@@ -45,7 +45,7 @@ use super::errno;
 #[cfg(test)]
 use super::mock;
 use super::platform::{self, O_DIRECT, POLLRDHUP, tee};
-use super::{page_size, retry};
+use super::{is_short, page_size, retry};
 
 /// Largest block of a device that Linux knows.
 const MAX_BLOCK: usize = 64 << 10;
@@ -493,7 +493,7 @@ fn bytes_left(fd: BorrowedFd<'_>) -> Option<usize> {
 fn has_no_writer(fd: BorrowedFd<'_>) -> io::Result<bool> {
     match tee(fd, 1, false).and_then(|copy| next_of(&copy, 1)) {
         Ok(copied) => Ok(copied == 0),
-        Err(error) if matches!(errno(&error), Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM) => Err(error),
+        Err(error) if is_short(&error) => Err(error),
         Err(_) => Ok(false),
     }
 }

@@ -47,7 +47,7 @@ impl PressureWatch {
                 let write = write.as_deref().map(OsStr::as_bytes).unwrap_or_default();
                 PressureWatch::open(Path::new(&path), &decode_base64(write)?).map(Some)
             }
-            None => PressureWatch::open(&default_path(), TRIGGER).map(Some),
+            None => PressureWatch::open(&default_path()?, TRIGGER).map(Some),
         }
     }
 
@@ -108,9 +108,9 @@ impl PressureWatch {
 }
 
 /// `memory.pressure` of this process's control group, if there is one.
-fn default_path() -> PathBuf {
-    let own = super::pressure::own_group().map(|group| group.join("memory.pressure"));
-    own.filter(|path| path.exists()).unwrap_or_else(|| "/proc/pressure/memory".into())
+fn default_path() -> io::Result<PathBuf> {
+    let own = super::pressure::own_group()?.map(|group| group.join("memory.pressure"));
+    Ok(own.filter(|path| path.exists()).unwrap_or_else(|| "/proc/pressure/memory".into()))
 }
 
 /// Base64 as of RFC 4648, section 4, with or without padding.
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "needs files")]
     fn a_psi_file_takes_the_trigger() {
-        let path = default_path();
+        let path = default_path().expect("descriptors");
         if !path.exists() {
             return println!("skipped: this kernel has no PSI");
         }

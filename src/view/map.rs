@@ -14,9 +14,9 @@ use crate::event::event;
 use crate::limits::Limits;
 use crate::pool::Pool;
 use crate::rope::Rope;
-use crate::sys::page_size;
 use crate::sys::shown;
 use crate::sys::space::Space;
+use crate::sys::{is_short, page_size};
 
 /// Leaked on purpose: the arena's mapping of these pages could not be restored, so no rope may get them again.
 static LEAKED: Mutex<Vec<Bytes>> = Mutex::new(Vec::new());
@@ -188,9 +188,12 @@ impl Drop for Claim {
 
 /// Returns how many maps views may have: a quarter of `vm.max_map_count`.
 fn max_maps() -> usize {
+    const DEFAULT: usize = 65_530;
     static MAX: OnceLock<usize> = OnceLock::new();
-    *MAX.get_or_init(|| {
-        let setting = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
-        setting.trim().parse().unwrap_or(65_530) / 4
-    })
+    let read = || match std::fs::read_to_string("/proc/sys/vm/max_map_count") {
+        Err(error) if is_short(&error) => None,
+        setting => Some(setting.ok().and_then(|setting| setting.trim().parse().ok()).unwrap_or(DEFAULT) / 4),
+    };
+    // Where descriptors are short, it is read again the next time.
+    MAX.get().copied().or_else(|| read().map(|max| *MAX.get_or_init(|| max))).unwrap_or(DEFAULT / 4)
 }

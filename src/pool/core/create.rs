@@ -1,7 +1,7 @@
 //! Making a pool: how large an arena the limits of the process admit.
 
 use std::io;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use super::{CACHE_BYTES, Core, Counters, Pool, State, TICK, pages_of};
 use crate::pool::arena::Arena;
@@ -147,7 +147,7 @@ impl Core {
             spill: None,
             reduced: capacity < asked || IS_LINUX && arena.file().is_none(),
             handover: options.handover,
-            pipe: OnceLock::new(),
+            pipe: Mutex::default(),
             counters: Counters::default(),
             arena,
         })
