@@ -4,10 +4,10 @@
 #[allow(dead_code)] // some of it is for other tests
 mod support;
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::hint::black_box;
 use std::io::{IoSlice, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
@@ -170,6 +170,25 @@ fn small_messages_are_gone_from_memory() {
                 rope
             });
             drop(messages.collect::<Vec<_>>());
+        });
+    });
+}
+
+/// Bytes that are read beside the rope, since a file with `O_DIRECT` is read by blocks.
+#[test]
+fn parts_of_blocks_are_gone_from_memory() {
+    in_child("parts_of_blocks_are_gone_from_memory", || {
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let path = directory.path().join("file");
+        let written = File::create(&path).unwrap().write_vectored(&[IoSlice::new(SECRET); 500]);
+        assert_eq!(written.unwrap(), 500 * SECRET.len());
+        let Ok(file) = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&path) else {
+            return println!("skipped: this file system has no O_DIRECT");
+        };
+        assert_gone_after(|pool| {
+            for at in [16, 160, 5000] {
+                assert!(Rope::in_pool(pool).readv_at(&file, at).unwrap() > 0);
+            }
         });
     });
 }

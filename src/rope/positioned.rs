@@ -12,6 +12,8 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use zeroize::Zeroize;
+
 use super::Rope;
 use crate::pool::is_at_capacity;
 use crate::sys;
@@ -111,10 +113,14 @@ impl Rope {
         let got = sys::pread_into(fd, memory, start - inside as u64)?;
         let part = &memory[inside.min(got)..got];
         let part = &part[..part.len().min(max)];
-        let count = match self.copy_in(part) {
-            Err(not_copied) if not_copied.bytes == part.len() => return Err(not_copied.error),
-            Err(not_copied) => part.len() - not_copied.bytes,
-            Ok(()) => part.len(),
+        let (copied, len) = (self.copy_in(part), part.len());
+        if self.zeroes() {
+            memory[..got].zeroize();
+        }
+        let count = match copied {
+            Err(not_copied) if not_copied.bytes == len => return Err(not_copied.error),
+            Err(not_copied) => len - not_copied.bytes,
+            Ok(()) => len,
         };
         if moves {
             sys::set_position(fd, start + count as u64)?;

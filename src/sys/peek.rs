@@ -165,7 +165,10 @@ pub(super) fn max_packet() -> usize {
 
 /// read(2) of at most `len` bytes of a pipe's copy; returns how many there were.
 fn next_of(mut copy: &File, len: usize) -> io::Result<usize> {
-    copy.read(&mut vec![0; len])
+    let mut memory = vec![0; len];
+    let read = copy.read(&mut memory);
+    memory.zeroize(); // the rope may be one that erases its bytes
+    read
 }
 
 /// What is behind a descriptor, as a file of `std`, which has 64-bit offsets on all targets.
