@@ -412,6 +412,7 @@ mod tests {
             write(version.usage, "700\n");
             assert!(group().is_none(), "no limits");
             version.limits.iter().for_each(|limit| write(limit, "max\n"));
+            write("memory.stat", "anon 700\n");
             let group = group().expect("files");
             assert!(group.has(u64::MAX), "no limit yet");
             for limit in version.limits {
