@@ -3,6 +3,12 @@
 //! Ropes and pools carry a reference to one, so that the tests run the same code with small sizes, where every seam
 //! is met often, and with those that are shipped. `docs/design.md` has the measurement behind each.
 
+/// Shortest `max_segment` of a small pool.
+const MIN_SEGMENT: usize = 16 << 10;
+
+/// A segment is at most this part of a pool's capacity, unless it is of [`MIN_SEGMENT`].
+const CAPACITY_PART: u64 = 16;
+
 /// Sizes in bytes, unless stated otherwise.
 #[derive(Debug)]
 pub(crate) struct Limits {
@@ -39,6 +45,27 @@ impl Limits {
         min_map: 16 << 10,
         min_move: 256 << 10,
     };
+
+    /// The sizes of a release with shorter segments, from 16 KiB on, each twice as long as the one before.
+    const SHORT_SEGMENTS: [Limits; 7] = {
+        let mut limits = [const { Limits { max_segment: MIN_SEGMENT, ..*Limits::SHIPPED } }; 7];
+        let mut index = 1;
+        while index < limits.len() {
+            limits[index].max_segment = MIN_SEGMENT << index;
+            index += 1;
+        }
+        limits
+    };
+
+    /// Returns those of a pool with such a capacity: a segment, all of which one byte pins, is a sixteenth of it at most.
+    pub(crate) fn for_capacity(bytes: u64) -> &'static Limits {
+        const SHORT: &[Limits] = &Limits::SHORT_SEGMENTS;
+        let fits = |limits: &Limits| limits.max_segment as u64 <= bytes / CAPACITY_PART;
+        if fits(Limits::SHIPPED) {
+            return Limits::SHIPPED;
+        }
+        SHORT.iter().rev().find(|limits| fits(limits)).unwrap_or(&SHORT[0])
+    }
 
     /// Sizes with which a test meets every seam within a few pages.
     #[cfg(any(test, fuzzing))]

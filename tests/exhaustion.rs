@@ -1095,3 +1095,17 @@ fn a_table_of_segments_for_which_there_is_no_memory_is_an_error() {
         assert_eq!(rope, b"xy");
     });
 }
+
+/// What is left of a payload does not keep all of a small pool from what follows.
+#[test]
+fn the_rest_of_a_payload_pins_a_part_of_a_small_pool() {
+    for capacity in [256 << 10, 1 << 20, 4 << 20] {
+        let pool = Pool::options().capacity(capacity as u64).create().unwrap();
+        let payload = pattern(1, capacity * 9 / 10);
+        let mut rope = received(&pool, &payload);
+        rope.advance(payload.len() - 1);
+        let more = pattern(2, capacity * 3 / 4);
+        receive_all(&mut rope, &more);
+        assert!(rope.slice(1..) == more);
+    }
+}

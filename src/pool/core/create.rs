@@ -4,6 +4,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use super::{CACHE_BYTES, Core, Counters, Pool, State, TICK, pages_of};
+use crate::limits::Limits;
 use crate::pool::arena::Arena;
 use crate::pool::background::Background;
 use crate::pool::cache::PageCache;
@@ -110,8 +111,14 @@ impl Core {
         pages: u64,
     ) -> io::Result<Core> {
         let page = arena.page_size() as u64;
-        let limits = options.limits;
         let capacity = asked.min(pages);
+        let mut limits = options.limits;
+        // What spills is never short of room, and a payload that is handed over has its pool to itself.
+        let is_shared =
+            options.spill.is_none() && !options.handover && page == crate::sys::page_size() as u64;
+        if is_shared && limits.max_segment == Limits::SHIPPED.max_segment {
+            limits = Limits::for_capacity(capacity * page);
+        }
         let to_pages = |bytes: usize| pages_of(bytes as u64, page);
         let placement = Placement {
             slack: (to_pages(limits.min_slack), to_pages(limits.max_slack)),
