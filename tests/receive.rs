@@ -3,9 +3,11 @@
 use std::io::{ErrorKind, Read, Seek, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Barrier;
 use std::thread;
 
+use bytes::Bytes;
 use ropewalk::{Pool, Rope};
 
 /// A connected pair on loopback, both ends blocking.
@@ -323,4 +325,42 @@ fn idle_pages_and_ropes_together_stay_within_the_capacity() {
     }
     let stats = pool.stats();
     assert!(stats.peak_resident <= CAPACITY as u64, "{stats:?}");
+}
+
+/// Bytes whose owner panics when it is dropped.
+struct Header;
+
+impl AsRef<[u8]> for Header {
+    fn as_ref(&self) -> &[u8] {
+        b"header"
+    }
+}
+
+impl Drop for Header {
+    fn drop(&mut self) {
+        panic!("an owner that panics");
+    }
+}
+
+/// A short segment is copied in front of what follows it, and its owner is dropped then.
+#[test]
+fn an_owner_that_panics_takes_no_bytes_along() {
+    for pool in [None, Some(Pool::new().unwrap())] {
+        for reserves in [false, true] {
+            let (mut peer, socket) = UnixStream::pair().unwrap();
+            peer.write_all(&pattern(3000)).unwrap();
+            let mut rope = pool.as_ref().map_or_else(Rope::new, Rope::in_pool);
+            rope.push(Bytes::from_owner(Header));
+            let filled = catch_unwind(AssertUnwindSafe(|| match reserves {
+                true => rope.reserve(100_000).unwrap(),
+                false => assert_eq!(rope.readv_from(&socket).unwrap(), 3000),
+            }));
+            assert!(filled.is_err(), "the owner is not dropped here");
+            if reserves {
+                assert_eq!(rope, b"header");
+                rope.readv_from(&socket).unwrap();
+            }
+            assert!(rope == [b"header", &pattern(3000)[..]].concat());
+        }
+    }
 }

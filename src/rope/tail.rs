@@ -109,9 +109,8 @@ impl Rope {
             return Err(error);
         }
         fresh.reserve(more);
-        if !short.is_empty() {
-            self.segments.pop();
-        }
+        // Dropped at the end, when its copy is in the tail: an owner's drop may panic.
+        let _copied = if short.is_empty() { None } else { self.segments.pop() };
         self.replace_tail(fresh);
         Ok(())
     }
@@ -376,9 +375,8 @@ impl Rope {
         let Some(mut next) = offer.next.take() else { return };
         // SAFETY: promised by the caller.
         unsafe { next.fill(count) };
-        if offer.copied > 0 {
-            self.segments.pop();
-        }
+        // Dropped at the end, when its copy is in the tail: an owner's drop may panic.
+        let _copied = if offer.copied > 0 { self.segments.pop() } else { None };
         self.replace_tail(next);
     }
 
