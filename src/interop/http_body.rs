@@ -141,7 +141,8 @@ impl Rope {
     /// [`BodyError::Body`] if the body fails. [`BodyError::Rope`] with
     /// [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) if the body is longer than the limit, before
     /// anything is read if it says so itself; with [`OutOfMemory`](io::ErrorKind::OutOfMemory) if the
-    /// pool is at its capacity. The rope keeps what has arrived and fits.
+    /// pool is at its capacity. The rope keeps what has arrived and fits. The rest of that piece is dropped, since a body
+    /// takes nothing back: do not go on with a body that was passed as `&mut`, also not with a higher limit.
     ///
     /// To wait for room instead, wait for all of it before, with [`wait_for_room`](crate::Pool::wait_for_room) and
     /// [`in_room`](Rope::in_room).
