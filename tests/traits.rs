@@ -442,6 +442,38 @@ mod http_body {
         }
     }
 
+    /// The piece that did not fit is the body's no more.
+    #[test]
+    fn a_body_goes_on_where_it_did_not_fit() {
+        let pool = Pool::options().capacity(64 << 10).create().unwrap();
+        for piecewise in [false, true] {
+            for (mut rope, limits) in [
+                (Rope::new(), &[7, 8, 15_000, usize::MAX][..]),
+                (Rope::in_pool(&Pool::new().unwrap()), &[0, 7, 15_000, usize::MAX]),
+                (Rope::in_pool(&pool), &[usize::MAX, usize::MAX, 1 << 20]),
+            ] {
+                let mut other = Some(Rope::in_pool(&pool));
+                other.iter_mut().for_each(|other| other.extend_from_slice(&LONG[..32 << 10]));
+                let mut body = Frames::of(&[b"four", &LONG[..40_000], b"five!"]);
+                for (round, &limit) in limits.iter().enumerate() {
+                    rope.set_limit(limit);
+                    let received = if piecewise {
+                        std::iter::from_fn(|| Some(now(rope.receive_some(&mut body))))
+                            .find(|got| !matches!(got, Ok(1..)))
+                            .unwrap()
+                            .map(drop)
+                    } else {
+                        now(rope.receive_body(&mut body)).map(drop)
+                    };
+                    let is_last = round + 1 == limits.len();
+                    assert_eq!(received.is_ok(), is_last, "{limit} {received:?}");
+                    drop(other.take_if(|_| round + 2 == limits.len()));
+                }
+                assert!(rope == [b"four", &LONG[..40_000], b"five!"].concat(), "{}", rope.len());
+            }
+        }
+    }
+
     #[test]
     fn a_body_that_says_it_is_too_long_is_not_even_begun() {
         struct Huge;

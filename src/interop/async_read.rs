@@ -8,7 +8,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -46,7 +45,7 @@ impl Rope {
     /// continue with the same rope after these two errors; what it holds is taken off by
     /// [`split_to(rope.len())`](Rope::split_to), not by `mem::take`, `finalize` or another replacement of the rope.
     /// [`clear`](Rope::clear), `split_to` and [`split_off`](Rope::split_off) leave the byte with this rope, a clone has
-    /// none, and [`append`](Rope::append) moves that of the other rope here if this one has none. An empty rope holds
+    /// none, and [`append`](Rope::append) moves that of the other rope here. An empty rope holds
     /// nothing back for want of room in the pool: it receives the byte, `Ok(1)`, and fails the next time.
     ///
     /// # Cancel safety
@@ -224,7 +223,10 @@ impl Rope {
         max: usize,
     ) -> Poll<io::Result<usize>> {
         self.pool().map_or(Ok(()), Pool::check_process)?;
-        let (pace, held_back) = (*self.reads(), self.held_back);
+        if let Some(delivered) = self.deliver_held_back(max) {
+            return Poll::Ready(delivered);
+        }
+        let pace = *self.reads();
         let mut want = pace.bytes().min(max).min(self.allowed());
         if want == 0 {
             return self.poll_hold_back(context, reader, self.limit_reached());
@@ -233,9 +235,7 @@ impl Rope {
             |read: &Poll<io::Result<usize>>| if let Poll::Ready(Ok(count)) = read { *count } else { 0 };
         loop {
             let read = |iovecs: &mut [UninitIovec<'_>]| {
-                Ok(poll_after(held_back, iovecs[0].as_uninit(), |rest| {
-                    poll_read(reader.as_mut(), context, rest)
-                }))
+                Ok(poll_read(reader.as_mut(), context, ReadBuf::uninit(iovecs[0].as_uninit())))
             };
             match self.receive_ready(want, want == max, read, count) {
                 // A rope that looks empty may be dropped, so it holds nothing back. One byte needs no page.
@@ -243,10 +243,8 @@ impl Rope {
                 Err(error) if is_at_capacity(&error) => return self.poll_hold_back(context, reader, error),
                 Err(error) => return Poll::Ready(Err(error)),
                 Ok(read) => {
-                    match read {
-                        Poll::Ready(Ok(_)) => self.held_back = None,
-                        Poll::Ready(Err(_)) => {}
-                        Poll::Pending => *self.reads() = pace, // it says nothing of how much will come
+                    if read.is_pending() {
+                        *self.reads() = pace; // it says nothing of how much will come
                     }
                     return read;
                 }
@@ -261,13 +259,11 @@ impl Rope {
         reader: Pin<&mut (impl AsyncRead + ?Sized)>,
         error: io::Error,
     ) -> Poll<io::Result<usize>> {
-        if self.held_back.is_none() {
-            let mut byte = [0];
-            if ready!(poll_read(reader, context, ReadBuf::new(&mut byte)))? == 0 {
-                return Poll::Ready(Ok(0));
-            }
-            self.held_back = Some(byte[0]);
+        let mut byte = [0];
+        if ready!(poll_read(reader, context, ReadBuf::new(&mut byte)))? == 0 {
+            return Poll::Ready(Ok(0));
         }
+        self.hold_back(&byte);
         Poll::Ready(Err(error))
     }
 }
@@ -279,23 +275,6 @@ impl<R: AsyncRead + Unpin + ?Sized> Fill for Reader<'_, R> {
     async fn fill(&mut self, rope: &mut Rope, body: Option<Body>) -> io::Result<usize> {
         let max = rope.prepare_body(body)?;
         rope.receive_up_to_from(self.0, max).await
-    }
-}
-
-/// Prepends the byte that was held back, if any, to the bytes of `read`; returns their number.
-fn poll_after<'a>(
-    held_back: Option<u8>,
-    memory: &'a mut [MaybeUninit<u8>],
-    read: impl FnOnce(ReadBuf<'a>) -> Poll<io::Result<usize>>,
-) -> Poll<io::Result<usize>> {
-    let Some(byte) = held_back else { return read(ReadBuf::uninit(memory)) };
-    memory[0].write(byte);
-    match &mut memory[1..] {
-        [] => Poll::Ready(Ok(1)),
-        rest => match read(ReadBuf::uninit(rest)) {
-            Poll::Ready(read) => Poll::Ready(read.map(|count| 1 + count)),
-            Poll::Pending => Poll::Ready(Ok(1)),
-        },
     }
 }
 

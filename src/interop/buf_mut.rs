@@ -32,8 +32,8 @@ unsafe impl BufMut for Rope {
     /// Returns the number of bytes up to the [limit](Rope::set_limit).
     #[inline]
     fn remaining_mut(&self) -> usize {
-        let taken = self.len() + usize::from(self.held_back.is_some());
-        self.limit().min(isize::MAX as usize).saturating_sub(taken)
+        let held_back = self.held_back.as_ref().map_or(0, |held| held.len());
+        self.limit().min(isize::MAX as usize).saturating_sub(self.len()).saturating_sub(held_back)
     }
 
     unsafe fn advance_mut(&mut self, count: usize) {
@@ -50,12 +50,12 @@ unsafe impl BufMut for Rope {
         self.cut_segments();
     }
 
-    /// Returns pool memory behind the rope, and behind the byte that a receive held back. When the pool has none, it is
+    /// Returns pool memory behind the rope, and behind what a receive held back. When the pool has none, it is
     /// heap memory, and [`PoolStats`](crate::PoolStats) counts a fallback.
     fn chunk_mut(&mut self) -> &mut UninitSlice {
         let most = self.remaining_mut();
         if most > 0 {
-            self.held_back.take().into_iter().for_each(|byte| self.extend_from_slice(&[byte]));
+            self.held_back.take().into_iter().for_each(|held| self.extend_from_slice(&held));
         }
         let spare = if most == 0 { &mut [] } else { self.writable(self.limits().min_chunk.min(most)) };
         let most = most.min(spare.len());

@@ -141,8 +141,8 @@ impl Rope {
     /// [`BodyError::Body`] if the body fails. [`BodyError::Rope`] with
     /// [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) if the body is longer than the limit, before
     /// anything is read if it says so itself; with [`OutOfMemory`](io::ErrorKind::OutOfMemory) if the
-    /// pool is at its capacity. The rope keeps what has arrived and fits. The rest of that piece is dropped, since a body
-    /// takes nothing back: do not go on with a body that was passed as `&mut`, also not with a higher limit.
+    /// pool is at its capacity. The rope keeps what has arrived and fits, and holds back the rest of that piece, which it
+    /// delivers first if it goes on with a body that was passed as `&mut`, with a higher limit or once there is room.
     ///
     /// To wait for room instead, wait for all of it before, with [`wait_for_room`](crate::Pool::wait_for_room) and
     /// [`in_room`](Rope::in_room).
@@ -252,15 +252,23 @@ impl Rope {
 
     /// Refuses a body that says that it has more than may come.
     fn check_announced<B: Body>(&mut self, body: &B) -> Result<(), BodyError<B::Error>> {
-        if body.size_hint().lower() > self.allowed() as u64 {
+        let held_back = self.held_back.as_ref().map_or(0, |held| held.len()) as u64;
+        if body.size_hint().lower().saturating_add(held_back) > self.allowed() as u64 {
             return Err(BodyError::Rope(self.limit_reached()));
         }
-        self.deliver_held_back(usize::MAX).transpose().map_err(BodyError::Rope)?;
-        Ok(())
+        self.deliver_all().map_err(BodyError::Rope)
     }
 
-    /// Copies `data`, which `body` has just yielded.
+    /// Copies `data`, which `body` has just yielded, and holds back what does not fit.
     fn take_data<B: Body>(&mut self, mut data: B::Data, body: &B) -> io::Result<()> {
+        let taken = self.take_what_fits(&mut data, body);
+        if taken.is_err() {
+            self.hold_back(&data.copy_to_bytes(data.remaining()));
+        }
+        taken
+    }
+
+    fn take_what_fits<B: Body>(&mut self, data: &mut B::Data, body: &B) -> io::Result<()> {
         let all = body.is_end_stream();
         while data.has_remaining() {
             let len = data.remaining().min(self.allowed());

@@ -286,7 +286,7 @@ impl Direct<'_> {
         self.read(rope, max, None, |rope, fd| rope.readv_up_to(fd, max)).await
     }
 
-    /// Delivers the byte that was held back, or makes the call.
+    /// Delivers what was held back, or makes the call.
     async fn read(
         &self,
         rope: &mut Rope,

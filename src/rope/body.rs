@@ -88,7 +88,8 @@ impl Rope {
         if self.held_back.is_some() || !body.is_received_alone() || kind.keeps_messages() {
             return self.readv_from(fd);
         }
-        let received = self.fill_body(body, |iovecs| match sys::is_stream_type::<F>() {
+        let is_stream = sys::is_stream_type::<F>() || self.source().take_is_stream();
+        let received = self.fill_body(body, |iovecs| match is_stream {
             true => sys::readv_as(fd, iovecs, &mut kind),
             false => sys::readv(fd, iovecs, &mut kind),
         });

@@ -38,6 +38,7 @@ use std::ops::{Bound, Range, RangeBounds};
 use std::path::Path;
 
 use bytes::Bytes;
+use zeroize::Zeroizing;
 
 use crate::limits::Limits;
 use crate::pool::{Pool, Room};
@@ -94,9 +95,10 @@ pub struct Rope {
     sends: Pace,
     /// The descriptor of the last receive.
     source: KnownFd,
-    /// The stream's next byte, which no part of the rope has: it was read to tell the end of the stream from the want
-    /// of room. Whatever receives delivers it first. It stays with the rope that goes on receiving.
-    pub(crate) held_back: Option<u8>,
+    /// The stream's next bytes, which no part of the rope has: one that was read to tell the end of the stream from the
+    /// want of room, or the rest of a body's piece that did not fit. Whatever receives delivers them first. They stay with
+    /// the rope that goes on receiving.
+    pub(crate) held_back: Option<Zeroizing<Box<[u8]>>>,
 }
 
 impl Default for Rope {
@@ -515,7 +517,10 @@ impl Rope {
     /// assert_eq!(rope, b"head, and body");
     /// ```
     pub fn append(&mut self, mut other: Rope) {
-        self.held_back = self.held_back.or(other.held_back);
+        self.held_back = match (self.held_back.take(), other.held_back.take()) {
+            (Some(first), Some(second)) => Some(Zeroizing::new([&first[..], &second[..]].concat().into())),
+            (first, second) => first.or(second),
+        };
         if !other.is_empty() {
             self.freeze();
             other.finish();
@@ -625,8 +630,8 @@ impl Rope {
         }
     }
 
-    /// Drops all bytes and gives the tail back. Pool and limit stay, and so does the byte that a receive from a reader
-    /// may have held back: it is the stream's next one. For another stream make another rope. O(segments).
+    /// Drops all bytes and gives the tail back. Pool and limit stay, and so do the bytes that a receive from a reader or
+    /// of a body may have held back: they are the stream's next ones. For another stream make another rope. O(segments).
     ///
     /// # Examples
     ///

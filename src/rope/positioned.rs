@@ -53,8 +53,8 @@ impl Rope {
     /// ```
     pub fn readv_at(&mut self, fd: impl AsFd, offset: u64) -> io::Result<usize> {
         let fd = fd.as_fd();
-        // A byte of the stream that was received before belongs in front.
-        self.deliver()?;
+        // What was held back belongs in front.
+        self.deliver_all()?;
         if self.allowed() == 0 {
             return none_at_end(fd, offset, self.limit_reached());
         }

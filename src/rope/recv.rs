@@ -17,7 +17,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::slice;
 
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::{MAX_READ, Rope, first_read};
 use crate::pool::is_at_capacity;
@@ -109,17 +109,18 @@ impl Rope {
     #[inline(always)]
     pub fn readv_up_to<F: AsFd>(&mut self, fd: F, max: usize) -> io::Result<usize> {
         if self.held_back.is_some() && max > 0 {
-            return self.deliver();
+            return self.deliver(max);
         }
         if sys::is_stream_type::<F>() {
             self.source().is_stream(fd.as_fd());
         }
+        let is_stream = self.source().take_is_stream();
         let fd = fd.as_fd();
         let mut kind = self.source().kind(fd);
         if kind.keeps_messages() {
             return self.read_message(fd, max, kind);
         }
-        let call = |iovecs: &mut [UninitIovec<'_>]| match sys::is_stream_type::<F>() {
+        let call = |iovecs: &mut [UninitIovec<'_>]| match is_stream {
             true => sys::readv_as(fd, iovecs, &mut kind),
             false => sys::readv(fd, iovecs, &mut kind),
         };
@@ -194,7 +195,7 @@ impl Rope {
         let fd = fd.as_fd();
         sys::check_recv_flags(flags)?;
         if self.held_back.is_some() {
-            return Ok(Received { bytes: self.deliver()?, ..Received::default() });
+            return Ok(Received { bytes: self.deliver(usize::MAX)?, ..Received::default() });
         }
         let call = |iovecs: &mut [UninitIovec<'_>]| sys::recvmsg(fd, iovecs, flags);
         if self.source().kind(fd) == FdKind::Message {
@@ -207,22 +208,41 @@ impl Rope {
         Ok(received.unwrap_or_else(|| Received { end: true, ..Received::default() }))
     }
 
-    /// Appends the byte that was held back, if there is one and it may be delivered.
-    #[cfg(any(feature = "tokio", feature = "http-body", feature = "compio"))]
+    /// Appends up to `max` of the bytes that were held back, if there are any.
+    #[cfg(feature = "tokio")]
     pub(crate) fn deliver_held_back(&mut self, max: usize) -> Option<io::Result<usize>> {
-        (self.held_back.is_some() && max > 0).then(|| self.deliver())
+        (self.held_back.is_some() && max > 0).then(|| self.deliver(max))
     }
 
-    /// Appends the byte that was held back; returns how many bytes that was.
+    /// Appends up to `max` of the bytes that were held back; returns how many bytes that were.
     #[cold]
-    pub(super) fn deliver(&mut self) -> io::Result<usize> {
-        let Some(byte) = self.held_back else { return Ok(0) };
-        if self.allowed() == 0 {
-            return Err(self.limit_reached());
+    pub(super) fn deliver(&mut self, max: usize) -> io::Result<usize> {
+        let Some(held) = self.held_back.take() else { return Ok(0) };
+        let most = held.len().min(max).min(self.allowed());
+        let delivered = if most == 0 {
+            Err(self.limit_reached())
+        } else {
+            match self.copy_in(&held[..most]) {
+                Err(not_copied) if not_copied.bytes == most => Err(not_copied.error),
+                copied => Ok(most - copied.map_or_else(|not_copied| not_copied.bytes, |()| 0)),
+            }
+        };
+        self.hold_back(&held[*delivered.as_ref().unwrap_or(&0)..]);
+        delivered
+    }
+
+    /// Appends all bytes that were held back.
+    pub(crate) fn deliver_all(&mut self) -> io::Result<()> {
+        while self.held_back.is_some() {
+            self.deliver(usize::MAX)?;
         }
-        self.copy_in(&[byte]).map_err(|not_copied| not_copied.error)?;
-        self.held_back = None;
-        Ok(1)
+        Ok(())
+    }
+
+    /// Keeps the stream's next bytes beside the rope, for the next receive.
+    #[cold]
+    pub(crate) fn hold_back(&mut self, bytes: &[u8]) {
+        self.held_back = (!bytes.is_empty()).then(|| Zeroizing::new(bytes.into()));
     }
 
     /// Bytes that the limit allows.

@@ -27,7 +27,7 @@
 
 use std::fs::{File, Metadata};
 use std::io::{self, IoSliceMut, Read, Seek, SeekFrom};
-use std::mem::ManuallyDrop;
+use std::mem::{self, ManuallyDrop};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
@@ -188,17 +188,20 @@ pub(crate) struct KnownFd {
     /// Whether the last receive brought bytes, but fewer than it was offered memory for.
     #[cfg_attr(not(feature = "tokio"), allow(dead_code))] // only a readiness is cleared because of it
     pub(crate) was_short: bool,
+    /// Whether the type of the descriptor of the next call says that it is a stream.
+    is_stream: bool,
 }
 
 impl KnownFd {
-    pub(crate) const NONE: KnownFd = KnownFd { fd: -1, kind: FdKind::Other, was_short: false };
+    pub(crate) const NONE: KnownFd =
+        KnownFd { fd: -1, kind: FdKind::Other, was_short: false, is_stream: false };
 
     /// Returns what `fd` is; getsockopt(2) if it is not the descriptor of the last call, or that one kept messages: a stream
     /// behind its number must not be read as those are, since with `MSG_TRUNC` TCP drops bytes and counts them.
     #[inline]
     pub(crate) fn kind(&mut self, fd: BorrowedFd<'_>) -> FdKind {
         if self.fd != fd.as_raw_fd() || matches!(self.kind, FdKind::Message | FdKind::Unknown) {
-            *self = KnownFd { fd: fd.as_raw_fd(), kind: FdKind::of(fd), was_short: false };
+            *self = KnownFd { fd: fd.as_raw_fd(), kind: FdKind::of(fd), ..KnownFd::NONE };
         }
         self.kind
     }
@@ -207,8 +210,15 @@ impl KnownFd {
     #[inline]
     pub(crate) fn is_stream(&mut self, fd: BorrowedFd<'_>) {
         if self.fd != fd.as_raw_fd() {
-            *self = KnownFd { fd: fd.as_raw_fd(), kind: FdKind::Stream, was_short: false };
+            *self = KnownFd { fd: fd.as_raw_fd(), kind: FdKind::Stream, ..KnownFd::NONE };
         }
+        self.is_stream = true;
+    }
+
+    /// Returns whether that was noted for this call.
+    #[inline]
+    pub(crate) fn take_is_stream(&mut self) -> bool {
+        mem::take(&mut self.is_stream)
     }
 
     /// Notes what a call has found out.
