@@ -63,14 +63,14 @@ impl Server {
 
     /// Serves for ever, each connection in a task of its own.
     pub(crate) async fn run(self, listener: TcpListener) {
-        // Its connections inherit it. Where a sandbox forbids it, slow readers are cut off sooner.
-        let _ = SockRef::from(&listener).set_tcp_notsent_lowat(UNSENT_MAX);
         let server = Arc::new(self);
         let slots = Arc::new(Semaphore::new(server.limits.max_connections.get().into()));
         loop {
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((stream, peer)) => {
+                    // Where a sandbox forbids it, slow readers are cut off sooner.
+                    let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_MAX);
                     let server = Arc::clone(&server);
                     tokio::spawn(async move {
                         server.serve(stream, peer).await;
