@@ -75,8 +75,8 @@ impl PoolOptions {
     /// it is an error of kind [`OutOfMemory`](std::io::ErrorKind::OutOfMemory) and loses nothing. It bounds idle pages too:
     /// those that would exceed it are given back.
     ///
-    /// A segment of a rope is at most a sixteenth of it, and at most 2 MiB or at least 16 KiB, since one byte pins all of its
-    /// segment.
+    /// One byte pins all of its segment, so in a pool of less than 32 MiB that does not spill, ropes are cut into segments
+    /// of a sixteenth of it, at least 16 KiB, instead of 2 MiB.
     ///
     /// Default: the machine's physical memory, or less where a control group allows less. Address space of twice that
     /// is reserved, no memory.
