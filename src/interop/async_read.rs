@@ -11,6 +11,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::codec::RopeCodec;
@@ -263,7 +264,7 @@ impl Rope {
         if ready!(poll_read(reader, context, ReadBuf::new(&mut byte)))? == 0 {
             return Poll::Ready(Ok(0));
         }
-        self.hold_back(&byte);
+        self.hold_back(Bytes::copy_from_slice(&byte));
         Poll::Ready(Err(error))
     }
 }

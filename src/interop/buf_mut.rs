@@ -32,7 +32,7 @@ unsafe impl BufMut for Rope {
     /// Returns the number of bytes up to the [limit](Rope::set_limit).
     #[inline]
     fn remaining_mut(&self) -> usize {
-        let held_back = self.held_back.as_ref().map_or(0, |held| held.len());
+        let held_back = self.held_back.as_ref().map_or(0, bytes::Bytes::len);
         self.limit().min(isize::MAX as usize).saturating_sub(self.len()).saturating_sub(held_back)
     }
 

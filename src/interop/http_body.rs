@@ -252,7 +252,7 @@ impl Rope {
 
     /// Refuses a body that says that it has more than may come.
     fn check_announced<B: Body>(&mut self, body: &B) -> Result<(), BodyError<B::Error>> {
-        let held_back = self.held_back.as_ref().map_or(0, |held| held.len()) as u64;
+        let held_back = self.held_back.as_ref().map_or(0, Bytes::len) as u64;
         if body.size_hint().lower().saturating_add(held_back) > self.allowed() as u64 {
             return Err(BodyError::Rope(self.limit_reached()));
         }
@@ -263,7 +263,7 @@ impl Rope {
     fn take_data<B: Body>(&mut self, mut data: B::Data, body: &B) -> io::Result<()> {
         let taken = self.take_what_fits(&mut data, body);
         if taken.is_err() {
-            self.hold_back(&data.copy_to_bytes(data.remaining()));
+            self.hold_back(data.copy_to_bytes(data.remaining()));
         }
         taken
     }

@@ -38,7 +38,6 @@ use std::ops::{Bound, Range, RangeBounds};
 use std::path::Path;
 
 use bytes::Bytes;
-use zeroize::Zeroizing;
 
 use crate::limits::Limits;
 use crate::pool::{Pool, Room};
@@ -98,7 +97,7 @@ pub struct Rope {
     /// The stream's next bytes, which no part of the rope has: one that was read to tell the end of the stream from the
     /// want of room, or the rest of a body's piece that did not fit. Whatever receives delivers them first. They stay with
     /// the rope that goes on receiving.
-    pub(crate) held_back: Option<Zeroizing<Box<[u8]>>>,
+    pub(crate) held_back: Option<Bytes>,
 }
 
 impl Default for Rope {
@@ -518,7 +517,7 @@ impl Rope {
     /// ```
     pub fn append(&mut self, mut other: Rope) {
         self.held_back = match (self.held_back.take(), other.held_back.take()) {
-            (Some(first), Some(second)) => Some(Zeroizing::new([&first[..], &second[..]].concat().into())),
+            (Some(first), Some(second)) => Some([first, second].concat().into()),
             (first, second) => first.or(second),
         };
         if !other.is_empty() {

@@ -17,7 +17,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::slice;
 
-use zeroize::{Zeroize, Zeroizing};
+use bytes::{Buf, Bytes};
+use zeroize::Zeroize;
 
 use super::{MAX_READ, Rope, first_read};
 use crate::pool::is_at_capacity;
@@ -217,7 +218,7 @@ impl Rope {
     /// Appends up to `max` of the bytes that were held back; returns how many bytes that were.
     #[cold]
     pub(super) fn deliver(&mut self, max: usize) -> io::Result<usize> {
-        let Some(held) = self.held_back.take() else { return Ok(0) };
+        let Some(mut held) = self.held_back.take() else { return Ok(0) };
         let most = held.len().min(max).min(self.allowed());
         let delivered = if most == 0 {
             Err(self.limit_reached())
@@ -227,7 +228,8 @@ impl Rope {
                 copied => Ok(most - copied.map_or_else(|not_copied| not_copied.bytes, |()| 0)),
             }
         };
-        self.hold_back(&held[*delivered.as_ref().unwrap_or(&0)..]);
+        held.advance(*delivered.as_ref().unwrap_or(&0));
+        self.hold_back(held);
         delivered
     }
 
@@ -240,9 +242,8 @@ impl Rope {
     }
 
     /// Keeps the stream's next bytes beside the rope, for the next receive.
-    #[cold]
-    pub(crate) fn hold_back(&mut self, bytes: &[u8]) {
-        self.held_back = (!bytes.is_empty()).then(|| Zeroizing::new(bytes.into()));
+    pub(crate) fn hold_back(&mut self, bytes: Bytes) {
+        self.held_back = (!bytes.is_empty()).then_some(bytes);
     }
 
     /// Bytes that the limit allows.
