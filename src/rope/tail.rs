@@ -420,6 +420,7 @@ impl Rope {
 
     /// Begins a tail on the heap, because the pool has no memory.
     pub(crate) fn make_room_on_heap(&mut self, want: usize) -> io::Result<()> {
+        self.reserve_segments(1)?;
         let most = self.limits.max_segment;
         let fresh = Extent::on_heap(self.generous(want).min(most), self.memory.zeroes())?;
         self.memory.pool().into_iter().for_each(Pool::count_fallback);
