@@ -625,7 +625,8 @@ impl Rope {
     /// ```
     pub fn truncate(&mut self, len: usize) {
         if len < self.len() {
-            drop(self.split_off(len));
+            self.freeze();
+            self.segments.truncate(len);
         }
     }
 

@@ -218,6 +218,17 @@ impl Segments {
         Some(last)
     }
 
+    /// Keeps the first `len` bytes, `0..=len()`. O(segments dropped), without an allocation.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        while self.len() > len {
+            let Some(mut last) = self.pop() else { return };
+            if self.len() < len {
+                last.truncate(len - self.len());
+                self.push(last);
+            }
+        }
+    }
+
     /// Drops the first `count` bytes, `0..=len()`. O(segments dropped).
     #[inline]
     pub(crate) fn advance(&mut self, count: usize) {

@@ -193,6 +193,9 @@ impl Rope {
         while let Err(not_copied) = self.copy_in(left) {
             left = &left[left.len() - not_copied.bytes..];
             if let Err(error) = self.make_room_on_heap(left.len()) {
+                if self.segments.len() >= before {
+                    self.tail = None; // which would need room in the table
+                }
                 self.truncate(before);
                 return Err(error);
             }
