@@ -259,7 +259,7 @@ impl Rope {
         self.deliver_all().map_err(BodyError::Rope)
     }
 
-    /// Copies `data`, which `body` has just yielded, and holds back what does not fit.
+    /// Copies `data`, which `body` has just yielded. What does not fit is held back for the next receive.
     fn take_data<B: Body>(&mut self, mut data: B::Data, body: &B) -> io::Result<()> {
         let taken = self.take_what_fits(&mut data, body);
         if taken.is_err() {

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
-/// Wakes all of them, without a lock held.
+/// Calls each waker. The caller holds no lock.
 ///
 /// A panic goes no further than its waker; the panic hook has reported it. Pages are freed in the middle of a receive, in
 /// drops and on threads of the pool: unwinding from there would leave a rope that counts pages of others as its own, end
