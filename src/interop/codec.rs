@@ -17,6 +17,7 @@ use bytes::Bytes;
 
 use crate::pool::Pool;
 use crate::rope::{Body, MIN_ALIGNED, Rope};
+use crate::sys;
 
 /// Longest length field: of a `u64`.
 const MAX_FIELD: usize = 8;
@@ -469,13 +470,13 @@ impl Rope {
     /// assert!(received.readv_frame(&socket, &codec)?.is_none());
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn readv_frame(&mut self, fd: impl AsFd, codec: &RopeCodec) -> io::Result<Option<Rope>> {
+    pub fn readv_frame<F: AsFd>(&mut self, fd: F, codec: &RopeCodec) -> io::Result<Option<Rope>> {
         loop {
             if let Some(body) = codec.complete(self)? {
                 return codec.take_complete(self, body);
             }
             let body = codec.incomplete(self)?;
-            if self.readv_body(&fd, body)? == 0 {
+            if self.readv_body(fd.as_fd(), sys::is_stream_type::<F>(), body)? == 0 {
                 return codec.ended(self.len()).map(|()| None);
             }
         }

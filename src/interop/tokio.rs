@@ -274,7 +274,7 @@ struct Direct<'a> {
 
 impl Fill for Direct<'_> {
     async fn fill(&mut self, rope: &mut Rope, body: Option<Body>) -> io::Result<usize> {
-        self.read(rope, usize::MAX, body, |rope, fd| rope.readv_body(fd, body)).await
+        self.read(rope, usize::MAX, body, |rope, fd| rope.readv_body(fd, self.from.is_stream(), body)).await
     }
 }
 
@@ -283,7 +283,7 @@ impl Direct<'_> {
         if max == 0 {
             return Ok(0);
         }
-        self.read(rope, max, None, |rope, fd| rope.readv_up_to(fd, max)).await
+        self.read(rope, max, None, |rope, fd| rope.read_some(fd, self.from.is_stream(), max)).await
     }
 
     /// Delivers what was held back, or makes the call.
@@ -463,9 +463,6 @@ fn try_read(
 ) -> io::Result<usize> {
     rope.source().was_short = false;
     try_io(from, Interest::READABLE, |fd| {
-        if from.is_tcp() {
-            rope.source().is_stream(fd);
-        }
         let count = receive(rope, fd)?;
         Ok((count, from.is_tcp() && rope.source().was_short))
     })
@@ -581,6 +578,11 @@ mod sealed {
         #[inline]
         pub fn is_tcp(self) -> bool {
             matches!(self, Source::Tcp(_))
+        }
+
+        #[inline]
+        pub fn is_stream(self) -> bool {
+            matches!(self, Source::Tcp(_) | Source::Unix(_))
         }
 
         /// Waits until the descriptor is ready; yields to other tasks when the cooperative budget is used up.

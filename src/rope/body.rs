@@ -12,7 +12,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 
 use smallvec::SmallVec;
 use zeroize::Zeroize;
@@ -80,25 +80,25 @@ impl Rope {
     /// # Errors
     ///
     /// As for [`readv_from`](Rope::readv_from) and [`reserve_body`](Rope::reserve_body).
-    pub(crate) fn readv_body<F: AsFd>(&mut self, fd: F, body: Option<Body>) -> io::Result<usize> {
+    pub(crate) fn readv_body(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        is_stream: bool,
+        body: Option<Body>,
+    ) -> io::Result<usize> {
         self.prepare_body(body)?;
-        let Some(body) = body else { return self.readv_from(fd) };
-        let fd = fd.as_fd();
-        let mut kind = self.source().kind(fd);
+        let Some(body) = body else { return self.read_some(fd, is_stream, usize::MAX) };
+        let mut kind = self.source().kind(fd, is_stream);
         if self.held_back.is_some() || !body.is_received_alone() || kind.keeps_messages() {
-            return self.readv_from(fd);
+            return self.read_some(fd, is_stream, usize::MAX);
         }
-        let is_stream = sys::is_stream_type::<F>() || self.source().take_is_stream();
-        let received = self.fill_body(body, |iovecs| match is_stream {
-            true => sys::readv_as(fd, iovecs, &mut kind),
-            false => sys::readv(fd, iovecs, &mut kind),
-        });
+        let received = self.fill_body(body, |iovecs| sys::readv(fd, iovecs, &mut kind));
         self.source().note(kind);
         if kind == FdKind::Packets {
-            return self.readv_from(fd);
+            return self.read_some(fd, is_stream, usize::MAX);
         }
         match received {
-            Err(error) if sys::needs_alignment(fd, &error) => self.readv_from(fd),
+            Err(error) if sys::needs_alignment(fd, &error) => self.read_some(fd, is_stream, usize::MAX),
             received => self.received(received.map(Some)),
         }
     }

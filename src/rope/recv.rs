@@ -109,22 +109,20 @@ impl Rope {
     /// ```
     #[inline(always)]
     pub fn readv_up_to<F: AsFd>(&mut self, fd: F, max: usize) -> io::Result<usize> {
+        self.read_some(fd.as_fd(), sys::is_stream_type::<F>(), max)
+    }
+
+    /// [`readv_up_to`](Rope::readv_up_to) from a descriptor that `is_stream`, or that may be anything.
+    #[inline(always)]
+    pub(crate) fn read_some(&mut self, fd: BorrowedFd<'_>, is_stream: bool, max: usize) -> io::Result<usize> {
         if self.held_back.is_some() && max > 0 {
             return self.deliver(max);
         }
-        if sys::is_stream_type::<F>() {
-            self.source().is_stream(fd.as_fd());
-        }
-        let is_stream = self.source().take_is_stream();
-        let fd = fd.as_fd();
-        let mut kind = self.source().kind(fd);
+        let mut kind = self.source().kind(fd, is_stream);
         if kind.keeps_messages() {
             return self.read_message(fd, max, kind);
         }
-        let call = |iovecs: &mut [UninitIovec<'_>]| match is_stream {
-            true => sys::readv_as(fd, iovecs, &mut kind),
-            false => sys::readv(fd, iovecs, &mut kind),
-        };
+        let call = |iovecs: &mut [UninitIovec<'_>]| sys::readv(fd, iovecs, &mut kind);
         let received = self.receive(fd, 0, max, call, |&count| count);
         self.source().note(kind);
         if kind == FdKind::Packets {
@@ -159,7 +157,7 @@ impl Rope {
             Ok(0) => Ok(None),
             Ok(len) if len > max => return Err(longer_than(len, max)),
             Ok(len) => {
-                let call = |iovecs: &mut [UninitIovec<'_>]| sys::readv_as(fd, iovecs, &mut kind);
+                let call = |iovecs: &mut [UninitIovec<'_>]| sys::readv(fd, iovecs, &mut kind);
                 self.receive_message(len, call, |&count| count).map(Some)
             }
             Err(error) => Err(error),
@@ -199,7 +197,7 @@ impl Rope {
             return Ok(Received { bytes: self.deliver(usize::MAX)?, ..Received::default() });
         }
         let call = |iovecs: &mut [UninitIovec<'_>]| sys::recvmsg(fd, iovecs, flags);
-        if self.source().kind(fd) == FdKind::Message {
+        if self.source().kind(fd, false) == FdKind::Message {
             return match sys::next_message_len(fd, flags)? {
                 0 => call(&mut []),
                 len => self.receive_message(len, call, |got| got.bytes),
@@ -297,7 +295,7 @@ impl Rope {
             return Ok(None);
         }
         let reserved = self.tail_mut().map_or(0, |tail| tail.reserved());
-        if reserved > 0 && self.source().kind(fd) == FdKind::Records {
+        if reserved > 0 && self.source().last() == FdKind::Records {
             let all = reserved.min(max).min(self.allowed());
             return self.receive_message(all, call, count).map(Some);
         }

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::Rope;
-use crate::sys::FdKind;
+use crate::sys;
 use crate::sys::memory::file_size_limit;
 use crate::sys::pipe::Pipe;
 
@@ -58,14 +58,15 @@ impl Rope {
     /// # sender.join().unwrap()?;
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn splice_from(&mut self, fd: impl AsFd) -> io::Result<usize> {
-        let fd = fd.as_fd();
-        if self.len() >= MIN_HELD && self.held_back.is_none() && self.source().kind(fd) == FdKind::Stream {
+    pub fn splice_from<F: AsFd>(&mut self, fd: F) -> io::Result<usize> {
+        let (fd, is_stream) = (fd.as_fd(), sys::is_stream_type::<F>());
+        if self.len() >= MIN_HELD && self.held_back.is_none() && self.source().kind(fd, is_stream).is_stream()
+        {
             if let Some(received) = self.splice(fd) {
                 return self.received(received.map(Some));
             }
         }
-        self.readv_from(fd)
+        self.read_some(fd, is_stream, usize::MAX)
     }
 
     /// `None` if it cannot be spliced; nothing has been received then.

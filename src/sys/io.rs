@@ -85,17 +85,34 @@ pub(crate) fn readv(
     iovecs: &mut [UninitIovec<'_>],
     kind: &mut FdKind,
 ) -> io::Result<usize> {
-    let count = readv_as(fd, iovecs, kind)?;
-    let offer = offered(iovecs);
-    if (count == 0 || count == offer) && *kind != FdKind::Message {
-        check_kind(fd, iovecs, count, kind)
-    } else {
-        Ok(count)
+    if *kind == FdKind::Message {
+        return read_message(fd, iovecs);
     }
+    let offer = offered(iovecs);
+    if *kind == FdKind::Other && offer < max_packet() {
+        check_packets(fd, offer, kind)?;
+    }
+    let count = retry(|| {
+        #[cfg(test)]
+        if let Some(answer) = mock::read(iovecs) {
+            return answer;
+        }
+        if let [iovec] = iovecs {
+            return read(fd, iovec, kind);
+        }
+        let (base, len) = (iovecs.as_mut_ptr().cast::<libc::iovec>(), count_of(iovecs.len()));
+        // SAFETY: a `UninitIovec` is a transparent iovec over memory that it borrows mutably, so the kernel
+        // may write all of it; uninitialised bytes are only written, never read.
+        Errno::result(unsafe { libc::readv(fd.as_raw_fd(), base, len) }).map(isize::unsigned_abs)
+    })?;
+    if (count == 0 || count == offer) && !matches!(*kind, FdKind::StreamType | FdKind::Packets) {
+        return check_kind(fd, iovecs, count, kind);
+    }
+    within_offer(count, offer, "readv")
 }
 
-/// The number of a closed stream may be that of a message socket now. The kernel says so only when it is asked, which is
-/// after what may be the end, or may be a part of a message.
+/// After what may be the end, or a part of a message: asks the kernel whether the number of a closed stream is that of a
+/// message socket now.
 ///
 /// # Errors
 ///
@@ -118,36 +135,6 @@ fn check_kind(
     let message =
         format!("a message of {count} bytes or more was cut to the {offer} that there was room for");
     Err(io::Error::new(io::ErrorKind::InvalidData, message))
-}
-
-/// The same for a descriptor that is of this `kind` for sure, or of one that tells.
-#[inline]
-pub(crate) fn readv_as(
-    fd: BorrowedFd<'_>,
-    iovecs: &mut [UninitIovec<'_>],
-    kind: &mut FdKind,
-) -> io::Result<usize> {
-    if *kind == FdKind::Message {
-        return read_message(fd, iovecs);
-    }
-    let offer = offered(iovecs);
-    if *kind == FdKind::Other && offer < max_packet() {
-        check_packets(fd, offer, kind)?;
-    }
-    let count = retry(|| {
-        #[cfg(test)]
-        if let Some(answer) = mock::read(iovecs) {
-            return answer;
-        }
-        if let [iovec] = iovecs {
-            return read(fd, iovec, kind);
-        }
-        let (base, len) = (iovecs.as_mut_ptr().cast::<libc::iovec>(), count_of(iovecs.len()));
-        // SAFETY: a `UninitIovec` is a transparent iovec over memory that it borrows mutably, so the kernel
-        // may write all of it; uninitialised bytes are only written, never read.
-        Errno::result(unsafe { libc::readv(fd.as_raw_fd(), base, len) }).map(isize::unsigned_abs)
-    })?;
-    within_offer(count, offer, "readv")
 }
 
 /// preadv(2): reads from an offset of a file, whose position stays.
@@ -185,7 +172,7 @@ fn check_packets(fd: BorrowedFd<'_>, offer: usize, kind: &mut FdKind) -> io::Res
 #[inline]
 fn read(fd: BorrowedFd<'_>, iovec: &mut UninitIovec<'_>, kind: &mut FdKind) -> nix::Result<usize> {
     let (fd, to, len) = (fd.as_raw_fd(), iovec.as_mut_ptr().cast(), iovec.len());
-    if *kind == FdKind::Stream {
+    if kind.is_stream() {
         // SAFETY: the iovec is memory that it borrows mutably, of this length.
         match Errno::result(unsafe { libc::recv(fd, to, len, 0) }) {
             Err(error) if is_refused(error) => *kind = FdKind::Other,

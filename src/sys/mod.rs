@@ -25,7 +25,7 @@ pub(crate) mod space;
 pub use io::Received;
 pub(crate) use io::{
     at_end_of_stream, check_recv_flags, check_send_flags, next_with_bytes, pread_into, preadv, readv,
-    readv_as, recvmsg, recvmsg_into, sendmsg, writev,
+    recvmsg, recvmsg_into, sendmsg, writev,
 };
 pub(crate) use peek::{
     FdKind, KnownFd, at_end_of_file, direct_block, is_no_socket, is_stream_type, max_at, needs_alignment,

@@ -27,7 +27,7 @@
 
 use std::fs::{File, Metadata};
 use std::io::{self, IoSliceMut, Read, Seek, SeekFrom};
-use std::mem::{self, ManuallyDrop};
+use std::mem::ManuallyDrop;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
@@ -64,6 +64,9 @@ pub(super) enum Next {
 /// What the calls for receiving differ by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FdKind {
+    /// A stream socket, as the type of the descriptor says.
+    StreamType,
+    /// A stream socket when the kernel was asked. The descriptor's number may be that of another one by now.
     Stream,
     /// A socket that keeps message boundaries: what a receive has no room for is dropped.
     Message,
@@ -124,6 +127,11 @@ impl FdKind {
             Ok(0) => FdKind::Unknown,
             Err(_) => FdKind::Other,
         }
+    }
+
+    #[inline]
+    pub(crate) fn is_stream(self) -> bool {
+        matches!(self, FdKind::StreamType | FdKind::Stream)
     }
 
     /// Returns whether it keeps boundaries, so that what a receive has no room for is lost.
@@ -188,37 +196,33 @@ pub(crate) struct KnownFd {
     /// Whether the last receive brought bytes, but fewer than it was offered memory for.
     #[cfg_attr(not(feature = "tokio"), allow(dead_code))] // only a readiness is cleared because of it
     pub(crate) was_short: bool,
-    /// Whether the type of the descriptor of the next call says that it is a stream.
-    is_stream: bool,
 }
 
 impl KnownFd {
-    pub(crate) const NONE: KnownFd =
-        KnownFd { fd: -1, kind: FdKind::Other, was_short: false, is_stream: false };
+    pub(crate) const NONE: KnownFd = KnownFd { fd: -1, kind: FdKind::Other, was_short: false };
 
-    /// Returns what `fd` is; getsockopt(2) if it is not the descriptor of the last call, or that one kept messages: a stream
-    /// behind its number must not be read as those are, since with `MSG_TRUNC` TCP drops bytes and counts them.
+    /// Returns what `fd` is, which `is_stream` if its type says so. Else getsockopt(2), unless it is the descriptor of the
+    /// last call and did not keep messages: a stream behind the number of one that does must not be read as that is, since
+    /// with `MSG_TRUNC` TCP drops bytes and counts them.
     #[inline]
-    pub(crate) fn kind(&mut self, fd: BorrowedFd<'_>) -> FdKind {
-        if self.fd != fd.as_raw_fd() || matches!(self.kind, FdKind::Message | FdKind::Unknown) {
-            *self = KnownFd { fd: fd.as_raw_fd(), kind: FdKind::of(fd), ..KnownFd::NONE };
+    pub(crate) fn kind(&mut self, fd: BorrowedFd<'_>, is_stream: bool) -> FdKind {
+        let is_known = match self.kind {
+            FdKind::StreamType => is_stream,
+            FdKind::Message | FdKind::Unknown => false,
+            FdKind::Other => true, // a stream too, where a sandbox forbids recv(2)
+            _ => !is_stream,
+        };
+        if self.fd != fd.as_raw_fd() || !is_known {
+            let kind = if is_stream { FdKind::StreamType } else { FdKind::of(fd) };
+            *self = KnownFd { fd: fd.as_raw_fd(), kind, was_short: false };
         }
         self.kind
     }
 
-    /// Notes that `fd` is a stream, as its type says.
+    /// Returns what the last descriptor is.
     #[inline]
-    pub(crate) fn is_stream(&mut self, fd: BorrowedFd<'_>) {
-        if self.fd != fd.as_raw_fd() {
-            *self = KnownFd { fd: fd.as_raw_fd(), kind: FdKind::Stream, ..KnownFd::NONE };
-        }
-        self.is_stream = true;
-    }
-
-    /// Returns whether that was noted for this call.
-    #[inline]
-    pub(crate) fn take_is_stream(&mut self) -> bool {
-        mem::take(&mut self.is_stream)
+    pub(crate) fn last(&self) -> FdKind {
+        self.kind
     }
 
     /// Notes what a call has found out.
