@@ -12,6 +12,7 @@ use anyhow::ensure;
 use bytes::{Bytes, BytesMut};
 use ropewalk::{Rope, View};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::case::{Case, Variant};
@@ -78,6 +79,7 @@ pub(crate) struct Round {
     bytes: AtomicUsize,
     /// Connections on which all messages have arrived.
     complete: AtomicUsize,
+    all_have_arrived: Notify,
 }
 
 impl Round {
@@ -89,8 +91,9 @@ impl Round {
         meter: Meter,
         streams: Vec<TcpStream>,
     ) -> Round {
-        let (messages, bytes, complete) = Default::default();
-        Round { case, check, listener, peer, meter, streams: Mutex::new(streams), messages, bytes, complete }
+        let (messages, bytes, complete, all_have_arrived) = Default::default();
+        let streams = Mutex::new(streams);
+        Round { case, check, listener, peer, meter, streams, messages, bytes, complete, all_have_arrived }
     }
 
     /// The connections that were accepted before the clock started, in the order in which they were made.
@@ -118,11 +121,17 @@ impl Round {
         Ok(())
     }
 
+    /// Waits for the last message of the last connection.
+    pub(crate) async fn all_have_arrived(&self) {
+        self.all_have_arrived.notified().await;
+    }
+
     /// With idle connections a round ends with its last message: to close the others is not measured.
     fn connection_is_complete(&self) -> anyhow::Result<()> {
         let complete = 1 + self.complete.fetch_add(1, Ordering::Relaxed);
         if matches!(self.case.variant, Variant::Idle(_)) && complete == self.case.connections {
             self.meter.stop()?;
+            self.all_have_arrived.notify_one();
         }
         Ok(())
     }

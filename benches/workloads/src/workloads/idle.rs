@@ -49,9 +49,14 @@ fn ways(_: &Case) -> Vec<Way> {
         Way::new(way.name, move |round: Arc<Round>| {
             let serving = way.run(Arc::clone(&round));
             async move {
-                let serving = tokio::spawn(serving);
+                let mut serving = tokio::spawn(serving);
                 settle(&round.meter).await?;
                 TcpStream::connect(round.peer).await?; // the busy ones may start
+                tokio::select! {
+                    () = round.all_have_arrived() => {}
+                    ended = &mut serving => return ended?, // with an error
+                }
+                TcpStream::connect(round.peer).await?; // the idle ones may end
                 serving.await?
             }
         })
@@ -77,6 +82,7 @@ fn traffic(traffic: &Traffic<'_>) -> anyhow::Result<()> {
         || traffic.listener.accept().map(drop),
         |stream, connection| frames::send_frames(traffic.case, &stream, connection),
     )?;
-    drop(idle); // by now the last message has arrived, or will: the ends of these are not measured
+    traffic.listener.accept()?; // the last message has arrived: the ends of these are not measured
+    drop(idle);
     Ok(())
 }
