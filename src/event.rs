@@ -1,9 +1,16 @@
 //! Floor 0: events for `tracing`. Without the feature there is no code.
 
 /// `event!(debug, field = value, …, "message")`: an event of target `ropewalk`.
+///
+/// A panic of the subscriber goes no further; the panic hook has reported it. Events come from drops and from threads of the
+/// pool, which would end, with pages that they have taken out of its lists.
 #[cfg(feature = "tracing")]
 macro_rules! event {
-    ($level:ident, $($what:tt)+) => { ::tracing::$level!(target: "ropewalk", $($what)+) };
+    ($level:ident, $($what:tt)+) => {
+        let _panicked = ::std::panic::catch_unwind(::std::panic::AssertUnwindSafe(|| {
+            ::tracing::$level!(target: "ropewalk", $($what)+);
+        }));
+    };
 }
 
 #[cfg(not(feature = "tracing"))]

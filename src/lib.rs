@@ -71,7 +71,7 @@
 //! | `arrow` | a [`View`] becomes a `Buffer` without a copy |
 //! | `metrics` | `Pool::report_metrics`, for the recorder of the crate `metrics` |
 //! | `serde` | ropes and views serialise as bytes |
-//! | `tracing` | pools and views emit events of target `ropewalk` |
+//! | `tracing` | pools and views emit events of target `ropewalk`; a subscriber's panic goes no further |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::multiple_unsafe_ops_per_block, clippy::undocumented_unsafe_blocks)]
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation, clippy::unwrap_used))]

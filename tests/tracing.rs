@@ -13,9 +13,12 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-/// Writes down what it is told.
+/// Writes down what it is told, and may panic then.
 #[derive(Clone, Default)]
-struct Notes(Arc<Mutex<String>>);
+struct Notes {
+    told: Arc<Mutex<String>>,
+    panics: bool,
+}
 
 impl Subscriber for Notes {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -33,7 +36,8 @@ impl Subscriber for Notes {
     fn event(&self, event: &Event<'_>) {
         let mut line = event.metadata().level().to_string();
         event.record(&mut Line(&mut line));
-        writeln!(self.0.lock().unwrap(), "{line}").unwrap();
+        writeln!(self.told.lock().unwrap(), "{line}").unwrap();
+        assert!(!self.panics, "a subscriber panics");
     }
 
     fn enter(&self, _: &Id) {}
@@ -50,16 +54,21 @@ impl Visit for Line<'_> {
 }
 
 #[test]
-fn the_pool_tells_what_happens() {
-    let notes = Notes::default();
-    tracing::subscriber::with_default(notes.clone(), || {
-        let pool = Pool::options().capacity(1 << 20).create().unwrap();
-        let mut rope = Rope::in_pool(&pool);
-        rope.extend_from_slice(&[1; (1 << 20) + 10]);
-        rope.finalize().unwrap();
-        pool.trim().unwrap();
-    });
-    let notes = notes.0.lock().unwrap();
+fn the_pool_tells_what_happens_and_a_subscriber_that_panics_harms_nothing() {
+    for panics in [false, true] {
+        let notes = Notes { panics, ..Notes::default() };
+        tracing::subscriber::with_default(notes.clone(), || {
+            let pool = Pool::options().capacity(1 << 20).create().unwrap();
+            let mut rope = Rope::in_pool(&pool);
+            rope.extend_from_slice(&[1; (1 << 20) + 10]);
+            assert!(*rope.finalize().unwrap() == [1; (1 << 20) + 10]);
+            pool.trim().unwrap();
+        });
+        assert_told(&notes.told.lock().unwrap());
+    }
+}
+
+fn assert_told(notes: &str) {
     let created = if cfg!(ropewalk_portable) { "1048576 backing=Anonymous" } else { "1048576 backing=Memfd" };
     for expected in [
         &format!("DEBUG message=pool created capacity={created}"),

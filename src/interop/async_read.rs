@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use super::codec::RopeCodec;
 use super::frames::{Fill, next_frame};
 use super::tokio::ended;
-use crate::pool::{Pool, is_at_capacity};
+use crate::pool::{Pool, SpillWait, is_at_capacity};
 use crate::rope::{Body, Rope};
 use crate::sys::iovec::UninitIovec;
 
@@ -210,8 +210,9 @@ impl Rope {
         reader: &mut R,
         max: usize,
     ) -> io::Result<usize> {
+        let mut wait = SpillWait::default();
         poll_fn(|context| {
-            ready!(self.poll_spill(context));
+            ready!(self.poll_spill(&mut wait, context));
             self.poll_receive(context, Pin::new(reader), max)
         })
         .await

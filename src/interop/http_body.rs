@@ -12,6 +12,7 @@ use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
+use crate::pool::SpillWait;
 use crate::rope::Rope;
 
 /// Shorter pieces are copied rather than kept as segments: making, sending and dropping a segment costs as much as
@@ -243,8 +244,9 @@ impl Rope {
     /// Returns the next frame of `body`. A rope that spills waits for the disk before it takes the frame, which would be
     /// lost if the future were dropped after that.
     async fn next_of<B: Body>(&mut self, mut body: Pin<&mut B>) -> Option<Result<Frame<B::Data>, B::Error>> {
+        let mut wait = SpillWait::default();
         poll_fn(|context| {
-            ready!(self.poll_spill(context));
+            ready!(self.poll_spill(&mut wait, context));
             body.as_mut().poll_frame(context)
         })
         .await

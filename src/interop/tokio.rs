@@ -11,7 +11,7 @@ use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
 use super::codec::RopeCodec;
 use super::frames::{Fill, UpTo, next_frame};
-use crate::pool::is_at_capacity;
+use crate::pool::{SpillWait, is_at_capacity};
 use crate::rope::{Body, Cursor, Rope, Sent};
 use sealed::{Source, Watched};
 
@@ -303,7 +303,8 @@ impl Direct<'_> {
             if rope.held_back.is_none() {
                 rope.restart_if_empty(); // before it waits
                 self.from.ready(Interest::READABLE).await?;
-                poll_fn(|context| rope.poll_spill(context)).await;
+                let mut wait = SpillWait::default();
+                poll_fn(|context| rope.poll_spill(&mut wait, context)).await;
             }
             let mut received = attempt(rope);
             while waits && received.as_ref().is_err_and(is_at_capacity) {

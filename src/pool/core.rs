@@ -194,8 +194,8 @@ impl Want {
 
 impl Core {
     #[inline]
-    pub(super) fn spill(&self) -> Option<&Spill> {
-        self.spill.as_deref()
+    pub(super) fn spill(&self) -> Option<&Arc<Spill>> {
+        self.spill.as_ref()
     }
 
     pub(super) fn bytes(&self, pages: u32) -> u64 {

@@ -57,6 +57,7 @@ pub use options::{PoolOptions, PoolStats};
 pub(crate) use page_ref::PageRef;
 pub(crate) use refused::is_at_capacity;
 pub use room::{Room, RoomFuture};
+pub(crate) use spill::SpillWait;
 
 impl Pool {
     /// Makes a pool with the [default options](PoolOptions).
@@ -250,16 +251,15 @@ impl Pool {
     /// }
     /// ```
     pub async fn wait_for_spill(&self) {
-        poll_fn(|context| self.poll_spill(false, context)).await;
+        let mut wait = SpillWait::default();
+        poll_fn(|context| self.poll_spill(false, &mut wait, context)).await;
     }
 
     /// Polls for the same; with `next`, also for the memory of the page that a rope takes next.
-    pub(crate) fn poll_spill(&self, next: bool, context: &mut Context<'_>) -> Poll<()> {
-        let Some(pool) = self.spilling() else { return Poll::Ready(()) };
-        match (pool.core().spill(), pool.check_process()) {
-            (Some(spill), Ok(())) => spill.poll_ready(false, next, context),
-            // In a child of fork(2) the thread does not exist, and its lock may be held for good.
-            _ => Poll::Ready(()),
+    pub(crate) fn poll_spill(&self, next: bool, wait: &mut SpillWait, context: &mut Context<'_>) -> Poll<()> {
+        match self.spilling().and_then(|pool| pool.core().spill()) {
+            Some(spill) => spill.poll_ready((false, next), wait, context),
+            None => Poll::Ready(()),
         }
     }
 
@@ -311,7 +311,8 @@ impl Pool {
             let Some(overflow) = self.overflow() else { return std::future::pending().await };
             let _granted = overflow.wait_for_room(1).await?;
             if let Some(spill) = overflow.core().spill() {
-                poll_fn(|context| spill.poll_ready(true, false, context)).await;
+                let mut wait = SpillWait::default();
+                poll_fn(|context| spill.poll_ready((true, false), &mut wait, context)).await;
             }
             Ok(None)
         });

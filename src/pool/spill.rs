@@ -14,7 +14,7 @@
 //! A page of this pool is as large as the largest folio of the page cache. The kernel sends pages by reference, and a hole
 //! that takes a part of a folio changes what is still on its way. A page is never used again with its old memory.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,7 @@ use super::wake::wake_all;
 use crate::sys::file::{self, Unnamed, link};
 use crate::sys::is_unsupported;
 use crate::sys::memory::{self, TABLE};
+use crate::sys::process::Process;
 
 /// Bytes per page.
 pub(super) const PAGE: usize = TABLE;
@@ -43,6 +44,8 @@ pub(super) struct Spill {
     /// The same file past the page cache, where that can be had.
     direct: Option<File>,
     directory: PathBuf,
+    /// The thread is not in a child of fork(2), where the lock may be held for good.
+    process: Process,
     max_staged: u32,
     queue: Mutex<Queue>,
     /// There is something to do.
@@ -72,7 +75,24 @@ struct Queue {
     closed: bool,
     /// The file has a name: nothing is written to it any more, and it gets no hole.
     named: bool,
-    wakers: Vec<Waker>,
+    /// Wakers of those who wait until something is done, by their [`SpillWait`].
+    waits: BTreeMap<u64, Waker>,
+    /// The number of the next [`SpillWait`].
+    next_wait: u64,
+}
+
+/// A place among those who wait for the thread of a spill file, which is left when this is dropped: the waker of a task may
+/// be what keeps it alive, and a disk may hang for long.
+#[derive(Default)]
+pub(crate) struct SpillWait(Option<(Arc<Spill>, u64)>);
+
+impl Drop for SpillWait {
+    fn drop(&mut self) {
+        if let Some((spill, number)) = self.0.take().filter(|(spill, _)| spill.process.is_current()) {
+            // Dropped outside the lock: it may be the last reference to a task that has ropes of this pool.
+            let _waker = spill.lock().waits.remove(&number);
+        }
+    }
 }
 
 /// What the thread does.
@@ -105,6 +125,7 @@ impl Spill {
             direct: file::open_direct(&file),
             file: Arc::new(file),
             directory: directory.to_path_buf(),
+            process: Process::current(),
             max_staged: u32::try_from(max_staged).unwrap_or(u32::MAX),
             queue: Mutex::default(),
             work: Condvar::new(),
@@ -160,17 +181,34 @@ impl Spill {
     }
 
     /// Waits until a receive need not wait for the thread, which with `next` has also prepared the next page; unless `room`,
-    /// also until it would be an error.
-    pub(super) fn poll_ready(&self, room: bool, next: bool, context: &mut Context<'_>) -> Poll<()> {
-        let mut queue = self.lock();
-        let refuses = queue.failed.is_some() || queue.is_idle();
-        let prepared = !next || queue.next.is_none();
-        if prepared && queue.staged + MARGIN <= self.max_staged || refuses && !room {
+    /// also until it would be an error. Ready in a child of fork(2). O(log n) with n that wait.
+    pub(super) fn poll_ready(
+        self: &Arc<Self>,
+        (room, next): (bool, bool),
+        wait: &mut SpillWait,
+        context: &mut Context<'_>,
+    ) -> Poll<()> {
+        let is_ready = |queue: &Queue| {
+            let refuses = queue.failed.is_some() || queue.is_idle();
+            let prepared = !next || queue.next.is_none();
+            prepared && queue.staged + MARGIN <= self.max_staged || refuses && !room
+        };
+        if !self.process.is_current() || is_ready(&self.lock()) {
             return Poll::Ready(());
         }
-        if !queue.wakers.iter().any(|waker| waker.will_wake(context.waker())) {
-            queue.wakers.push(context.waker().clone());
-        }
+        // Cloned and dropped outside the lock: wakers run foreign code.
+        let waker = context.waker().clone();
+        let _replaced = {
+            let mut queue = self.lock();
+            if is_ready(&queue) {
+                return Poll::Ready(());
+            }
+            let (_, number) = wait.0.get_or_insert_with(|| {
+                queue.next_wait += 1;
+                (Arc::clone(self), queue.next_wait)
+            });
+            queue.waits.insert(*number, waker)
+        };
         Poll::Pending
     }
 
@@ -336,10 +374,10 @@ impl Spill {
         let wakers = {
             let mut queue = self.lock();
             change(&mut queue);
-            std::mem::take(&mut queue.wakers)
+            std::mem::take(&mut queue.waits)
         };
         self.done.notify_all();
-        wake_all(wakers);
+        wake_all(wakers.into_values());
     }
 
     /// Nothing panics while it holds this lock.
@@ -394,4 +432,71 @@ fn kind_of(error: &io::Error) -> io::ErrorKind {
 fn is_named() -> io::Error {
     let message = "the payload is a file since View::persist; receive another one into a rope of its own, Rope::for_file";
     io::Error::new(io::ErrorKind::InvalidInput, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Wake;
+
+    use super::*;
+
+    /// A file whose thread, which does not run, would have to write a page before another one has room.
+    fn hanging(directory: &Path) -> Arc<Spill> {
+        let spill = Arc::new(Spill::create(directory, 1 << 20, 0o600).unwrap());
+        spill.admit(spill.max_staged).unwrap();
+        spill.write(PageRun::new(0, 1), PAGE);
+        spill
+    }
+
+    #[test]
+    #[cfg_attr(any(miri, ropewalk_portable), ignore = "does not spill")]
+    fn who_no_longer_waits_for_the_disk_leaves_no_waker() {
+        struct Task;
+        impl Wake for Task {
+            fn wake(self: Arc<Self>) {}
+        }
+
+        let directory = tempfile::tempdir().unwrap();
+        let spill = hanging(directory.path());
+        let mut waits = Vec::new();
+        for _ in 0..100 {
+            let task = Arc::new(Task);
+            let (mut wait, waker) = (SpillWait::default(), Waker::from(Arc::clone(&task)));
+            for _ in 0..2 {
+                let mut context = Context::from_waker(&waker);
+                assert!(spill.poll_ready((false, false), &mut wait, &mut context).is_pending());
+            }
+            drop(waker);
+            assert_eq!(Arc::strong_count(&task), 2, "one waker for each that waits");
+            waits.push((wait, task));
+        }
+        let tasks: Vec<_> = waits.into_iter().map(|(_left, task)| task).collect();
+        assert!(tasks.iter().all(|task| Arc::strong_count(task) == 1));
+        assert!(spill.lock().waits.is_empty());
+    }
+
+    #[test]
+    #[cfg_attr(any(miri, ropewalk_portable), ignore = "does not spill")]
+    fn a_waker_may_use_the_pool_when_it_is_dropped() {
+        struct Task(Arc<Spill>);
+        impl Wake for Task {
+            fn wake(self: Arc<Self>) {}
+        }
+        impl Drop for Task {
+            fn drop(&mut self) {
+                assert!(self.0.queue.try_lock().is_ok(), "not under the lock");
+            }
+        }
+
+        let directory = tempfile::tempdir().unwrap();
+        let spill = hanging(directory.path());
+        let mut wait = SpillWait::default();
+        for _ in 0..2 {
+            let waker = Waker::from(Arc::new(Task(Arc::clone(&spill))));
+            let mut context = Context::from_waker(&waker);
+            assert!(spill.poll_ready((false, false), &mut wait, &mut context).is_pending());
+        }
+        drop(wait);
+        assert_eq!(Arc::strong_count(&spill), 1);
+    }
 }

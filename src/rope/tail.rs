@@ -471,10 +471,14 @@ impl Rope {
 
     /// Returns `Ready` once a receive that spills need not wait for the disk.
     #[cfg(any(feature = "tokio", feature = "http-body"))]
-    pub(crate) fn poll_spill(&mut self, context: &mut std::task::Context<'_>) -> std::task::Poll<()> {
+    pub(crate) fn poll_spill(
+        &mut self,
+        wait: &mut crate::pool::SpillWait,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<()> {
         use std::task::Poll;
         let (want, ready) = (self.reads().bytes(), self.tail.as_deref().map_or(0, Extent::ready));
-        self.memory.pool().map_or(Poll::Ready(()), |pool| pool.poll_spill(ready < want, context))
+        self.memory.pool().map_or(Poll::Ready(()), |pool| pool.poll_spill(ready < want, wait, context))
     }
 
     /// Returns reserved room that was not used.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
+use crate::pool::SpillWait;
 use crate::sys::file::{self, Unnamed};
 use crate::sys::mock::{self, Call};
 use crate::{Pool, Rope, View};
@@ -98,7 +99,8 @@ fn what_is_written_past_the_page_cache_is_in_the_file() {
 
 /// Waits until the thread has prepared the page that a rope takes next.
 fn wait_until_prepared(pool: &Pool) {
-    while pool.poll_spill(true, &mut Context::from_waker(Waker::noop())).is_pending() {
+    let (mut wait, mut context) = (SpillWait::default(), Context::from_waker(Waker::noop()));
+    while pool.poll_spill(true, &mut wait, &mut context).is_pending() {
         thread::sleep(Duration::from_millis(1));
     }
 }
