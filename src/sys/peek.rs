@@ -12,6 +12,7 @@
 //! | pipe, FIFO | `poll`; if it says nothing, `tee` | no writer and nothing in it | more; `WouldBlock` or waits |
 //! | pipe of packets (`O_DIRECT`) | `tee` to another pipe, which is read | as a pipe | the next packet's length |
 //! | regular file of any size, memfd, block device, `/proc`, `/sys` | `pread` of one byte at the position | 0 | more; the file's error |
+//! | a file without a position (`ESPIPE`): a stream of FUSE, tracefs' `trace_pipe` | `poll` | never | more; `WouldBlock` or waits |
 //! | the same with `O_DIRECT` | position and `st_size` | at or behind the size | more |
 //! | `/dev/null`, `zero`, `full`, `random`, `urandom` | `pread` of one byte | 0: `/dev/null` | more |
 //! | terminal | `poll`, then `FIONREAD` | end of file was typed; hung up | more; `WouldBlock` or waits |
@@ -474,7 +475,8 @@ fn peek_by_poll(fd: BorrowedFd<'_>, found: &Metadata, waits: bool) -> io::Result
     let hung_up = hangs_up && ready & POLLHUP != 0;
     Ok(match ready & (POLLIN | POLLPRI) {
         0 if hung_up => Next::End,
-        POLLIN if !is_pipe => match bytes_left(fd) {
+        // Of a file, `FIONREAD` tells its size less its position, and this one has no position.
+        POLLIN if !is_pipe && !found.is_file() => match bytes_left(fd) {
             Some(0) => Next::End,
             None if hung_up => Next::End,
             _ => Next::More,
