@@ -576,6 +576,8 @@ fn any_other_descriptor_is_as_read_says() {
         "/proc/uptime",
         "/proc/kallsyms",
         "/sys/kernel/tracing/trace_pipe",
+        "/sys/devices/system/cpu/cpu0/topology/core_cpus",
+        "/sys/devices/system/node/node0/cpumap",
         "/sys/fs/cgroup/cgroup.procs",
         "/sys/class/net/lo/carrier",
         "/sys/kernel/btf/vmlinux",

@@ -11,10 +11,10 @@
 //! | receive with `MSG_OOB` | nothing, since the urgent byte is beside the stream | never | more |
 //! | pipe, FIFO | `poll`; if it says nothing, `tee` | no writer and nothing in it | more; `WouldBlock` or waits |
 //! | pipe of packets (`O_DIRECT`) | `tee` to another pipe, which is read | as a pipe | the next packet's length |
-//! | regular file of any size, memfd, block device, `/proc`, `/sys` | `pread` of one byte at the position | 0 | more; the file's error |
+//! | regular file of any size, memfd, block device, `/proc`, `/sys` | `pread` at the position | 0 | more; the file's error |
 //! | a file without a position (`ESPIPE`): a stream of FUSE, tracefs' `trace_pipe` | `poll` | never | more; `WouldBlock` or waits |
 //! | the same with `O_DIRECT` | position and `st_size` | at or behind the size | more |
-//! | `/dev/null`, `zero`, `full`, `random`, `urandom` | `pread` of one byte | 0: `/dev/null` | more |
+//! | `/dev/null`, `zero`, `full`, `random`, `urandom` | `pread` | 0: `/dev/null` | more |
 //! | terminal | `poll`, then `FIONREAD` | end of file was typed; hung up | more; `WouldBlock` or waits |
 //! | eventfd, timerfd, signalfd, inotify, perf_event, other devices | `poll`, then `FIONREAD` | never, unless it is known that 0 are left | more; `WouldBlock` or waits |
 //! | directory | `pread` | never | `EISDIR` |
@@ -433,7 +433,7 @@ pub(super) fn to_position(offset: u64) -> nix::Result<i64> {
     i64::try_from(offset).ok().filter(|_| offset < END_OF_OFFSETS).ok_or(Errno::EINVAL)
 }
 
-/// pread(2) of one byte: whether a file ends at or before an offset.
+/// pread(2): whether a file ends at or before an offset.
 ///
 /// # Errors
 ///
@@ -443,12 +443,22 @@ pub(crate) fn at_end_of_file(fd: BorrowedFd<'_>, offset: u64) -> io::Result<bool
     Ok(peek_at(fd, offset)? == Next::End)
 }
 
-/// pread(2) of one byte.
+/// Bytes of a file that are asked for to see whether it has any. Some files of `/sys` have none for who asks for one.
+const PEEK: usize = 4 << 10;
+
+/// pread(2).
 fn peek_at(fd: BorrowedFd<'_>, position: u64) -> io::Result<Next> {
-    let file = as_file(fd);
-    match file.read_exact_at(&mut [0], position) {
-        Ok(()) => Ok(Next::More),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Next::End),
+    let (file, mut memory) = (as_file(fd), [0; PEEK]);
+    let read = loop {
+        match file.read_at(&mut memory, position) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => break read,
+        }
+    };
+    memory.zeroize(); // the rope may be one that erases its bytes
+    match read {
+        Ok(0) => Ok(Next::End),
+        Ok(_) => Ok(Next::More),
         // `O_DIRECT`, or a file of records.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
             Ok(if (1..=position).contains(&file.metadata()?.len()) { Next::End } else { Next::More })
