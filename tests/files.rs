@@ -6,7 +6,7 @@ mod support;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, symlink};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, symlink};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::thread;
@@ -100,6 +100,35 @@ fn a_file_is_mapped_in_a_view_and_sent_from_there() {
     let view = rope.finalize().unwrap();
     assert_eq!(view.copied_bytes(), 0);
     assert!(view == bytes);
+}
+
+#[test]
+#[cfg_attr(ropewalk_portable, ignore = "O_DIRECT is of Linux")]
+fn a_file_that_is_open_with_o_direct_is_read_from_any_byte_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
+    let bytes = pattern(3, MIB + 10);
+    fs::write(&path, &bytes).unwrap();
+    let Ok(file) = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&path) else {
+        return println!("skipped: this file system has no O_DIRECT");
+    };
+    for range in [0..4096, 3..4, 4095..4097, 5..MIB + 10, MIB..MIB + 10] {
+        let mut rope = Rope::from("ab");
+        rope.push_file(threads_own(&file), range.start as u64..range.end as u64).unwrap();
+        let expected = [b"ab", &bytes[range.clone()]].concat();
+        let mut read = Vec::new();
+        rope.cursor().read_to_end(&mut read).unwrap();
+        assert!(read == expected, "{range:?}");
+        let view = rope.finalize().unwrap();
+        assert!(view == expected, "{range:?}");
+        view.persist(directory.path().join(format!("{range:?}"))).unwrap();
+        assert!(fs::read(directory.path().join(format!("{range:?}"))).unwrap() == expected, "{range:?}");
+    }
+    let mut rope = Rope::new();
+    rope.push_file(threads_own(&file), 7..MIB as u64).unwrap();
+    OpenOptions::new().write(true).open(&path).unwrap().set_len(5000).unwrap();
+    let error = rope.cursor().read_exact(&mut vec![0; MIB - 7]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
 }
 
 #[test]

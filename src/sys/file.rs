@@ -19,10 +19,13 @@ use super::mock::{self, Call};
 use super::platform::{self, EMPTY_PATH, O_DIRECT, O_TMPFILE, copy_file_range};
 use super::pressure;
 use super::retry;
-use super::{errno, is_unsupported};
+use super::{direct_block, errno, is_unsupported, needs_alignment};
 
 /// Bytes whose multiples `O_DIRECT` takes, on most devices.
 const BLOCK: usize = 4 << 10;
+
+/// Bytes that are read at a time where they cannot be read to where they belong.
+const BOUNCE: usize = 256 << 10;
 
 /// Bytes that are written at a time to a file in memory: each step asks for memory first, since a full control group kills.
 const STEP: usize = 2 << 20;
@@ -254,13 +257,46 @@ pub(crate) fn copy_all(from: &File, offset: u64, len: usize, to: &File, at: u64)
 
 /// Copies through memory what copy_file_range(2) does not.
 fn copy_through(from: &File, offset: u64, len: usize, to: &File, at: u64, done: usize) -> io::Result<()> {
-    let mut buffer = vec![0; (len - done).min(256 << 10)];
+    let mut buffer = vec![0; (len - done).min(BOUNCE)];
     let mut done = done;
     while done < len {
         let part = (len - done).min(buffer.len());
-        from.read_exact_at(&mut buffer[..part], offset + done as u64)?;
+        read_exact_at(from, &mut buffer[..part], offset + done as u64)?;
         write_all_at(to, &buffer[..part], at + done as u64)?;
         done += part;
+    }
+    Ok(())
+}
+
+/// pread(2) of all of `into`. Where the file is open with `O_DIRECT`, and what is asked for begins or ends inside a block, by
+/// whole blocks that are copied.
+///
+/// # Errors
+///
+/// What pread(2) reports; `UnexpectedEof` if the file has become shorter.
+pub(crate) fn read_exact_at(file: &File, into: &mut [u8], offset: u64) -> io::Result<()> {
+    match file.read_exact_at(into, offset) {
+        Err(error) if needs_alignment(file.as_fd(), &error) => {}
+        done => return done,
+    }
+    let block = direct_block(file.as_fd())?;
+    let mut memory = vec![0; into.len().min(BOUNCE).next_multiple_of(block) + 2 * block];
+    let start = memory.as_ptr().align_offset(block);
+    let whole = memory.len() / block * block - block;
+    let blocks = &mut memory[start..start + whole];
+    let mut done = 0;
+    while done < into.len() {
+        let at = offset + done as u64;
+        let before = usize::try_from(at % block as u64).map_err(io::Error::other)?;
+        let count = match file.read_at(blocks, at - before as u64) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            count => count?.saturating_sub(before).min(into.len() - done),
+        };
+        if count == 0 {
+            return Err(shrunk(at));
+        }
+        into[done..done + count].copy_from_slice(&blocks[before..before + count]);
+        done += count;
     }
     Ok(())
 }

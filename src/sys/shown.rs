@@ -11,11 +11,11 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use super::file::read_exact_at;
 use super::process::Process;
 
 /// Where in a file bytes lie.
@@ -123,7 +123,7 @@ pub(crate) fn copy(from: &[u8], into: &mut [u8]) -> io::Result<()> {
     for (part, in_file) in parts(from) {
         let (to, behind) = rest.split_at_mut(part.len());
         match in_file {
-            Some(at) => at.file.read_exact_at(to, at.offset)?,
+            Some(at) => read_exact_at(&at.file, to, at.offset)?,
             None => to.copy_from_slice(part),
         }
         rest = behind;
@@ -142,7 +142,7 @@ pub(crate) fn append(from: &[u8], into: &mut Vec<u8>) -> io::Result<()> {
         match in_file {
             Some(at) => {
                 into.resize(end + part.len(), 0);
-                at.file.read_exact_at(&mut into[end..], at.offset)?;
+                read_exact_at(&at.file, &mut into[end..], at.offset)?;
             }
             None => into.extend_from_slice(part),
         }
