@@ -690,3 +690,248 @@ fn a_message_that_fills_the_reserved_room_is_not_cut() {
         }
     }
 }
+
+/// Gives the number of `old`, which is closed, to what is behind `new`.
+fn take_number(new: &impl AsRawFd, old: &OwnedFd) {
+    // SAFETY: both are open, and `old` owns what is behind its number from then on.
+    assert!(unsafe { libc::dup2(new.as_raw_fd(), old.as_raw_fd()) } >= 0);
+}
+
+/// Receiving ends that hold two writes of these sizes, whether they keep them apart, and what keeps them open.
+fn ends(sizes: [usize; 2]) -> Vec<(&'static str, OwnedFd, bool, OwnedFd)> {
+    let mut ends = Vec::new();
+    for (name, kind) in [("stream", Type::STREAM), ("datagram", Type::DGRAM), ("seqpacket", Type::SEQPACKET)]
+    {
+        let (sender, receiver) = Socket::pair(Domain::UNIX, kind, None).unwrap();
+        ends.push((name, receiver.into(), kind != Type::STREAM, sender.into()));
+    }
+    let (read, write) = pipe2(OFlag::O_CLOEXEC).unwrap();
+    ends.push(("pipe", read, false, write));
+    if !cfg!(ropewalk_portable) {
+        let (read, write) = packet_pipe();
+        ends.push(("packets", read.into(), true, write.into()));
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    ends.push(("file", file.reopen().unwrap().into(), false, file.into_file().into()));
+    for (_, end, _, writer) in &ends {
+        let mut writer = File::from(writer.try_clone().unwrap());
+        for (seed, size) in sizes.into_iter().enumerate() {
+            writer.write_all(&pattern(seed as u64, size)).unwrap();
+        }
+        // SAFETY: a descriptor that is open.
+        assert!(unsafe { libc::fcntl(end.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) } >= 0);
+    }
+    ends
+}
+
+type Receive = fn(&mut Rope, &OwnedFd, usize) -> std::io::Result<usize>;
+
+/// A rope goes on behind the number of a closed descriptor of each kind with one of each kind: nothing is cut without an
+/// error, and bytes are received as ever.
+#[test]
+fn a_rope_goes_on_behind_a_number_with_another_kind() {
+    let calls: [(&str, Receive); 3] = [
+        ("readv", |rope, fd, max| rope.readv_up_to(fd, max)),
+        ("recvmsg", |rope, fd, _| {
+            let received = rope.recvmsg_from(fd, 0)?;
+            if received.truncated { Err(ErrorKind::InvalidData.into()) } else { Ok(received.bytes) }
+        }),
+        ("splice", |rope, fd, _| rope.splice_from(fd)),
+    ];
+    let pool = Pool::new().unwrap();
+    for (first, max, filled) in [(5, 5, 0), (20, 20, 0), (5, 3, 0), (5, 9, 4090), (5, 9, 4096), (5, 5000, 0)]
+    {
+        for (call, receive) in calls {
+            for before in 0..ends([20, 20]).len() {
+                for after in 0..ends([12, 7]).len() {
+                    for in_pool in [false, true] {
+                        let (was, old, _, _peer) = ends([20, 20]).swap_remove(before);
+                        let (is, new, keeps, _writer) = ends([12, 7]).swap_remove(after);
+                        let case = format!("{call}: {was} to {is}, {first}, {max}, {filled}, {in_pool}");
+                        let mut rope = if in_pool { Rope::in_pool(&pool) } else { Rope::new() };
+                        let _ = rope.readv_up_to(&old, first); // refused for a message
+                        rope.clear();
+                        rope.write_all(&pattern(9, filled)).unwrap();
+                        take_number(&new, &old);
+                        let socket = ["stream", "datagram", "seqpacket"].contains(&is);
+                        if call == "recvmsg" && !socket {
+                            continue;
+                        }
+                        let start = rope.len();
+                        if !keeps {
+                            while rope.len() - start < 19 {
+                                assert!(receive(&mut rope, &old, max).expect(&case) > 0, "{case}");
+                            }
+                            rope.advance(start);
+                            assert_eq!(rope, [pattern(0, 12), pattern(1, 7)].concat()[..], "{case}");
+                            continue;
+                        }
+                        let mut at = 0;
+                        while at < 2 {
+                            let size = [12, 7][at];
+                            let len = rope.len();
+                            match receive(&mut rope, &old, max) {
+                                Ok(count) => {
+                                    assert_eq!(count, size, "{case}");
+                                    rope.advance(len);
+                                    assert_eq!(rope, pattern(at as u64, size)[..], "{case}");
+                                    at += 1;
+                                }
+                                Err(error) if error.kind() == ErrorKind::InvalidInput => {
+                                    assert!(max < size, "{case}: {error}");
+                                    assert_eq!(rope.readv_from(&old).expect(&case), size, "{case}");
+                                    at += 1;
+                                }
+                                Err(error) => {
+                                    assert_eq!(
+                                        (error.kind(), at),
+                                        (ErrorKind::InvalidData, 0),
+                                        "{case}: {error}"
+                                    );
+                                    at += 1;
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// An empty pipe that is non-blocking, behind the number of a stream and of a pipe of bytes.
+#[test]
+#[cfg_attr(ropewalk_portable, ignore = "knows no pipes of packets")]
+fn no_packet_behind_a_number_would_block() {
+    for (name, old, keeps, _peer) in ends([20, 20]) {
+        let mut rope = Rope::new();
+        let _ = rope.readv_up_to(&old, 5); // refused for a message
+        let (read, mut write) = packet_pipe();
+        take_number(&read, &old);
+        let refused = rope.readv_up_to(&old, 5).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::WouldBlock, "{name}, {keeps}: {refused}");
+        write.write_all(&pattern(1, 12)).unwrap();
+        assert_eq!(rope.readv_up_to(&old, 5).unwrap_err().kind(), ErrorKind::InvalidInput, "{name}");
+        rope.clear();
+        assert_eq!(rope.readv_from(&old).unwrap(), 12, "{name}");
+        drop(write);
+        assert_eq!(rope.readv_up_to(&old, 5).unwrap(), 0, "{name}");
+    }
+}
+
+/// An empty pipe, whose first packet comes while the read waits.
+#[test]
+#[cfg_attr(ropewalk_portable, ignore = "knows no pipes of packets")]
+fn a_packet_that_is_waited_for_is_not_cut() {
+    for room in [3, 11, 4095] {
+        let (read, write) = pipe2(OFlag::O_DIRECT | OFlag::O_CLOEXEC).unwrap();
+        let reader = thread::spawn(move || {
+            let mut rope = Rope::new();
+            let first = rope.readv_up_to(&read, room);
+            let got = (first.map_err(|error| error.kind()), rope.len(), rope.readv_from(&read).unwrap());
+            (got, read) // open until all is written
+        });
+        thread::sleep(Duration::from_millis(50)); // either way the packet is whole
+        let mut write = File::from(write);
+        write.write_all(&pattern(1, 12)).unwrap();
+        write.write_all(b"next").unwrap();
+        let whole = (Ok(12), 12, 4);
+        let refused = (Err(ErrorKind::InvalidInput), 0, 12);
+        assert_eq!(reader.join().unwrap().0, if room < 12 { refused } else { whole });
+    }
+}
+
+/// A datagram is no part of a stream that is spliced from, and one without bytes is not its end.
+#[test]
+#[cfg_attr(ropewalk_portable, ignore = "hands nothing over")]
+fn what_is_spliced_from_a_number_is_whole() {
+    for len in [0, 100, 60_000, 150_000] {
+        let mut rope = Rope::for_handover().unwrap();
+        let (mut peer, stream) = UnixStream::pair().unwrap();
+        let stream = OwnedFd::from(stream);
+        let sent = pattern(1, 300 << 10);
+        let writer = thread::spawn(move || {
+            peer.write_all(&sent).unwrap();
+            peer
+        });
+        while rope.len() < 300 << 10 {
+            rope.splice_from(&stream).unwrap();
+        }
+        let _peer = writer.join().unwrap();
+        let (there, socket) = Socket::pair(Domain::UNIX, Type::DGRAM, None).unwrap();
+        there.set_send_buffer_size(1 << 20).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        take_number(&socket, &stream);
+        there.send(&pattern(2, len)).unwrap();
+        there.send(b"the next").unwrap();
+        rope.set_limit((300 << 10) + 200_000);
+        if len > 0 {
+            assert_eq!(rope.splice_from(&stream).unwrap(), len);
+        }
+        assert_eq!(rope.splice_from(&stream).unwrap(), 8);
+        rope.advance(300 << 10);
+        assert_eq!(rope, [&pattern(2, len)[..], b"the next"].concat()[..]);
+    }
+}
+
+/// Behind the end of a stream that recvmsg(2) has told, and behind a message that was cut, the kind is asked for again.
+#[test]
+fn after_the_end_and_after_a_cut_recvmsg_asks_again() {
+    for ended in [false, true] {
+        for by_message in [false, true] {
+            let mut rope = Rope::new();
+            let (mut peer, stream) = UnixStream::pair().unwrap();
+            let stream = OwnedFd::from(stream);
+            peer.write_all(b"first").unwrap();
+            assert_eq!(rope.recvmsg_from(&stream, 0).unwrap().bytes, 5);
+            drop(peer);
+            if ended {
+                assert!(rope.recvmsg_from(&stream, 0).unwrap().end);
+            }
+            let (there, socket) = UnixDatagram::pair().unwrap();
+            take_number(&socket, &stream);
+            there.send(&pattern(1, 60_000)).unwrap();
+            there.send(&pattern(2, 60_000)).unwrap();
+            rope.clear();
+            if !ended {
+                assert!(rope.recvmsg_from(&stream, 0).unwrap().truncated);
+                rope.clear();
+            }
+            let count = if by_message {
+                let received = rope.recvmsg_from(&stream, 0).unwrap();
+                assert!(!received.truncated);
+                received.bytes
+            } else {
+                rope.readv_from(&stream).unwrap()
+            };
+            assert_eq!(count, 60_000);
+            assert_eq!(rope, pattern(if ended { 1 } else { 2 }, 60_000)[..]);
+        }
+    }
+}
+
+/// The rest of a long frame comes from a pipe of packets that has the number of the stream.
+#[test]
+#[cfg_attr(ropewalk_portable, ignore = "knows no pipes of packets")]
+fn a_frame_goes_on_behind_a_number_with_packets() {
+    for in_pool in [false, true] {
+        let pool = Pool::new().unwrap();
+        let mut rope = if in_pool { Rope::in_pool(&pool) } else { Rope::new() };
+        let codec = ropewalk::RopeCodec::new(1 << 20);
+        let (first, second) = (pattern(1, 100_000), pattern(2, 2000));
+        let mut wire = codec.wrap(Rope::from(first.clone())).unwrap();
+        wire.append(codec.wrap(Rope::from(second.clone())).unwrap());
+        let wire = wire.to_vec();
+        let (stream, mut peer) = UnixStream::pair().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let stream = OwnedFd::from(stream);
+        let cut = 100_000 - 100;
+        peer.write_all(&wire[..cut]).unwrap();
+        assert_eq!(rope.readv_frame(&stream, &codec).unwrap_err().kind(), ErrorKind::WouldBlock);
+        let (read, mut write) = packet_pipe();
+        take_number(&read, &stream);
+        write.write_all(&wire[cut..]).unwrap();
+        assert_eq!(rope.readv_frame(&stream, &codec).unwrap().unwrap(), first);
+        assert_eq!(rope.readv_frame(&stream, &codec).unwrap().unwrap(), second);
+    }
+}

@@ -94,8 +94,11 @@ impl Rope {
         }
         let received = self.fill_body(body, |iovecs| sys::readv(fd, iovecs, &mut kind));
         self.source().note(kind);
-        if kind == FdKind::Packets {
-            return self.read_some(fd, is_stream, usize::MAX);
+        if kind.was_asked_for_packets() {
+            if kind == FdKind::Packets {
+                return self.read_some(fd, is_stream, usize::MAX);
+            }
+            self.source().note_file(fd);
         }
         match received {
             Err(error) if sys::needs_alignment(fd, &error) => self.read_some(fd, is_stream, usize::MAX),

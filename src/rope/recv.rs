@@ -125,8 +125,11 @@ impl Rope {
         let call = |iovecs: &mut [UninitIovec<'_>]| sys::readv(fd, iovecs, &mut kind);
         let received = self.receive(fd, 0, max, call, |&count| count);
         self.source().note(kind);
-        if kind == FdKind::Packets {
-            return self.read_message(fd, max, kind);
+        if kind.was_asked_for_packets() {
+            if kind == FdKind::Packets {
+                return self.read_message(fd, max, kind);
+            }
+            self.source().note_file(fd);
         }
         match received {
             Err(error) if sys::needs_alignment(fd, &error) => self.read_direct(fd, None, max),
@@ -203,8 +206,13 @@ impl Rope {
                 len => self.receive_message(len, call, |got| got.bytes),
             };
         }
-        let received = self.receive(fd, flags, usize::MAX, call, |got| got.bytes)?;
-        Ok(received.unwrap_or_else(|| Received { end: true, ..Received::default() }))
+        let received = self.receive(fd, flags, usize::MAX, call, |got| got.bytes);
+        match &received {
+            Ok(Some(got)) if got.bytes > 0 && !got.truncated => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            _ => self.source().forget(), // as in `received`; what was cut may be a message
+        }
+        Ok(received?.unwrap_or_else(|| Received { end: true, ..Received::default() }))
     }
 
     /// Appends up to `max` of the bytes that were held back, if there are any.

@@ -60,10 +60,16 @@ impl Rope {
     /// ```
     pub fn splice_from<F: AsFd>(&mut self, fd: F) -> io::Result<usize> {
         let (fd, is_stream) = (fd.as_fd(), sys::is_stream_type::<F>());
-        if self.len() >= MIN_HELD && self.held_back.is_none() && self.source().kind(fd, is_stream).is_stream()
-        {
-            if let Some(received) = self.splice(fd) {
-                return self.received(received.map(Some));
+        if self.len() >= MIN_HELD && self.held_back.is_none() {
+            if !is_stream {
+                // The number may be that of a message socket by now. splice(2) cuts a message, and does not tell one
+                // without bytes from the end.
+                self.source().forget();
+            }
+            if self.source().kind(fd, is_stream).is_stream() {
+                if let Some(received) = self.splice(fd) {
+                    return self.received(received.map(Some));
+                }
             }
         }
         self.read_some(fd, is_stream, usize::MAX)

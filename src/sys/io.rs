@@ -22,7 +22,7 @@ use super::platform::{
     self, MSG_CMSG_CLOEXEC, MSG_ERRQUEUE, MSG_NOSIGNAL, MSG_PROBE, MSG_TELL_LEN, MSG_ZEROCOPY, SCM_PIDFD,
     SOL_UDP, UDP_GRO, preadv64,
 };
-use super::retry;
+use super::{errno, retry};
 
 /// Most descriptors that the kernel passes in one message: `SCM_MAX_FD`, unix(7).
 const MAX_FDS: usize = 253;
@@ -89,7 +89,7 @@ pub(crate) fn readv(
         return read_message(fd, iovecs);
     }
     let offer = offered(iovecs);
-    if *kind == FdKind::Other && offer < max_packet() {
+    if may_be_packets(*kind, iovecs) && offer < max_packet() {
         check_packets(fd, offer, kind)?;
     }
     let count = retry(|| {
@@ -109,6 +109,16 @@ pub(crate) fn readv(
         return check_kind(fd, iovecs, count, kind);
     }
     within_offer(count, offer, "readv")
+}
+
+/// Returns whether a read would cut a packet of a pipe that has this number by now. recv(2) does not.
+#[inline]
+fn may_be_packets(kind: FdKind, iovecs: &[UninitIovec<'_>]) -> bool {
+    match kind {
+        FdKind::Other | FdKind::Records => true,
+        FdKind::Stream => iovecs.len() > 1,
+        _ => false,
+    }
 }
 
 /// After what may be the end, or a part of a message: asks the kernel whether the number of a closed stream is that of a
@@ -165,22 +175,49 @@ fn check_packets(fd: BorrowedFd<'_>, offer: usize, kind: &mut FdKind) -> io::Res
     if mock::is_set() {
         return Ok(());
     }
-    *kind = kind_before_read(fd, offer)?;
-    if *kind == FdKind::Packets { Err(io::ErrorKind::InvalidInput.into()) } else { Ok(()) }
+    match kind_before_read(fd, offer)? {
+        FdKind::Packets => {
+            *kind = FdKind::Packets;
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        found if !matches!(*kind, FdKind::Stream | FdKind::Records) => *kind = found,
+        _ => {}
+    }
+    Ok(())
 }
 
 #[inline]
 fn read(fd: BorrowedFd<'_>, iovec: &mut UninitIovec<'_>, kind: &mut FdKind) -> nix::Result<usize> {
-    let (fd, to, len) = (fd.as_raw_fd(), iovec.as_mut_ptr().cast(), iovec.len());
     if kind.is_stream() {
+        let (to, len) = (iovec.as_mut_ptr().cast(), iovec.len());
         // SAFETY: the iovec is memory that it borrows mutably, of this length.
-        match Errno::result(unsafe { libc::recv(fd, to, len, 0) }) {
-            Err(error) if is_refused(error) => *kind = FdKind::Other,
+        match Errno::result(unsafe { libc::recv(fd.as_raw_fd(), to, len, 0) }) {
+            Err(error) if is_refused(error) => return read_refused(fd, iovec, kind),
             received => return received.map(isize::unsigned_abs),
         }
     }
-    // SAFETY: as above.
-    Errno::result(unsafe { libc::read(fd, to, len) }).map(isize::unsigned_abs)
+    read_file(fd, iovec)
+}
+
+#[inline]
+fn read_file(fd: BorrowedFd<'_>, iovec: &mut UninitIovec<'_>) -> nix::Result<usize> {
+    let (to, len) = (iovec.as_mut_ptr().cast(), iovec.len());
+    // SAFETY: the iovec is memory that it borrows mutably, of this length.
+    Errno::result(unsafe { libc::read(fd.as_raw_fd(), to, len) }).map(isize::unsigned_abs)
+}
+
+/// After recv(2) was refused: the number may be that of a pipe of packets by now.
+#[cold]
+fn read_refused(fd: BorrowedFd<'_>, iovec: &mut UninitIovec<'_>, kind: &mut FdKind) -> nix::Result<usize> {
+    *kind = FdKind::Other;
+    if iovec.len() < max_packet() {
+        check_packets(fd, iovec.len(), kind).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => Errno::EAGAIN,
+            io::ErrorKind::InvalidInput => Errno::EINVAL,
+            _ => errno(&error),
+        })?;
+    }
+    read_file(fd, iovec)
 }
 
 #[inline(never)]

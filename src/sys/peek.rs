@@ -76,10 +76,10 @@ pub(crate) enum FdKind {
     Records,
     /// A pipe whose writer has `O_DIRECT`: the same holds for its packets. Only what is in the pipe tells.
     Packets,
-    /// Not a socket, or not known: read(2) serves both. It may be a pipe of packets.
-    Other,
     /// As `Other`, and no pipe of packets.
     Bytes,
+    /// Not a socket, or not known: read(2) serves both. It may be a pipe of packets.
+    Other,
     /// A socket of which nothing is known in a sandbox: it is asked for again before each receive.
     Unknown,
 }
@@ -135,6 +135,12 @@ impl FdKind {
         matches!(self, FdKind::StreamType | FdKind::Stream)
     }
 
+    /// Returns whether a read had to ask if it is a pipe of packets, now or before.
+    #[inline]
+    pub(crate) fn was_asked_for_packets(self) -> bool {
+        matches!(self, FdKind::Packets | FdKind::Bytes)
+    }
+
     /// Returns whether it keeps boundaries, so that what a receive has no room for is lost.
     #[inline]
     pub(crate) fn keeps_messages(self) -> bool {
@@ -142,17 +148,40 @@ impl FdKind {
     }
 }
 
-/// Before a read of no more than `offer` bytes from what is no socket: whether it would cut a packet of a pipe.
+/// Before a read of no more than `offer` bytes from what may be no socket: whether it would cut a packet of a pipe.
 ///
-/// ioctl(2), `FIONREAD`; for a pipe that holds more, pipe2(2) and tee(2). A pipe of bytes is assumed to stay one.
+/// ioctl(2), `FIONREAD`; for an empty pipe poll(2); for one that holds more than is read, pipe2(2) and tee(2). A pipe of bytes
+/// is assumed to stay one.
+///
+/// # Errors
+///
+/// `WouldBlock` for an empty pipe that is non-blocking: a packet that comes before the read could be longer than `offer`.
+/// Without descriptors for tee(2) it is left to the read.
 #[cold]
 pub(super) fn kind_before_read(fd: BorrowedFd<'_>, offer: usize) -> io::Result<FdKind> {
     if !super::IS_LINUX {
         return Ok(FdKind::Bytes);
     }
-    match bytes_left(fd) {
+    let left = bytes_left(fd);
+    if left.is_some_and(|left| (1..=offer).contains(&left)) {
+        return Ok(FdKind::Other);
+    }
+    let found = as_file(fd).metadata()?;
+    let is_pipe = found.file_type().is_fifo();
+    let left = match left {
+        Some(0) if is_pipe => {
+            let waits = waits(fd)?;
+            match peek_by_poll(fd, &found, waits) {
+                Ok(Next::More) => bytes_left(fd),
+                Err(error) if waits || !is_short(&error) => return Err(error),
+                _ => Some(0),
+            }
+        }
+        left => left,
+    };
+    match left {
         Some(left) if left <= offer => Ok(FdKind::Other),
-        Some(_) if as_file(fd).metadata()?.file_type().is_fifo() => {
+        Some(_) if is_pipe => {
             // The first of these reads does not get two bytes if the packet has one; the second one drops the rest of a
             // longer packet.
             let packets = next_of(&tee(fd, 2, false)?, 2)? == 1 || {
@@ -164,6 +193,22 @@ pub(super) fn kind_before_read(fd: BorrowedFd<'_>, offer: usize) -> io::Result<F
         }
         _ => Ok(FdKind::Bytes),
     }
+}
+
+/// fstat(2): tells the files apart that a descriptor's number stands for in turns. The kernel's inodes of pipes have 32 bits.
+#[cold]
+#[inline(never)]
+fn file_id(fd: BorrowedFd<'_>) -> u32 {
+    let Ok(found) = as_file(fd).metadata() else { return NO_FILE };
+    let id = found.ino() ^ found.dev().rotate_left(32);
+    u32::try_from((id ^ (id >> 32)) & u64::from(u32::MAX)).map_or(NO_FILE, |id| id.max(NO_FILE + 1))
+}
+
+const NO_FILE: u32 = 0;
+
+/// fcntl(2): whether a read waits for bytes.
+fn waits(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(!OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?).contains(OFlag::O_NONBLOCK))
 }
 
 /// Largest packet of a pipe: a page.
@@ -194,28 +239,31 @@ fn as_file(fd: BorrowedFd<'_>) -> ManuallyDrop<File> {
 pub(crate) struct KnownFd {
     fd: i32,
     kind: FdKind,
+    /// Of `FdKind::Bytes`, the [`file_id`]: a pipe of packets behind the number must not be read in parts.
+    file: u32,
     /// Whether the last receive brought bytes, but fewer than it was offered memory for.
     #[cfg_attr(not(feature = "tokio"), allow(dead_code))] // only a readiness is cleared because of it
     pub(crate) was_short: bool,
 }
 
 impl KnownFd {
-    pub(crate) const NONE: KnownFd = KnownFd { fd: -1, kind: FdKind::Other, was_short: false };
+    pub(crate) const NONE: KnownFd = KnownFd { fd: -1, kind: FdKind::Other, file: NO_FILE, was_short: false };
 
     /// Returns what `fd` is, which `is_stream` if its type says so. Else getsockopt(2), unless it is the descriptor of the
     /// last call and did not keep messages: a stream behind the number of one that does must not be read as that is, since
-    /// with `MSG_TRUNC` TCP drops bytes and counts them.
+    /// with `MSG_TRUNC` TCP drops bytes and counts them, and tee(2) takes nothing but pipes.
     #[inline]
     pub(crate) fn kind(&mut self, fd: BorrowedFd<'_>, is_stream: bool) -> FdKind {
         let is_known = match self.kind {
             FdKind::StreamType => is_stream,
-            FdKind::Message | FdKind::Unknown => false,
+            FdKind::Message | FdKind::Packets | FdKind::Unknown => false,
+            FdKind::Bytes => !is_stream && self.file != NO_FILE && self.file == file_id(fd),
             FdKind::Other => true, // a stream too, where a sandbox forbids recv(2)
             _ => !is_stream,
         };
         if self.fd != fd.as_raw_fd() || !is_known {
             let kind = if is_stream { FdKind::StreamType } else { FdKind::of(fd) };
-            *self = KnownFd { fd: fd.as_raw_fd(), kind, was_short: false };
+            *self = KnownFd { fd: fd.as_raw_fd(), kind, ..KnownFd::NONE };
         }
         self.kind
     }
@@ -230,6 +278,14 @@ impl KnownFd {
     #[inline]
     pub(crate) fn note(&mut self, kind: FdKind) {
         self.kind = kind;
+    }
+
+    /// Notes which file is one of bytes.
+    #[cold]
+    pub(crate) fn note_file(&mut self, fd: BorrowedFd<'_>) {
+        if self.file == NO_FILE {
+            self.file = file_id(fd);
+        }
     }
 
     /// For the end of the stream and for errors, after which descriptors are closed.
@@ -296,8 +352,7 @@ pub(crate) fn is_no_socket(fd: BorrowedFd<'_>, error: &io::Error) -> bool {
 
 /// tee(2) and read(2): bytes of the next packet of a pipe; 0 at the end. Waits for one unless the pipe is non-blocking.
 pub(super) fn next_packet_len(fd: BorrowedFd<'_>) -> io::Result<usize> {
-    let waits = !OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?).contains(OFlag::O_NONBLOCK);
-    next_of(&tee(fd, max_packet(), waits)?, max_packet())
+    next_of(&tee(fd, max_packet(), waits(fd)?)?, max_packet())
 }
 
 /// recvmsg(2) with `MSG_PEEK`: bytes of the next message of a message socket. Waits for one unless
@@ -367,7 +422,6 @@ fn holds_datagram(fd: BorrowedFd<'_>) -> io::Result<bool> {
 fn peek_file(fd: BorrowedFd<'_>, flags: i32) -> io::Result<Next> {
     // SAFETY: names no memory. The kernel checks that the descriptor can be read, and does nothing else.
     Errno::result(unsafe { libc::readv(fd.as_raw_fd(), ptr::null(), 0) })?;
-    let status = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
     let found = as_file(fd).metadata()?;
     if has_position(&found) {
         match position(fd).and_then(|position| peek_at(fd, position)) {
@@ -375,7 +429,7 @@ fn peek_file(fd: BorrowedFd<'_>, flags: i32) -> io::Result<Next> {
             next => return next,
         }
     }
-    let waits = !status.contains(OFlag::O_NONBLOCK) && flags & libc::MSG_DONTWAIT == 0;
+    let waits = flags & libc::MSG_DONTWAIT == 0 && waits(fd)?;
     peek_by_poll(fd, &found, waits)
 }
 
