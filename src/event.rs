@@ -7,9 +7,12 @@
 #[cfg(feature = "tracing")]
 macro_rules! event {
     ($level:ident, $($what:tt)+) => {
-        let _panicked = ::std::panic::catch_unwind(::std::panic::AssertUnwindSafe(|| {
+        let told = ::std::panic::catch_unwind(::std::panic::AssertUnwindSafe(|| {
             ::tracing::$level!(target: "ropewalk", $($what)+);
         }));
+        if let Err(payload) = told {
+            ::std::mem::forget(payload); // its drop is foreign code, too
+        }
     };
 }
 

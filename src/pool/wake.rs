@@ -10,6 +10,34 @@ use std::task::Waker;
 /// such a thread, and keep the other waiters asleep.
 pub(super) fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
     for waker in wakers {
-        let _panicked = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
+            std::mem::forget(payload); // its drop is foreign code, too
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::panic_any;
+    use std::sync::Arc;
+    use std::task::Wake;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_whose_payload_panics_goes_no_further() {
+        struct Payload;
+        impl Drop for Payload {
+            fn drop(&mut self) {
+                panic!("a payload panics when it is dropped");
+            }
+        }
+        struct Task;
+        impl Wake for Task {
+            fn wake(self: Arc<Self>) {
+                panic_any(Payload);
+            }
+        }
+        wake_all([Waker::from(Arc::new(Task)), Waker::from(Arc::new(Task))]);
     }
 }
