@@ -18,6 +18,7 @@ use mio::{Registry, Token};
 use poll::{BOTH, Connection, Limits, Server};
 use recipes::proxy::{Direction, Next};
 use ropewalk::Rope;
+use socket2::SockRef;
 
 /// Forwards each connection to another address, both ways.
 #[derive(Parser)]
@@ -72,6 +73,9 @@ impl Forward {
         let mut server = TcpStream::connect(to)?;
         registry.register(&mut client, token, BOTH)?;
         registry.register(&mut server, token, BOTH)?;
+        // Closing them is a reset until both ways have ended: the end of a stream would tell the other side that all of
+        // it has come.
+        set_linger(&[&client, &server], Some(Duration::ZERO))?;
         let ways = [(); 2].map(|()| Some(Direction::new(Rope::new())));
         Ok(Forward { client, server, ways, last: Instant::now() })
     }
@@ -85,7 +89,10 @@ impl Connection for Forward {
             self.last = Instant::now();
         }
         Ok(match moves.map(|(_, next)| next) {
-            [Next::End, Next::End] => Next::End,
+            [Next::End, Next::End] => {
+                set_linger(&[&self.client, &self.server], None)?;
+                Next::End
+            }
             [Next::Turn, _] | [_, Next::Turn] => Next::Turn,
             _ => Next::Event,
         })
@@ -94,6 +101,10 @@ impl Connection for Forward {
     fn last(&self) -> Instant {
         self.last
     }
+}
+
+fn set_linger(sockets: &[&TcpStream], time: Option<Duration>) -> io::Result<()> {
+    sockets.iter().try_for_each(|&socket| SockRef::from(socket).set_linger(time))
 }
 
 /// One way's turn, and whether a byte moved.

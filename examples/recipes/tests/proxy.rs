@@ -4,11 +4,13 @@
 #[path = "../../http_upload/tests/support/numbers.rs"]
 mod numbers;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use socket2::SockRef;
 
 const MIB: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -90,7 +92,7 @@ fn exchange(stream: &TcpStream, content: &[u8], rest: Duration) -> Vec<u8> {
 fn assert_closed(stream: &mut TcpStream) {
     let mut rest = Vec::new();
     if let Err(error) = stream.read_to_end(&mut rest) {
-        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "not closed: {error}");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "not closed: {error}");
     }
 }
 
@@ -157,6 +159,47 @@ fn peers_that_leave_end_their_connection_only() {
     let mut got = [0; 13];
     other_server.read_exact(&mut got).unwrap();
     assert_eq!(&got, b"still through");
+}
+
+#[test]
+fn a_stream_that_breaks_off_does_not_end_for_the_other_side() {
+    let proxy = Proxy::start("");
+    for from_client in [true, false] {
+        let (client, server) = proxy.pair();
+        let (mut from, to) = if from_client { (client, server) } else { (server, client) };
+        from.write_all(b"half of").unwrap();
+        (&to).read_exact(&mut [0; 7]).unwrap();
+        SockRef::from(&from).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(from);
+        assert_reset(&to);
+    }
+}
+
+#[test]
+fn a_connection_that_is_given_up_does_not_end_for_its_sides() {
+    let proxy = Proxy::start("--idle 1");
+    let (mut client, server) = proxy.pair();
+    client.write_all(b"half of").unwrap();
+    (&server).read_exact(&mut [0; 7]).unwrap();
+    assert_reset(&server);
+    assert_reset(&client);
+}
+
+#[test]
+fn a_proxy_that_is_killed_ends_no_stream() {
+    let proxy = Proxy::start("");
+    let (mut client, server) = proxy.pair();
+    client.write_all(b"half of").unwrap();
+    (&server).read_exact(&mut [0; 7]).unwrap();
+    drop(proxy);
+    assert_reset(&server);
+    assert_reset(&client);
+}
+
+#[track_caller]
+fn assert_reset(mut stream: &TcpStream) {
+    let read = stream.read(&mut [0]);
+    assert_eq!(read.map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
 }
 
 #[test]
