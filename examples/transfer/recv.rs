@@ -19,7 +19,7 @@ use crate::{advise, numbers, progress, wire};
 
 /// Receives one payload from `transfer send`, complete or not at all.
 ///
-/// The payload lies in memory once. It is written when it is complete, to a temporary file that then
+/// The payload lies in memory once. It is written when it is complete, to a file without a name that then
 /// replaces the one at --output: whatever goes wrong on either side, no file holds half of a payload and
 /// the old file stays. The sender is told when the payload is written; if it is not, for whatever reason,
 /// the connection is reset, so that the sender learns of it.

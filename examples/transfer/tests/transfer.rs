@@ -8,14 +8,16 @@ mod process;
 mod numbers;
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -339,7 +341,7 @@ fn a_receiver_that_is_interrupted_while_it_writes_leaves_nothing_behind() {
         let receiver = Receiver::start(&["--output", &files.output()]);
         let mut peer = connect(&receiver);
         peer.write_all(&whole(&payload)).unwrap();
-        wait_for(|| files.names().len() > 2 || fs::metadata(files.output()).unwrap().len() > 4);
+        wait_for(|| files.are_written(receiver.id()));
         signal(receiver.id(), kind);
         receiver.finish();
         // Where it was too late, the file is whole.
@@ -526,6 +528,55 @@ fn no_place_for_the_output_is_known_before_anything_arrives() {
 }
 
 #[test]
+fn a_name_that_no_file_can_have_is_known_before_anything_arrives() {
+    let files = Files::new(0);
+    for (name, why) in [("new/".to_owned(), "No such file"), ("x".repeat(300), "File name too long")] {
+        let output = format!("{}/{name}", files.directory());
+        let receiver = transfer(&["recv", "--listen", "127.0.0.1:0", "--output", &output]);
+        receiver.finish().assert_failed(why);
+        files.assert_no_output();
+    }
+}
+
+#[test]
+fn more_than_a_file_may_have_is_an_error_and_leaves_nothing_behind() {
+    let files = Files::new(0);
+    fs::write(files.output(), "kept").unwrap();
+    let mut command = bounded("sh");
+    command
+        .args(["-c", "ulimit -f 100; exec \"$0\" recv --listen 127.0.0.1:0 --output \"$1\""])
+        .args([env!("CARGO_BIN_EXE_transfer"), &files.output()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let receiver = Receiver::of(Running(command.spawn().unwrap()));
+    let mut peer = connect(&receiver);
+    peer.write_all(&whole(&vec![1; MIB])).unwrap();
+    assert_eq!(peer.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    receiver.finish().assert_failed("File too large");
+    assert_eq!(fs::read(files.output()).unwrap(), b"kept");
+    files.assert_names(&["input", "output"]);
+}
+
+#[test]
+fn a_receiver_that_is_killed_while_it_writes_leaves_nothing_behind() {
+    let (files, payload) = (Files::new(0), vec![1; 64 * MIB]);
+    let unnamed = File::options().write(true).custom_flags(libc::O_TMPFILE).open(files.directory());
+    if unnamed.is_err() {
+        eprintln!("SKIPPED: the file system knows no files without a name");
+        return;
+    }
+    fs::write(files.output(), "kept").unwrap();
+    let receiver = Receiver::start(&["--output", &files.output()]);
+    let mut peer = connect(&receiver);
+    peer.write_all(&whole(&payload)).unwrap();
+    wait_for(|| files.are_written(receiver.id()));
+    receiver.kill();
+    let output = fs::read(files.output()).unwrap();
+    assert!(output == b"kept" || output == payload, "{} bytes", output.len());
+    files.assert_names(&["input", "output"]);
+}
+
+#[test]
 fn an_address_in_use() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -541,6 +592,18 @@ impl Files {
         let pattern = (0..len as u64).map(|i| i.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes()[0]);
         fs::write(files.input(), pattern.collect::<Vec<u8>>()).unwrap();
         files
+    }
+
+    fn directory(&self) -> &str {
+        self.0.path().to_str().unwrap()
+    }
+
+    /// Whether the process has begun to write an output, or has written it.
+    fn are_written(&self, process: u32) -> bool {
+        let is_open = fs::read_dir(format!("/proc/{process}/fd")).is_ok_and(|mut open| {
+            open.any(|fd| fd.is_ok_and(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.starts_with(&self.0))))
+        });
+        is_open || fs::metadata(self.output()).unwrap().len() > 4
     }
 
     fn input(&self) -> String {
