@@ -9,7 +9,7 @@ use std::thread;
 use bytes::Bytes;
 use nix::errno::Errno;
 
-use super::{ERRORS, pattern};
+use super::{ERRORS, kernel_is_older_than, pattern};
 use crate::pool::Pool;
 use crate::rope::Rope;
 use crate::sys::mock::{self, Call};
@@ -143,6 +143,9 @@ fn in_page_tables(bytes: &[u8]) -> bool {
 #[test]
 #[cfg_attr(any(miri, ropewalk_portable), ignore = "needs memory maps")]
 fn what_is_moved_takes_no_fault_in_the_view_nor_where_it_goes_back() {
+    if kernel_is_older_than(5, 13, "MREMAP_DONTUNMAP of shared pages") {
+        return;
+    }
     let pool = Pool::options().small_limits().create().unwrap();
     let bytes = pattern(6 * MIB);
     // An odd length: page tables are moved whole where they can be, else by the entry.
@@ -236,6 +239,9 @@ fn what_cannot_go_back_is_still_there() {
 #[test]
 #[cfg_attr(any(miri, ropewalk_portable), ignore = "needs memory maps")]
 fn pages_that_lost_their_map_are_not_used_again() {
+    if kernel_is_older_than(5, 13, "MREMAP_DONTUNMAP of shared pages") {
+        return;
+    }
     let bytes = pattern(2 * MIB);
     // Where another test maps something at the same moment, pages are not moved and cannot be lost.
     let lost = (0..10).any(|_| {

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use nix::errno::Errno;
 
-use super::{ERRORS, any_fd, pattern};
+use super::{ERRORS, any_fd, kernel_is_older_than, pattern};
 use crate::pool::{Backing, Commit, Pool};
 use crate::rope::Rope;
 use crate::sys::memory;
@@ -125,6 +125,9 @@ fn received_although(refusals: &[(Call, Errno)], anonymous: bool) -> Commit {
 #[test]
 #[cfg_attr(any(miri, ropewalk_portable), ignore = "needs memory maps")]
 fn what_the_kernel_does_not_support_is_done_in_another_way() {
+    if kernel_is_older_than(5, 14, "MADV_POPULATE_WRITE") {
+        return;
+    }
     for error in [Errno::EINVAL, Errno::ENOSYS, Errno::EPERM, Errno::EOPNOTSUPP] {
         let (populate, allocate) = ((Call::Populate, error), (Call::Allocate, error));
         assert_eq!(received_although(&[], false), Commit::Populate);
@@ -148,6 +151,9 @@ fn memory_that_is_not_taken_back_is_not_offered_again_and_again() {
 #[test]
 #[cfg_attr(any(miri, ropewalk_portable), ignore = "needs memory maps")]
 fn a_refused_commit_is_an_error_and_loses_nothing() {
+    if kernel_is_older_than(5, 14, "MADV_POPULATE_WRITE") {
+        return;
+    }
     for error in [Errno::ENOMEM, Errno::ENOSPC, Errno::EFAULT, Errno::EHWPOISON] {
         let (pool, bytes) = (pool().unwrap(), pattern(50_000));
         let mut rope = Rope::in_pool(&pool);
@@ -172,6 +178,9 @@ fn a_refused_commit_is_an_error_and_loses_nothing() {
 #[test]
 #[cfg_attr(any(miri, ropewalk_portable), ignore = "needs memory maps")]
 fn where_memory_is_short_idle_pages_are_reused_wherever_they_are() {
+    if kernel_is_older_than(5, 14, "MADV_POPULATE_WRITE") {
+        return;
+    }
     let (pool, bytes) = (pool().unwrap(), pattern(100_000));
     Rope::in_pool(&pool).extend_from_slice(&bytes);
     let warm = pool.stats().warm;

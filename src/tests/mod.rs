@@ -56,6 +56,18 @@ fn any_fd() -> std::io::Stdin {
     std::io::stdin()
 }
 
+/// Whether the kernel is older than the version that has `what` the test is about, and says so.
+fn kernel_is_older_than(major: u32, minor: u32, what: &str) -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse().ok());
+    let Some(version) = numbers.next().zip(numbers.next()) else { return false };
+    let is_older = version < (major, minor);
+    if is_older {
+        println!("skipped: this kernel has no {what}");
+    }
+    is_older
+}
+
 #[test]
 fn an_idle_rope_is_small() {
     assert!(size_of::<Rope>() <= 256, "{} bytes", size_of::<Rope>());
