@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ropewalk::{Cursor, Rope};
+use socket2::SockRef;
 
 /// Bytes that a reader has to take in each period: one that takes a byte now and then would keep the rope.
 const PROGRESS: usize = 64 << 10;
@@ -31,6 +32,11 @@ impl<S: AsFd> Reader<S> {
         }
         !progress && begin.elapsed() >= period
     }
+
+    /// Has the socket reset when it is dropped: the end of the stream would say that the rope is whole.
+    fn give_up(&self) {
+        let _ = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
+    }
 }
 
 /// Gives each reader a turn. Drops readers that have the whole rope, that fail, or that take less than
@@ -45,8 +51,11 @@ pub fn send_to_all<S: AsFd>(readers: &mut Vec<Reader<S>>, period: Duration) -> b
             more
         }
         // The cursor stands at the first byte that was not sent.
-        Err(error) if error.kind() == ErrorKind::WouldBlock => !reader.is_late(period),
-        Err(_) => false,
+        Err(error) if error.kind() == ErrorKind::WouldBlock && !reader.is_late(period) => true,
+        Err(_) => {
+            reader.give_up();
+            false
+        }
     });
     again
 }

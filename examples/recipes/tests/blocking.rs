@@ -15,6 +15,7 @@ use recipes::handover::{hand_over, take_over};
 use recipes::proxy::{Direction, Next};
 use recipes::receive::receive;
 use ropewalk::{Pool, Rope};
+use socket2::SockRef;
 
 const MIB: usize = 1 << 20;
 const TIME: Duration = Duration::from_millis(500);
@@ -264,6 +265,29 @@ fn broadcast_drops_who_takes_a_byte_at_a_time() {
         assert!(begin.elapsed() < PATIENCE, "it is still served");
     }
     assert!(begin.elapsed() >= TIME && Arc::strong_count(&rope) == 1);
+}
+
+/// The end of the stream would tell it that it has the whole rope.
+#[test]
+fn broadcast_resets_who_is_dropped_and_no_other() {
+    let content = pattern(MIB);
+    for len in [MIB, 1000] {
+        let (mut peer, socket) = tcp_pair();
+        socket.set_nonblocking(true).unwrap();
+        SockRef::from(&socket).set_send_buffer_size(4096).unwrap();
+        SockRef::from(&peer).set_recv_buffer_size(4096).unwrap();
+        let mut readers = vec![Reader::new(socket, &Arc::new(Rope::from(content[..len].to_vec())))];
+        while !readers.is_empty() {
+            send_to_all(&mut readers, Duration::ZERO);
+        }
+        let mut got = Vec::new();
+        let end = peer.read_to_end(&mut got).map(drop).map_err(|error| error.kind());
+        let whole = got == content[..len];
+        assert_eq!(
+            (end, whole),
+            if len == MIB { (Err(ErrorKind::ConnectionReset), false) } else { (Ok(()), true) }
+        );
+    }
 }
 
 #[test]
