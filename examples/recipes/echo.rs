@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ropewalk::{Pool, ReadRope, Rope, WriteRope};
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -21,13 +22,15 @@ pub struct Limits {
 }
 
 pub async fn echo(stream: TcpStream, pool: Pool, limits: Limits) -> io::Result<()> {
+    // Dropped before its end, it is reset: half of an answer would end as a whole one does.
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
     let mut body = Rope::in_pool(&pool);
     body.set_limit(limits.body);
     while timeout(limits.idle, stream.read_rope(&mut body)).await?? > 0 {}
     while !body.is_empty() {
         timeout(limits.idle, stream.write_rope(&mut body)).await??;
     }
-    Ok(())
+    SockRef::from(&stream).set_linger(None)
 }
 
 /// Serves at most `connections` at a time, each for at most `total`; further ones wait in the listen backlog.

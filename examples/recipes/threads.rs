@@ -7,6 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use socket2::SockRef;
+
 /// Serves for ever, one connection on each of `threads` threads; further ones wait in the listen backlog.
 pub fn serve(
     listener: &TcpListener,
@@ -19,7 +21,12 @@ pub fn serve(
         loop {
             let accepted = listener.lock().unwrap_or_else(PoisonError::into_inner).accept();
             match accepted {
-                Ok((socket, _peer)) => drop(service(&socket)), // an error is the peer's: log it
+                Ok((socket, _peer)) => {
+                    // An error is the peer's: log it. Without a reset half of an answer would end as a whole one does.
+                    if service(&socket).is_err() {
+                        let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+                    }
+                }
                 Err(_no_descriptors_left) => thread::sleep(Duration::from_millis(100)),
             }
         }

@@ -3,6 +3,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::num::NonZero;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
@@ -14,6 +15,7 @@ use recipes::frames::{receive_frames, take_frame};
 use recipes::handover::{hand_over, take_over};
 use recipes::proxy::{Direction, Next};
 use recipes::receive::receive;
+use recipes::threads;
 use ropewalk::{Pool, Rope};
 use socket2::SockRef;
 
@@ -209,6 +211,27 @@ fn a_direction_holds_no_more_than_its_limit_and_loses_nothing() {
     other.set_nonblocking(false).unwrap();
     (&other).read_to_end(&mut got).unwrap();
     assert!(got == content);
+}
+
+/// The end of the stream would say that the answer is whole.
+#[test]
+fn an_answer_that_fails_half_way_is_reset() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        threads::serve(&listener, NonZero::<u16>::MIN, |mut socket| {
+            let mut fails = [0];
+            socket.read_exact(&mut fails)?;
+            socket.write_all(b"half of")?;
+            if fails == [1] { Err(ErrorKind::TimedOut.into()) } else { Ok(()) }
+        });
+    });
+    for (fails, end) in [(0, Ok(7)), (1, Err(ErrorKind::ConnectionReset))] {
+        let mut peer = TcpStream::connect(address).unwrap();
+        peer.write_all(&[fails]).unwrap();
+        let read = peer.read_to_end(&mut Vec::new());
+        assert_eq!(read.map_err(|error| error.kind()), end);
+    }
 }
 
 #[test]

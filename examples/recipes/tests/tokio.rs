@@ -70,6 +70,18 @@ async fn echo_for_two_hundred_at_a_time() {
     assert_eq!((pool.stats().in_use, pool.stats().fallbacks), (0, 0));
 }
 
+/// The end of the stream would say that the echo is whole.
+#[tokio::test]
+async fn echo_resets_who_is_given_up() {
+    for (idle, total) in [(TIME, PATIENCE), (PATIENCE, TIME)] {
+        let address = start(&pool(MIB), 1, Limits { body: MIB, idle, total }).await;
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"half of").await.unwrap();
+        let read = timeout(PATIENCE, client.read(&mut [0])).await.expect("it is still open");
+        assert_eq!(read.map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
+    }
+}
+
 #[tokio::test]
 async fn echo_survives_hostile_peers() {
     let pool = pool(16 * MIB);
