@@ -38,7 +38,9 @@ pub(crate) fn serve(options: &Serve) -> anyhow::Result<()> {
         };
         let server = Arc::clone(&server);
         let answered = thread::Builder::new().spawn(move || server.answer(&socket));
-        answered.map(drop).unwrap_or_else(|error| eprintln!("handover: {error}"));
+        if let Err(error) = answered {
+            let _ = writeln!(io::stderr(), "handover: {error}");
+        }
     }
 }
 

@@ -61,7 +61,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     SockRef::from(socket.stream()).set_linger(None)?;
     if !args.raw && socket.write_all(&len.to_be_bytes()).is_err() {
-        eprintln!("{peer} closed the connection before it was told that its payload is stored");
+        log(format_args!("{peer} closed the connection before it was told that its payload is stored"));
     }
     print(&summary, args.output.as_deref())
 }
@@ -74,7 +74,7 @@ fn accept(address: &str) -> anyhow::Result<(TcpStream, SocketAddr)> {
             "choose an address of this machine and a free port",
         )
     })?;
-    eprintln!("listening on {}", listener.local_addr()?);
+    log(format_args!("listening on {}", listener.local_addr()?));
     listener.accept().context("cannot accept a connection")
 }
 
@@ -85,10 +85,15 @@ fn summary(rope: &Rope, peer: SocketAddr) -> String {
 /// To standard error where standard output has the payload.
 fn print(summary: &str, output: Option<&Path>) -> anyhow::Result<()> {
     if output == Some(Path::new("-")) {
-        eprintln!("{summary}");
+        log(summary);
         return Ok(());
     }
     Ok(writeln!(io::stdout(), "{summary}")?)
+}
+
+/// Writes one line to standard error. Where nobody reads it any more, the payload counts.
+fn log(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 struct Receiving {

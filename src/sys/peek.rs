@@ -103,7 +103,7 @@ impl FdKind {
             || platform::domain(fd).is_ok_and(|domain| platform::MESSAGE_DOMAINS.contains(&domain));
         Ok(match getsockopt(&fd, sockopt::SockType)? {
             SockType::Stream => FdKind::Stream,
-            SockType::Datagram | SockType::Raw => FdKind::Message,
+            SockType::Datagram | SockType::Raw | SockType::Rdm => FdKind::Message,
             SockType::SeqPacket if keeps_messages() => FdKind::Message,
             SockType::SeqPacket => FdKind::Records,
             _ => FdKind::Other,

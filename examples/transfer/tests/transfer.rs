@@ -385,6 +385,16 @@ fn standard_input_and_output() {
 }
 
 #[test]
+fn standard_error_is_closed() {
+    let receiver = Receiver::start(&["--output", "-"]);
+    drop(receiver.stderr);
+    let mut sender = transfer_with(&["send", "-", "--to", &receiver.address], Stdio::piped());
+    sender.0.stdin.take().unwrap().write_all(b"from a pipe").unwrap();
+    let (sent, received) = (sender.finish(), receiver.running.finish());
+    assert_eq!((sent.code, received.code, received.stdout.as_str()), (0, 0, "from a pipe"));
+}
+
+#[test]
 fn standard_output_is_closed() {
     let mut receiver = Receiver::start(&["--output", "-"]);
     drop(receiver.running.0.stdout.take());
