@@ -656,6 +656,8 @@ fn any_other_descriptor_is_as_read_says() {
         );
         match (count, at_limit) {
             (0, at_limit) => assert_eq!(at_limit, Ok(0), "{name}"),
+            // What other processes trace may have come meanwhile.
+            (1.., Err((ErrorKind::WouldBlock, _))) if name.ends_with("trace_pipe") => {}
             (1.., at_limit) => assert_eq!(at_limit, Err((ErrorKind::QuotaExceeded, None)), "{name}"),
             (_, Err((ErrorKind::QuotaExceeded, None))) => {} // the kernel does not tell
             (_, Err((kind, _))) => assert_eq!(kind, error.kind(), "{name}"),
