@@ -1,18 +1,16 @@
-//! Floor 0: events for `tracing`. Without the feature there is no code.
+//! Floor 0: events for `tracing`, and calls of foreign code whose panics go no further.
 
-/// `event!(debug, field = value, …, "message")`: an event of target `ropewalk`.
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// `event!(debug, field = value, …, "message")`: an event of target `ropewalk`. Without the feature there is no code.
 ///
-/// A panic of the subscriber goes no further; the panic hook has reported it. Events come from drops and from threads of the
-/// pool, which would end, with pages that they have taken out of its lists.
+/// Events come from drops and from threads of the pool, which a panic of the subscriber would end, with pages that they have
+/// taken out of its lists.
 #[cfg(feature = "tracing")]
 macro_rules! event {
     ($level:ident, $($what:tt)+) => {
-        let told = ::std::panic::catch_unwind(::std::panic::AssertUnwindSafe(|| {
-            ::tracing::$level!(target: "ropewalk", $($what)+);
-        }));
-        if let Err(payload) = told {
-            ::std::mem::forget(payload); // its drop is foreign code, too
-        }
+        crate::event::contain(|| ::tracing::$level!(target: "ropewalk", $($what)+));
     };
 }
 
@@ -22,3 +20,15 @@ macro_rules! event {
 }
 
 pub(crate) use event;
+
+/// Makes a call of foreign code. A panic goes no further; the panic hook has reported it.
+///
+/// What it was made with is foreign too, and may panic when it is dropped. The second of those is leaked.
+pub(crate) fn contain(call: impl FnOnce()) {
+    let mut result = catch_unwind(AssertUnwindSafe(call));
+    for _ in 0..2 {
+        let Err(payload) = result else { return };
+        result = catch_unwind(AssertUnwindSafe(|| drop(payload)));
+    }
+    mem::forget(result);
+}

@@ -1,18 +1,17 @@
 //! Calling wakers, which run foreign code.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
+
+use crate::event::contain;
 
 /// Calls each waker. The caller holds no lock.
 ///
-/// A panic goes no further than its waker; the panic hook has reported it. Pages are freed in the middle of a receive, in
+/// A panic goes no further than its waker. Pages are freed in the middle of a receive, in
 /// drops and on threads of the pool: unwinding from there would leave a rope that counts pages of others as its own, end
 /// such a thread, and keep the other waiters asleep.
 pub(super) fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
     for waker in wakers {
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
-            std::mem::forget(payload); // its drop is foreign code, too
-        }
+        contain(|| waker.wake());
     }
 }
 
