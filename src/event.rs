@@ -23,7 +23,7 @@ pub(crate) use event;
 
 /// Makes a call of foreign code. A panic goes no further; the panic hook has reported it.
 ///
-/// What it was made with is foreign too, and may panic when it is dropped. The second of those is leaked.
+/// The payload of a panic is foreign too, and may panic when it is dropped, with another payload. The third is leaked.
 pub(crate) fn contain(call: impl FnOnce()) {
     let mut result = catch_unwind(AssertUnwindSafe(call));
     for _ in 0..2 {
