@@ -367,6 +367,92 @@ mod http_body {
         assert_eq!(rope.finalize().unwrap().copied_bytes(), 0);
     }
 
+    #[test]
+    fn a_body_in_one_piece_is_kept_as_it_came() {
+        let pool = Pool::new().unwrap();
+        let mut ropes = [(); 2].map(|()| Rope::in_pool(&pool));
+        now(ropes[0].receive_body(Frames::of(&[&LONG]))).unwrap();
+        now(ropes[1].receive_some(&mut Rope::from(Bytes::from_static(&LONG)))).unwrap();
+        assert_eq!(pool.stats().in_use, 0);
+        for rope in ropes {
+            let view = rope.finalize().unwrap();
+            assert_eq!((view.as_ptr(), view.len()), (LONG.as_ptr(), LONG.len()));
+        }
+    }
+
+    /// A piece may keep a buffer that is much larger.
+    #[test]
+    fn what_is_kept_as_it_came_is_bounded() {
+        let pool = Pool::options().capacity(8 << 20).create().unwrap();
+        let receive = |piece| {
+            let mut rope = Rope::in_pool(&pool);
+            now(rope.receive_body(Frames::of(&[piece]))).unwrap();
+            assert!(rope == *piece);
+            rope
+        };
+        let is_kept = |rope: &Rope| LONG.as_ptr_range().contains(&rope.segments().next().unwrap().as_ptr());
+        for round in 0..3 {
+            let mut ropes: Vec<Rope> = (0..10).map(|_| receive(&LONG)).collect();
+            assert_eq!(
+                ropes.iter().filter(|rope| is_kept(rope)).count(),
+                2,
+                "a 32nd of the capacity, {round}"
+            );
+            assert!(ropes[..2].iter().all(is_kept));
+            ropes.push(receive(&LONG[..62_000]));
+            assert!(is_kept(&ropes[10]));
+        }
+        assert!(is_kept(&receive(&LONG[..16 << 10])));
+        assert!(!is_kept(&receive(&LONG[..(16 << 10) - 1])));
+    }
+
+    /// A body of which one piece has come.
+    struct Begun(Option<Bytes>);
+
+    impl Body for Begun {
+        type Data = Bytes;
+        type Error = &'static str;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
+            self.0.take().map_or(Poll::Pending, |piece| Poll::Ready(Some(Ok(Frame::data(piece)))))
+        }
+    }
+
+    #[test]
+    fn what_waits_for_the_next_piece_is_in_the_rope() {
+        let pool = Pool::new().unwrap();
+        for piece in [b"short", &LONG[..]] {
+            let mut rope = Rope::in_pool(&pool);
+            let mut begun = Box::pin(rope.receive_body(Begun(Some(Bytes::copy_from_slice(piece)))));
+            assert!(begun.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            drop(begun);
+            assert!(rope == *piece, "dropped");
+            let mut rope = Rope::in_pool(&pool);
+            let mut fails =
+                Frames(VecDeque::from([Ok(Frame::data(Bytes::copy_from_slice(piece))), Err("cut")]));
+            assert!(matches!(now(rope.receive_body(&mut fails)), Err(BodyError::Body("cut"))));
+            assert!(rope == *piece, "failed");
+        }
+    }
+
+    #[test]
+    fn a_piece_is_copied_where_the_memory_matters() {
+        let pool = Pool::options().zero_on_release(true).create().unwrap();
+        let mut ropes = vec![Rope::in_pool(&pool)];
+        if cfg!(all(target_os = "linux", not(ropewalk_portable))) {
+            ropes.push(Rope::for_handover().unwrap());
+            ropes.push(Rope::for_file(std::env::temp_dir(), 1 << 20).unwrap());
+        }
+        for mut rope in ropes {
+            now(rope.receive_body(Frames::of(&[&LONG]))).unwrap();
+            assert_ne!(rope.segments().next().unwrap().as_ptr(), LONG.as_ptr());
+            assert!(rope.finalize().unwrap()[..] == LONG);
+        }
+    }
+
     /// A body that says it has at least so many bytes.
     struct Announces(u64, Frames);
 

@@ -5,6 +5,7 @@ use std::error::Error;
 use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, Write};
+use std::mem;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
@@ -12,12 +13,16 @@ use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::pool::SpillWait;
+use crate::pool::{Beside, SpillWait};
 use crate::rope::Rope;
 
 /// Shorter pieces are copied rather than kept as segments: making, sending and dropping a segment costs as much as
 /// copying 1 to 2 KiB.
 const COPY_MAX: usize = 1024;
+
+/// Shorter pieces are copied into the pool's pages, although nothing else comes: they might keep a buffer that is much
+/// larger.
+const KEEP_MIN: usize = 16 << 10;
 
 type NextFrame = Poll<Option<Result<Frame<Bytes>, Infallible>>>;
 
@@ -133,9 +138,16 @@ impl Rope {
     ///
     /// A rope in a pool copies the data into its pages, so the pool's capacity bounds all bodies together, and the
     /// [view](Rope::finalize) is borrowed or mapped. A body that announces its length begins where the pool has so many
-    /// free pages in one run, at most 32 MiB, if it has; they are allocated only as they are filled. A body of up to 4 KiB
-    /// that comes in one piece takes no page: it becomes a heap block of its own size. A rope on the heap keeps the data
-    /// without a copy, except for pieces so short that a segment costs more.
+    /// free pages in one run, at most 32 MiB, if it has; they are allocated only as they are filled.
+    ///
+    /// A body that comes in one piece is not always copied into pages. Up to 4 KiB become a heap block of their own size.
+    /// From 16 KiB on, the piece is kept as it came, without a copy, until all that are kept so are a 32nd of the pool's
+    /// capacity; what comes then is copied. A piece may be a part of a larger buffer, which it keeps: of hyper's, with up
+    /// to 408 KiB, they keep less than the capacity together. A pool that
+    /// [zeroes](crate::PoolOptions::zero_on_release) copies all, and so do [`for_handover`](Rope::for_handover) and
+    /// [`for_file`](Rope::for_file).
+    ///
+    /// A rope on the heap keeps the data without a copy, except for pieces so short that a segment costs more.
     ///
     /// # Errors
     ///
@@ -178,13 +190,15 @@ impl Rope {
     pub async fn receive_body<B: Body>(&mut self, body: B) -> Result<Option<HeaderMap>, BodyError<B::Error>> {
         let mut body = pin!(body);
         self.check_announced(&*body)?;
+        let mut first = First { rope: self, piece: Bytes::new() };
         let mut trailers = None;
-        while let Some(frame) = self.next_of(body.as_mut()).await {
+        while let Some(frame) = first.rope.next_of(body.as_mut()).await {
             match frame.map_err(BodyError::Body)?.into_data() {
-                Ok(data) => self.take_data(data, &*body).map_err(BodyError::Rope)?,
+                Ok(data) => first.take(data, more_of(&*body)).map_err(BodyError::Rope)?,
                 Err(frame) => trailers = frame.into_trailers().ok(),
             }
         }
+        first.keep().map_err(BodyError::Rope)?;
         Ok(trailers)
     }
 
@@ -235,7 +249,8 @@ impl Rope {
         while self.len() == before {
             let Some(frame) = self.next_of(Pin::new(&mut *body)).await else { break };
             if let Ok(data) = frame.map_err(BodyError::Body)?.into_data() {
-                self.take_data(data, &*body).map_err(BodyError::Rope)?;
+                let mut first = First { rope: self, piece: Bytes::new() };
+                first.take(data, more_of(body)).and_then(|()| first.keep()).map_err(BodyError::Rope)?;
             }
         }
         Ok(self.len() - before)
@@ -261,17 +276,16 @@ impl Rope {
         self.deliver_all().map_err(BodyError::Rope)
     }
 
-    /// Copies `data`, which `body` has just yielded. What does not fit is held back for the next receive.
-    fn take_data<B: Body>(&mut self, mut data: B::Data, body: &B) -> io::Result<()> {
-        let taken = self.take_what_fits(&mut data, body);
+    /// Appends `data`, behind which `more` bytes are announced. What does not fit is held back for the next receive.
+    fn take_data(&mut self, mut data: impl Buf, more: usize) -> io::Result<()> {
+        let taken = self.take_what_fits(&mut data, more);
         if taken.is_err() {
             self.hold_back(data.copy_to_bytes(data.remaining()));
         }
         taken
     }
 
-    fn take_what_fits<B: Body>(&mut self, data: &mut B::Data, body: &B) -> io::Result<()> {
-        let all = body.is_end_stream();
+    fn take_what_fits(&mut self, data: &mut impl Buf, more: usize) -> io::Result<()> {
         while data.has_remaining() {
             let len = data.remaining().min(self.allowed());
             if len == 0 {
@@ -280,20 +294,81 @@ impl Rope {
             if self.pool().is_none() {
                 let piece = data.copy_to_bytes(len);
                 if len < COPY_MAX { self.extend_from_slice(&piece) } else { self.push(piece) }
-            } else if all && self.is_empty() && !self.has_tail() && len <= self.inline_max() {
-                // As a short first read: a segment of its own size needs no page.
-                let piece = data.copy_to_bytes(len);
-                self.push(self.own(piece[..].into()));
             } else {
-                if self.is_empty() && !self.has_tail() {
-                    let rest = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-                    self.begin_where_fits(len, len.saturating_add(rest))?;
+                if self.has_nothing() {
+                    self.begin_where_fits(len, len.saturating_add(more))?;
                 }
                 let copied = self.write(data.chunk())?;
                 data.advance(copied);
             }
         }
         Ok(())
+    }
+
+    /// Returns whether there are neither bytes nor memory for them.
+    fn has_nothing(&self) -> bool {
+        self.is_empty() && !self.has_tail()
+    }
+}
+
+/// Bytes that a body has at least.
+fn more_of<B: Body>(body: &B) -> usize {
+    usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX)
+}
+
+/// The first piece of a body, if it may be the only one, on its way to a rope. The rope has it too if the future is dropped.
+struct First<'a> {
+    rope: &'a mut Rope,
+    piece: Bytes,
+}
+
+impl First<'_> {
+    /// Takes the next piece of the body, behind which `more` bytes are announced.
+    fn take(&mut self, mut data: impl Buf, more: usize) -> io::Result<()> {
+        let len = data.remaining();
+        let may_be_all = self.piece.is_empty() && more == 0 && len <= self.rope.allowed();
+        if may_be_all && self.rope.pool().is_some() && self.rope.has_nothing() {
+            self.piece = data.copy_to_bytes(len);
+            return Ok(());
+        }
+        self.rope.take_data(mem::take(&mut self.piece).chain(data), more)
+    }
+
+    /// Appends the piece: nothing follows it.
+    fn keep(&mut self) -> io::Result<()> {
+        let piece = mem::take(&mut self.piece);
+        if piece.is_empty() {
+            return Ok(());
+        }
+        if piece.len() <= self.rope.inline_max() {
+            self.rope.push(self.rope.own(piece[..].into()));
+            return Ok(());
+        }
+        let pool = self.rope.pool().filter(|_| piece.len() >= KEEP_MIN);
+        match pool.and_then(|pool| Beside::new(pool, piece.len())) {
+            Some(beside) => self.rope.push(Bytes::from_owner(Kept { piece, _beside: beside })),
+            None => self.rope.take_data(piece, 0)?,
+        }
+        Ok(())
+    }
+}
+
+impl Drop for First<'_> {
+    fn drop(&mut self) {
+        // What does not fit is held back.
+        let _ = self.keep();
+    }
+}
+
+/// A piece that is kept as it came.
+struct Kept {
+    piece: Bytes,
+    _beside: Beside,
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        &self.piece
     }
 }
 

@@ -73,6 +73,9 @@ pub(super) struct Counters {
     pub(super) first_read: AtomicU32,
     /// Bytes of the pages of segments that use little of them.
     pub(super) pinned: AtomicU64,
+    /// Bytes of ropes that are in the memory of others; see [`Beside`](super::room::Beside).
+    #[cfg(feature = "http-body")]
+    pub(super) beside: AtomicU64,
     pub(super) fallbacks: AtomicU64,
     pub(super) bytes_copied: AtomicU64,
     pub(super) bytes_mapped: AtomicU64,
@@ -196,6 +199,11 @@ impl Core {
     #[inline]
     pub(super) fn spill(&self) -> Option<&Arc<Spill>> {
         self.spill.as_ref()
+    }
+
+    #[cfg(feature = "http-body")]
+    pub(super) fn capacity(&self) -> u64 {
+        self.bytes(self.state().capacity.limit())
     }
 
     pub(super) fn bytes(&self, pages: u32) -> u64 {

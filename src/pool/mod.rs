@@ -56,6 +56,8 @@ pub use arena::{Backing, Commit};
 pub use options::{PoolOptions, PoolStats};
 pub(crate) use page_ref::PageRef;
 pub(crate) use refused::is_at_capacity;
+#[cfg(feature = "http-body")]
+pub(crate) use room::Beside;
 pub use room::{Room, RoomFuture};
 pub(crate) use spill::SpillWait;
 

@@ -4,6 +4,8 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+#[cfg(feature = "http-body")]
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use super::core::{Core, Pool, Want};
@@ -144,6 +146,38 @@ impl Room {
         if self.pages > 0 {
             self.pool.core().unreserve(std::mem::take(&mut self.pages));
         }
+    }
+}
+
+/// Bytes of ropes of a pool that are in the memory of others. All of them are at most a 32nd of the capacity.
+///
+/// Such bytes may be a small part of a larger buffer, so the pool's capacity does not bound what they keep. hyper's buffer
+/// has up to 408 KiB, 26 times the shortest piece that is kept; so they keep less than the capacity.
+#[cfg(feature = "http-body")]
+pub(crate) struct Beside {
+    pool: Pool,
+    bytes: u64,
+}
+
+#[cfg(feature = "http-body")]
+impl Beside {
+    /// `None` where it would be more, and where what ropes have must be in the pool's memory.
+    pub(crate) fn new(pool: &Pool, bytes: usize) -> Option<Beside> {
+        let own_only = pool.zeroes() || pool.is_for_handover() || pool.is_for_file();
+        if own_only || pool.core().check_process().is_err() {
+            return None;
+        }
+        let most = pool.core().capacity() / 32;
+        let beside = Beside { pool: pool.share(), bytes: bytes as u64 };
+        let before = pool.core().counters.beside.fetch_add(beside.bytes, Ordering::Relaxed);
+        (before.saturating_add(beside.bytes) <= most).then_some(beside)
+    }
+}
+
+#[cfg(feature = "http-body")]
+impl Drop for Beside {
+    fn drop(&mut self) {
+        self.pool.core().counters.beside.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
