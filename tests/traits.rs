@@ -380,6 +380,15 @@ mod http_body {
         }
     }
 
+    #[test]
+    fn a_body_of_unknown_length_is_contiguous_piece_by_piece_too() {
+        let pool = Pool::new().unwrap();
+        let (mut rope, mut body) = (Rope::in_pool(&pool), Frames::of(&[&LONG, &LONG]));
+        while now(rope.receive_some(&mut body)).unwrap() > 0 {}
+        let view = rope.finalize().unwrap();
+        assert_eq!((view.len(), view.copied_bytes(), view.num_maps()), (2 * LONG.len(), 0, 0));
+    }
+
     /// A piece may keep a buffer that is much larger.
     #[test]
     fn what_is_kept_as_it_came_is_bounded() {

@@ -249,8 +249,13 @@ impl Rope {
         while self.len() == before {
             let Some(frame) = self.next_of(Pin::new(&mut *body)).await else { break };
             if let Ok(data) = frame.map_err(BodyError::Body)?.into_data() {
-                let mut first = First { rope: self, piece: Bytes::new() };
-                first.take(data, more_of(body)).and_then(|()| first.keep()).map_err(BodyError::Rope)?;
+                let taken = if body.is_end_stream() {
+                    let mut only = First { rope: self, piece: Bytes::new() };
+                    only.take(data, 0).and_then(|()| only.keep())
+                } else {
+                    self.take_data(data, more_of(body))
+                };
+                taken.map_err(BodyError::Rope)?;
             }
         }
         Ok(self.len() - before)
@@ -311,7 +316,7 @@ impl Rope {
     }
 }
 
-/// Bytes that a body has at least.
+/// Bytes that are announced of what is left of a body.
 fn more_of<B: Body>(body: &B) -> usize {
     usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX)
 }
