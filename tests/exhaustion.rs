@@ -625,6 +625,67 @@ fn files_in_memory_are_refused_before_a_kill() {
     });
 }
 
+/// So are those on a ramfs, and on an overlay over a tmpfs, which says that it is an overlay.
+#[test]
+#[cfg_attr(ropewalk_portable, ignore = "does not know file systems")]
+fn files_in_memory_below_another_name_are_refused_before_a_kill() {
+    in_child("files_in_memory_below_another_name_are_refused_before_a_kill", || {
+        const BYTES: usize = 64 * MIB;
+        let (ramfs, tmpfs, overlay) = (Mounted::new(), Mounted::new(), Mounted::new());
+        let layers = ["lower", "upper", "work"].map(|name| tmpfs.0.path().join(name));
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            layers[0].display(),
+            layers[1].display(),
+            layers[2].display()
+        );
+        let mounted = ramfs.mount("ramfs", "mode=755") && tmpfs.mount("tmpfs", "size=1g") && {
+            layers.iter().for_each(|layer| fs::create_dir(layer).unwrap());
+            overlay.mount("overlay", &options)
+        };
+        if !mounted {
+            return println!("skipped: this process may not mount a ramfs, a tmpfs and an overlay");
+        }
+        let large = received(&pool(128 * MIB), &pattern(15, BYTES)).finalize().unwrap();
+        let Some(group) = Group::enter(Group::limits()[0], 64 * MIB) else {
+            return println!("skipped: no memory cgroup may be made here");
+        };
+        for directory in [ramfs.0.path(), overlay.0.path()] {
+            let path = directory.join("name");
+            let refused = large.persist(&path).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::OutOfMemory, "{refused}");
+            assert!(refused.to_string().contains("would use up the memory of"), "{refused}");
+            assert_eq!(fs::read_dir(directory).unwrap().count(), 0);
+            large.slice(..16 * MIB).persist(&path).unwrap();
+            assert!(fs::read(&path).unwrap() == large[..16 * MIB]);
+            fs::remove_file(&path).unwrap();
+        }
+        group.has_killed_nothing();
+    });
+}
+
+/// A directory on which a file system is mounted.
+struct Mounted(tempfile::TempDir);
+
+impl Mounted {
+    fn new() -> Mounted {
+        Mounted(tempfile::tempdir().unwrap())
+    }
+
+    /// Returns whether that is allowed.
+    fn mount(&self, kind: &str, options: &str) -> bool {
+        let mut mount = process::Command::new("mount");
+        let mount = mount.args(["-t", kind, "-o", options, "ropewalk-test"]).arg(self.0.path()).output();
+        mount.is_ok_and(|output| output.status.success())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = process::Command::new("umount").arg("--lazy").arg(self.0.path()).output();
+    }
+}
+
 /// A control group of this process's own.
 struct Group(PathBuf);
 

@@ -177,9 +177,10 @@ impl PoolOptions {
     ///   mapped file. [`View::read_at`](crate::View::read_at) and reading a [`Cursor`](crate::Cursor) report an error
     ///   instead.
     ///
-    /// `directory` should not be a tmpfs, which is memory. Its file system must support holes, fallocate(2), and write(2),
-    /// or [`create`](PoolOptions::create) is an error of kind [`Unsupported`](std::io::ErrorKind::Unsupported). With
-    /// [`zero_on_release`](PoolOptions::zero_on_release) it is `InvalidInput`, and on other systems than Linux `Unsupported`.
+    /// `directory` should not be a tmpfs, nor an overlay over one, which is memory. Its file system must support holes,
+    /// fallocate(2), and write(2), or [`create`](PoolOptions::create) is an error of kind
+    /// [`Unsupported`](std::io::ErrorKind::Unsupported). With [`zero_on_release`](PoolOptions::zero_on_release) it is
+    /// `InvalidInput`, and on other systems than Linux `Unsupported`.
     ///
     /// # Examples
     ///

@@ -20,7 +20,7 @@ use nix::sys::resource::Resource;
 use nix::sys::sendfile::sendfile64;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::socket::{MsgFlags, recvmsg};
-use nix::sys::statfs::{HUGETLBFS_MAGIC, TMPFS_MAGIC, fstatfs};
+use nix::sys::statfs::{FsType, HUGETLBFS_MAGIC, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, fstatfs};
 use nix::sys::sysinfo::sysinfo;
 use nix::time::ClockId;
 use nix::unistd::{Whence, lseek64, pipe2};
@@ -216,9 +216,34 @@ pub(super) fn is_hugetlbfs(file: &File) -> bool {
     fstatfs(file).is_ok_and(|found| found.filesystem_type() == HUGETLBFS_MAGIC)
 }
 
-/// fstatfs(2): whether the file is one of tmpfs, whose bytes are memory.
+/// fstatfs(2): whether the bytes of the file are memory: on a tmpfs, a ramfs, or an overlay that keeps them on one.
 pub(super) fn is_in_memory(file: &File) -> bool {
-    fstatfs(file).is_ok_and(|found| found.filesystem_type() == TMPFS_MAGIC)
+    const RAMFS_MAGIC: FsType = FsType(0x8584_58f6_u32 as _); // not in `libc`
+    match fstatfs(file).map(|found| found.filesystem_type()) {
+        Ok(TMPFS_MAGIC | RAMFS_MAGIC) => true,
+        Ok(OVERLAYFS_SUPER_MAGIC) => has_no_extents(file),
+        _ => false,
+    }
+}
+
+/// ioctl(2), `FS_IOC_FIEMAP`: whether the file system has no blocks of which it could tell where they lie. An overlay asks
+/// the one that has the file, which may be mounted where this process cannot see it.
+fn has_no_extents(file: &File) -> bool {
+    /// The struct fiemap of ioctl_fiemap(2), without extents.
+    #[repr(C)]
+    struct Fiemap {
+        start: u64,
+        length: u64,
+        flags: u32,
+        mapped_extents: u32,
+        extent_count: u32,
+        reserved: u32,
+    }
+    nix::ioctl_readwrite!(fiemap, b'f', 11, Fiemap);
+    let mut first = Fiemap { start: 0, length: 1, flags: 0, mapped_extents: 0, extent_count: 0, reserved: 0 };
+    // SAFETY: the call writes to the struct, and with a count of 0 to nothing behind it.
+    let told = unsafe { fiemap(file.as_raw_fd(), &raw mut first) };
+    told == Err(Errno::EOPNOTSUPP)
 }
 
 /// getsockopt(2), `SO_DOMAIN`.

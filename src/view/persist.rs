@@ -65,7 +65,8 @@ impl View {
     ///
     /// * [`AlreadyExists`](io::ErrorKind::AlreadyExists): there is a file.
     /// * [`FileTooLarge`](io::ErrorKind::FileTooLarge): more than `RLIMIT_FSIZE` allows.
-    /// * [`OutOfMemory`](io::ErrorKind::OutOfMemory): on a tmpfs, whose files are memory, more than there is.
+    /// * [`OutOfMemory`](io::ErrorKind::OutOfMemory): on a tmpfs or ramfs, whose files are memory, also below an overlay, more
+    ///   than there is.
     /// * What the kernel reports, such as [`StorageFull`](io::ErrorKind::StorageFull).
     ///
     /// # Examples
