@@ -276,6 +276,10 @@ fn copy_through(from: &File, offset: u64, len: usize, to: &File, at: u64, done: 
 /// What pread(2) reports; `UnexpectedEof` if the file has become shorter.
 pub(crate) fn read_exact_at(file: &File, into: &mut [u8], offset: u64) -> io::Result<()> {
     match file.read_exact_at(into, offset) {
+        // That of the standard library says nothing of the file.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            return Err(shrunk(offset + into.len() as u64 - 1));
+        }
         Err(error) if needs_alignment(file.as_fd(), &error) => {}
         done => return done,
     }
