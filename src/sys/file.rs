@@ -73,15 +73,21 @@ impl Unnamed {
         self.file.try_clone()
     }
 
-    /// linkat(2): gives the file its name. Never replaces another.
+    /// linkat(2), or renameat2(2) of a file that has a name: gives the file its own. Never replaces another.
     pub(crate) fn link(&mut self, path: &Path) -> io::Result<()> {
-        match &self.path {
-            Some(hidden) => {
+        let Some(hidden) = &self.path else { return link(&self.file, path) };
+        match rename_new(hidden, path) {
+            Ok(()) => self.path = None,
+            // Some file systems, such as that of NFS, do not know the flag; others, such as vfat, have no links.
+            Err(error) if is_unsupported(error) => {
+                #[cfg(test)]
+                mock::refuse(Call::Link)?;
                 fs::hard_link(hidden, path)?;
-                self.unlink()
+                self.unlink()?;
             }
-            None => link(&self.file, path),
+            Err(error) => return Err(error.into()),
         }
+        Ok(())
     }
 
     fn unlink(&mut self) -> io::Result<()> {
@@ -94,6 +100,13 @@ impl Drop for Unnamed {
         // Nothing can be done about a name that stays.
         let _ = self.unlink();
     }
+}
+
+/// renameat2(2): gives a file another name. Never replaces another.
+fn rename_new(from: &Path, to: &Path) -> nix::Result<()> {
+    #[cfg(test)]
+    mock::refuse(Call::Rename)?;
+    platform::rename_new(from, to)
 }
 
 /// linkat(2): gives a file without a name one. Never replaces another.

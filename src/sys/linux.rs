@@ -7,14 +7,16 @@ use std::fs::{self, File};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::ptr::{self, NonNull};
 
+use nix::NixPath;
 use nix::errno::Errno;
 use nix::fcntl::{
     self, AtFlags, FallocateFlags, FcntlArg, OFlag, PosixFadviseAdvice, SealFlag, SpliceFFlags, fallocate,
     fcntl, posix_fadvise,
 };
-use nix::libc::{self, SYS_mremap, c_int, c_long, c_void, off_t};
+use nix::libc::{self, SYS_mremap, c_int, c_long, c_uint, c_void, off_t};
 use nix::sys::mman::{MapFlags, MmapAdvise, madvise};
 use nix::sys::resource::Resource;
 use nix::sys::sendfile::sendfile64;
@@ -209,6 +211,23 @@ pub(super) fn sync_file_range(file: &File, offset: i64, len: i64) -> nix::Result
 /// posix_fadvise(2) with `POSIX_FADV_DONTNEED`: drops a range from the page cache.
 pub(super) fn drop_cached(file: &File, offset: off_t, len: off_t) -> nix::Result<()> {
     posix_fadvise(file, offset, len, PosixFadviseAdvice::POSIX_FADV_DONTNEED)
+}
+
+/// renameat2(2) with `RENAME_NOREPLACE`: gives a file another name. A raw call, because not every libc has it.
+///
+/// # Errors
+///
+/// `EEXIST` if there is a file of that name; `EINVAL` where the file system does not know the flag.
+pub(super) fn rename_new(from: &Path, to: &Path) -> nix::Result<()> {
+    const NOREPLACE: c_uint = 1;
+    let renamed = from.with_nix_path(|from| {
+        to.with_nix_path(|to| {
+            let (from, to, here) = (from.as_ptr(), to.as_ptr(), libc::AT_FDCWD);
+            // SAFETY: both are strings that end with a zero, and outlive the call.
+            unsafe { libc::syscall(libc::SYS_renameat2, here, from, here, to, NOREPLACE) }
+        })
+    });
+    Errno::result(renamed??).map(drop)
 }
 
 /// fstatfs(2): whether the file is one of huge pages.

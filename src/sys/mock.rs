@@ -54,8 +54,10 @@ pub(crate) enum Call {
     TmpFile,
     /// pwrite(2) to a file
     WriteFile,
-    /// linkat(2) of a file without a name
+    /// linkat(2) of a file without a name, or link(2) of one that has another
     Link,
+    /// renameat2(2) of a file that has another name
+    Rename,
     /// splice(2) from a socket
     Splice,
     /// splice(2) to a memfd

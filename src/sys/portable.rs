@@ -9,6 +9,7 @@
 //! | `MADV_DONTFORK`, `MADV_WIPEONFORK` | a child of fork(2) has a copy of the pages, which it does not use; getpid(2) tells |
 //! | control groups, available memory, PSI | files that are not there |
 //! | `O_TMPFILE` | a file with a name of its own until it gets another |
+//! | renameat2(2) with `RENAME_NOREPLACE` | refused: such a file gets its name by link(2) |
 //! | sendfile(2), copy_file_range(2) | refused: bytes of files are sent from their mapping, and copied through memory |
 //! | recv(2) with `MSG_TRUNC` | recvmsg(2) with `MSG_PEEK`, with as much memory as the message needs |
 //! | tee(2) | no pipe has packets; one that has no writer any more hangs up, which poll(2) tells |
@@ -20,6 +21,7 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::ptr::NonNull;
 
 use nix::errno::Errno;
@@ -119,6 +121,7 @@ refused! {
     seal(&File) -> nix::Result<()>;
     allocate(&File, off_t, off_t) -> nix::Result<()>;
     punch_hole(&File, off_t, off_t) -> nix::Result<()>;
+    rename_new(&Path, &Path) -> nix::Result<()>;
     sync_file_range(&File, i64, i64) -> nix::Result<()>;
     drop_cached(&File, off_t, off_t) -> nix::Result<()>;
     copy_file_range(&File, Option<&mut i64>, &File, Option<&mut i64>, usize) -> nix::Result<usize>;

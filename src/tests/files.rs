@@ -39,6 +39,47 @@ fn without_o_tmpfile_a_view_becomes_a_file_of_its_name_or_none() {
 }
 
 #[test]
+#[cfg_attr(ropewalk_portable, ignore = "links, since a rename might replace a file")]
+fn without_hard_links_a_view_becomes_a_file_of_its_name_or_none() {
+    for error in [Errno::EPERM, Errno::EOPNOTSUPP, Errno::ENOSYS] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("name");
+        let persist = || {
+            let refusals =
+                [(Call::TmpFile, [Some(Errno::EOPNOTSUPP)].into()), (Call::Link, [Some(error)].into())];
+            mock::refusing_some(refusals, || view(10_000).persist(&path))
+        };
+        persist().unwrap();
+        assert_eq!(names(directory.path()), ["name"]);
+        assert_eq!(fs::read(&path).unwrap(), [7; 10_000]);
+        fs::write(&path, b"another").unwrap();
+        assert_eq!(persist().unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&path).unwrap(), b"another");
+        assert_eq!(names(directory.path()), ["name"]);
+    }
+}
+
+#[test]
+fn where_a_file_cannot_be_renamed_it_is_linked() {
+    for error in [Errno::EINVAL, Errno::ENOSYS, Errno::EPERM] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("name");
+        let persist = |links: Option<Errno>| {
+            let calls =
+                [(Call::TmpFile, Some(Errno::EOPNOTSUPP)), (Call::Rename, Some(error)), (Call::Link, links)];
+            let refusals = calls.map(|(call, refused)| (call, [refused].into()));
+            mock::refusing_some(refusals, || view(10_000).persist(&path))
+        };
+        assert_eq!(persist(Some(Errno::EPERM)).unwrap_err().raw_os_error(), Some(Errno::EPERM as i32));
+        assert!(names(directory.path()).is_empty());
+        persist(None).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), [7; 10_000]);
+        assert_eq!(persist(None).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(names(directory.path()), ["name"]);
+    }
+}
+
+#[test]
 fn a_full_disk_leaves_no_file() {
     let full = [(Errno::ENOSPC, ErrorKind::StorageFull), (Errno::EDQUOT, ErrorKind::QuotaExceeded)];
     for (error, kind) in full {

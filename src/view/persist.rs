@@ -53,7 +53,9 @@ impl View {
     /// bytes of a file that has become shorter is SIGBUS, as for [`push_file`](crate::Rope::push_file). A copy is apart.
     ///
     /// Where the file system knows no files without a name, the copy has another one until it is whole, `.ropewalk-` and a
-    /// number, which a crash leaves behind.
+    /// number, which a crash leaves behind. It is renamed by renameat2(2) with `RENAME_NOREPLACE`, as on vfat and exFAT,
+    /// which have no links; where that flag is not known, linked. With neither there is no way to a whole file that never
+    /// replaces another, and the error is what link(2) reports.
     ///
     /// Waits for the disk: in an event loop, call it through the runtime's blocking pool. To replace a file, persist under
     /// another name in the same directory and [rename](std::fs::rename). The directory's entry is safe from a power loss
