@@ -316,7 +316,7 @@ impl Rope {
     }
 }
 
-/// Bytes that are announced of what is left of a body.
+/// How many more bytes a body announces.
 fn more_of<B: Body>(body: &B) -> usize {
     usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX)
 }

@@ -73,7 +73,7 @@ pub(super) struct Counters {
     pub(super) first_read: AtomicU32,
     /// Bytes of the pages of segments that use little of them.
     pub(super) pinned: AtomicU64,
-    /// Bytes of ropes that are in the memory of others; see [`Beside`](super::room::Beside).
+    /// Bytes of ropes that lie outside the pages; see [`Beside`](super::room::Beside).
     #[cfg(feature = "http-body")]
     pub(super) beside: AtomicU64,
     pub(super) fallbacks: AtomicU64,

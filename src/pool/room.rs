@@ -149,10 +149,10 @@ impl Room {
     }
 }
 
-/// Bytes of ropes of a pool that are in the memory of others. All of them are at most a 32nd of the capacity.
+/// Bytes of a pool's ropes that lie outside its pages: all of them together are at most a 32nd of the capacity.
 ///
-/// Such bytes may be a small part of a larger buffer, so the pool's capacity does not bound what they keep. hyper's buffer
-/// has up to 408 KiB, 26 times the shortest piece that is kept; so they keep less than the capacity.
+/// They may be a small part of a larger buffer, and keep all of it. hyper's buffer has up to 408 KiB, 26 times the shortest
+/// piece that is kept, so together they keep less than the capacity.
 #[cfg(feature = "http-body")]
 pub(crate) struct Beside {
     pool: Pool,
@@ -161,7 +161,7 @@ pub(crate) struct Beside {
 
 #[cfg(feature = "http-body")]
 impl Beside {
-    /// `None` where it would be more, and where what ropes have must be in the pool's memory.
+    /// `None` if that would be more, and where all bytes have to be in the pool's pages.
     pub(crate) fn new(pool: &Pool, bytes: usize) -> Option<Beside> {
         let own_only = pool.zeroes() || pool.is_for_handover() || pool.is_for_file();
         if own_only || pool.core().check_process().is_err() {
