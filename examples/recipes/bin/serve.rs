@@ -20,6 +20,7 @@ use bytes::Buf;
 use clap::{Parser, ValueEnum};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
+use nix::sys::resource::{Resource, getrlimit};
 use poll::{BOTH, Connection, Server};
 use recipes::body::receive_body;
 use recipes::broadcast::{Reader, send_to_all};
@@ -83,12 +84,11 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> anyhow::Result<()> {
-    let cannot = || format!("cannot listen on {}; choose a free port", options.listen);
     match options.recipe {
-        Recipe::Receive | Recipe::Body | Recipe::Spill => blocking(options).with_context(cannot),
-        Recipe::Frames => frames(options).with_context(cannot),
-        Recipe::Broadcast => broadcast(options).with_context(cannot),
-        Recipe::Echo | Recipe::Stream | Recipe::Framed => on_tokio(options).with_context(cannot),
+        Recipe::Receive | Recipe::Body | Recipe::Spill => blocking(options),
+        Recipe::Frames => frames(options),
+        Recipe::Broadcast => broadcast(options),
+        Recipe::Echo | Recipe::Stream | Recipe::Framed => on_tokio(options),
     }
 }
 
@@ -107,14 +107,18 @@ impl Options {
         Pool::options().capacity(u64::from(self.connections.get()) * each).create()
     }
 
-    fn listener(&self) -> io::Result<TcpListener> {
-        let listener = TcpListener::bind(self.listen)?;
+    fn listener(&self) -> anyhow::Result<TcpListener> {
+        let listener = TcpListener::bind(self.listen).with_context(|| self.cannot_listen())?;
         writeln!(io::stdout(), "listening on {}", listener.local_addr()?)?;
         Ok(listener)
     }
+
+    fn cannot_listen(&self) -> String {
+        format!("cannot listen on {}; choose a free port", self.listen)
+    }
 }
 
-fn blocking(options: &Options) -> io::Result<()> {
+fn blocking(options: &Options) -> anyhow::Result<()> {
     let (max, time) = (options.max(), options.time());
     // A directory of its own would stay where the program is killed.
     let directory = Path::new("/var/tmp");
@@ -122,8 +126,13 @@ fn blocking(options: &Options) -> io::Result<()> {
         Recipe::Spill => large_pool(directory)?,
         _ => options.pool()?,
     };
+    let listener = options.listener()?;
+    let threads = match options.recipe {
+        Recipe::Spill => options.connections.min(threads_with_two_descriptors()?),
+        _ => options.connections,
+    };
     let uploads = AtomicU64::new(0);
-    threads::serve(&options.listener()?, options.connections, |socket| {
+    threads::serve(&listener, threads, |socket| {
         let rope = match options.recipe {
             Recipe::Body => {
                 let announced = receive_body(socket, 8, &pool, 8, time)?.get_u64();
@@ -141,6 +150,15 @@ fn blocking(options: &Options) -> io::Result<()> {
     Ok(())
 }
 
+/// So many threads can have a socket and a file each. With more of them, sockets would take the descriptors that whole
+/// uploads need to become files.
+fn threads_with_two_descriptors() -> anyhow::Result<NonZero<u16>> {
+    let open = std::fs::read_dir("/proc/self/fd")?.count() as u64;
+    let (most, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let threads = u16::try_from(most.saturating_sub(open) / 2).unwrap_or(u16::MAX);
+    NonZero::new(threads).with_context(|| format!("{most} descriptors are too few; raise `ulimit -n`"))
+}
+
 /// What `store` has made a file, without that file.
 fn stored<T>(path: &Path, store: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
     let view = store(path)?;
@@ -148,14 +166,15 @@ fn stored<T>(path: &Path, store: impl FnOnce(&Path) -> io::Result<T>) -> io::Res
     Ok(view)
 }
 
-fn frames(options: &Options) -> io::Result<()> {
+fn frames(options: &Options) -> anyhow::Result<()> {
     let pool = options.pool()?;
     let limits = poll::Limits { connections: options.connections.get().into(), idle: options.time() };
-    Server::bind(options.listen, limits, |mut socket, registry, token| {
+    let mut server = Server::bind(options.listen, limits, |mut socket, registry, token| {
         registry.register(&mut socket, token, BOTH)?;
         Ok(Frames::new(socket, &pool))
-    })?
-    .run()
+    })
+    .with_context(|| options.cannot_listen())?;
+    Ok(server.run()?)
 }
 
 /// A peer that sends frames, and what of them it has not taken back.
@@ -242,7 +261,7 @@ fn unless_blocked(done: io::Result<()>) -> io::Result<bool> {
 }
 
 /// Under an edge-triggered poll that only says when to look: each reader has a turn then.
-fn broadcast(options: &Options) -> io::Result<()> {
+fn broadcast(options: &Options) -> anyhow::Result<()> {
     const TICK: Duration = Duration::from_millis(100);
     let rope = Arc::new(Rope::from((0..options.max()).map(|at| (at % 251) as u8).collect::<Vec<_>>()));
     let listener = options.listener()?;
@@ -259,13 +278,13 @@ fn broadcast(options: &Options) -> io::Result<()> {
         }
         let again = send_to_all(&mut readers, options.time());
         match poll.poll(&mut events, Some(if again { Duration::ZERO } else { TICK })) {
-            Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+            Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error.into()),
             _ => {}
         }
     }
 }
 
-fn on_tokio(options: &Options) -> io::Result<()> {
+fn on_tokio(options: &Options) -> anyhow::Result<()> {
     let (pool, time) = (options.pool()?, options.time());
     let limits = Limits { body: options.max(), idle: time, total: 2 * time };
     let codec = RopeCodec::new(options.max());
