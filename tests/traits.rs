@@ -415,8 +415,8 @@ mod http_body {
         assert!(!is_kept(&receive(&LONG[..(16 << 10) - 1])));
     }
 
-    /// A body of which one piece has come.
-    struct Begun(Option<Bytes>);
+    /// A body of which these pieces have come, and no more comes.
+    struct Begun(Frames);
 
     impl Body for Begun {
         type Data = Bytes;
@@ -426,25 +426,137 @@ mod http_body {
             mut self: Pin<&mut Self>,
             _: &mut Context<'_>,
         ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
-            self.0.take().map_or(Poll::Pending, |piece| Poll::Ready(Some(Ok(Frame::data(piece)))))
+            self.0.0.pop_front().map_or(Poll::Pending, |piece| Poll::Ready(Some(piece)))
         }
     }
 
     #[test]
     fn what_waits_for_the_next_piece_is_in_the_rope() {
         let pool = Pool::new().unwrap();
-        for piece in [b"short", &LONG[..]] {
+        for piece in [&b"short"[..], &LONG] {
             let mut rope = Rope::in_pool(&pool);
-            let mut begun = Box::pin(rope.receive_body(Begun(Some(Bytes::copy_from_slice(piece)))));
+            let mut begun = Box::pin(rope.receive_body(Begun(Frames::of(&[piece]))));
             assert!(begun.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
             drop(begun);
             assert!(rope == *piece, "dropped");
             let mut rope = Rope::in_pool(&pool);
-            let mut fails =
-                Frames(VecDeque::from([Ok(Frame::data(Bytes::copy_from_slice(piece))), Err("cut")]));
+            let mut fails = Frames::of(&[piece]);
+            fails.0.push_back(Err("cut"));
             assert!(matches!(now(rope.receive_body(&mut fails)), Err(BodyError::Body("cut"))));
             assert!(rope == *piece, "failed");
         }
+    }
+
+    /// A body that is being received into a pool until this is dropped.
+    fn another(pool: &Pool) -> Pin<Box<dyn Future<Output = ()>>> {
+        let mut rope = Rope::in_pool(pool);
+        let mut receiving: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move {
+            let _ = rope.receive_body(Begun(Frames::of(&[]))).await;
+        });
+        assert!(receiving.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        receiving
+    }
+
+    /// Remembers what the pool had in use when it was polled last.
+    struct Watching<'a>(Frames, &'a Pool, u64);
+
+    impl Body for Watching<'_> {
+        type Data = Bytes;
+        type Error = &'static str;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
+            self.2 = self.1.stats().in_use;
+            Pin::new(&mut self.0).poll_frame(context)
+        }
+    }
+
+    /// Returns a rope of these pieces, and what the pool had in use when all of them had come and their end had not.
+    fn receive_pieces(pool: &Pool, pieces: &[&'static [u8]]) -> (Rope, u64) {
+        let (mut rope, mut body) = (Rope::in_pool(pool), Watching(Frames::of(pieces), pool, 0));
+        now(rope.receive_body(&mut body)).unwrap();
+        assert!(rope == pieces.concat());
+        (rope, body.2)
+    }
+
+    static PART: [u8; 256 << 10] = [8; 256 << 10];
+
+    #[test]
+    fn while_others_are_received_a_short_body_waits_for_its_last_piece() {
+        let pool = Pool::options().capacity(256 << 20).create().unwrap();
+        let two: &[&[u8]] = &[&LONG, &LONG];
+        let whole = [&PART[..]; 4];
+        assert!(receive_pieces(&pool, two).1 > 0, "it is the only one");
+        for _ in 0..100 {
+            let _another = another(&pool);
+            for pieces in [two, &whole] {
+                let (rope, in_use) = receive_pieces(&pool, pieces);
+                assert_eq!(in_use, 0, "{}", pieces.len());
+                let view = rope.finalize().unwrap();
+                assert_eq!((view.copied_bytes(), view.num_maps()), (0, 0), "{}", pieces.len());
+            }
+            assert_eq!(pool.stats().in_use, 0);
+        }
+        assert!(receive_pieces(&pool, two).1 > 0, "the other has ended");
+    }
+
+    #[test]
+    fn a_long_body_does_not_wait_and_neither_does_one_of_many_pieces() {
+        let pool = Pool::options().capacity(256 << 20).create().unwrap();
+        let _another = another(&pool);
+        let long = [&PART[..], &PART, &PART, &PART, &LONG[..1]];
+        assert_eq!(receive_pieces(&pool, &long[..4]).1, 0);
+        assert!(receive_pieces(&pool, &long).1 > 0);
+        assert_eq!(receive_pieces(&pool, &[&LONG[..5000]; 64]).1, 0);
+        assert!(receive_pieces(&pool, &[&LONG[..5000]; 65]).1 > 0);
+    }
+
+    #[test]
+    fn what_waits_is_bounded() {
+        // A 32nd of it is 64 KiB: four short pieces, each of which may keep as much as one of 16 KiB.
+        let pool = Pool::options().capacity(2 << 20).create().unwrap();
+        let _another = another(&pool);
+        for _ in 0..3 {
+            assert_eq!(receive_pieces(&pool, &[&LONG[..6000]; 4]).1, 0);
+            assert!(receive_pieces(&pool, &[&LONG[..6000]; 5]).1 > 0);
+            assert!(receive_pieces(&pool, &[&LONG[..40_000]; 3]).1 > 0);
+        }
+        let zeroing = Pool::options().zero_on_release(true).create().unwrap();
+        let _another = another(&zeroing);
+        assert!(receive_pieces(&zeroing, &[&LONG, &LONG]).1 > 0, "a pool that overwrites has all of it");
+    }
+
+    /// Pieces that wait are in the rope when the future is dropped, when the body fails, and as far as the pool has room.
+    #[test]
+    fn pieces_that_wait_are_not_lost() {
+        let pool = Pool::options().capacity(16 << 20).create().unwrap();
+        let _another = another(&pool);
+        let mut rope = Rope::in_pool(&pool);
+        let mut body = Frames::of(&[&LONG, &LONG]);
+        body.0.push_back(Err("cut"));
+        assert!(matches!(now(rope.receive_body(&mut body)), Err(BodyError::Body("cut"))));
+        assert!(rope == [LONG, LONG].concat(), "failed");
+        drop(rope);
+
+        let mut rope = Rope::in_pool(&pool);
+        let mut begun = Box::pin(rope.receive_body(Begun(Frames::of(&[&LONG, &LONG]))));
+        assert!(begun.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert_eq!(pool.stats().in_use, 0);
+        drop(begun);
+        assert!(rope == [LONG, LONG].concat(), "dropped");
+        drop(rope);
+
+        let mut others = Rope::in_pool(&pool);
+        others.extend_from_slice(&vec![1; (16 << 20) - (120 << 10)]);
+        let (mut rope, mut body) = (Rope::in_pool(&pool), Frames::of(&[&LONG, &LONG]));
+        let error = std::io::Error::from(now(rope.receive_body(&mut body)).unwrap_err());
+        assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+        assert!((1..2 * LONG.len()).contains(&rope.len()), "{}", rope.len());
+        drop(others);
+        now(rope.receive_body(&mut body)).unwrap();
+        assert!(rope == [LONG, LONG].concat(), "full");
     }
 
     #[test]

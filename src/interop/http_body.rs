@@ -13,7 +13,7 @@ use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::pool::{Beside, SpillWait};
+use crate::pool::{Beside, Receiving, SpillWait};
 use crate::rope::Rope;
 
 /// Shorter pieces are copied rather than kept as segments: making, sending and dropping a segment costs as much as
@@ -21,8 +21,14 @@ use crate::rope::Rope;
 const COPY_MAX: usize = 1024;
 
 /// Shorter pieces are copied into the pool's pages, although nothing else comes: they might keep a buffer that is much
-/// larger.
+/// larger. Where they wait, they are counted as this long.
 const KEEP_MIN: usize = 16 << 10;
+
+/// Longest body whose pieces wait until all of them have come, while other bodies are received.
+const WAIT_MAX: usize = 1 << 20;
+
+/// Most pieces that wait.
+const WAIT_PIECES: usize = 64;
 
 type NextFrame = Poll<Option<Result<Frame<Bytes>, Infallible>>>;
 
@@ -143,9 +149,10 @@ impl Rope {
     /// A body that comes in one piece is not always copied into pages. Up to 4 KiB become a heap block of their own size.
     /// From 16 KiB on, the piece is kept as it came, without a copy, until all that are kept so are a 32nd of the pool's
     /// capacity; what comes then is copied. A piece may be a part of a larger buffer, which it keeps: of hyper's, with up
-    /// to 408 KiB, they keep less than the capacity together. A pool that
-    /// [zeroes](crate::PoolOptions::zero_on_release) copies all, and so do [`for_handover`](Rope::for_handover) and
-    /// [`for_file`](Rope::for_file).
+    /// to 408 KiB, they keep less than the capacity together. While other bodies are received into the pool, the pieces of a
+    /// body of at most 1 MiB, at most 64, wait for the last one, within the same bound, and are copied then: to pages that
+    /// were used a moment ago. A pool that [zeroes](crate::PoolOptions::zero_on_release) copies all as it comes, and so do
+    /// [`for_handover`](Rope::for_handover) and [`for_file`](Rope::for_file).
     ///
     /// A rope on the heap keeps the data without a copy, except for pieces so short that a segment costs more.
     ///
@@ -190,15 +197,15 @@ impl Rope {
     pub async fn receive_body<B: Body>(&mut self, body: B) -> Result<Option<HeaderMap>, BodyError<B::Error>> {
         let mut body = pin!(body);
         self.check_announced(&*body)?;
-        let mut first = First { rope: self, piece: Bytes::new() };
+        let mut pieces = Pieces::new(self);
         let mut trailers = None;
-        while let Some(frame) = first.rope.next_of(body.as_mut()).await {
+        while let Some(frame) = pieces.rope.next_of(body.as_mut()).await {
             match frame.map_err(BodyError::Body)?.into_data() {
-                Ok(data) => first.take(data, more_of(&*body)).map_err(BodyError::Rope)?,
+                Ok(data) => pieces.take(data, more_of(&*body)).map_err(BodyError::Rope)?,
                 Err(frame) => trailers = frame.into_trailers().ok(),
             }
         }
-        first.keep().map_err(BodyError::Rope)?;
+        pieces.finish().map_err(BodyError::Rope)?;
         Ok(trailers)
     }
 
@@ -250,8 +257,8 @@ impl Rope {
             let Some(frame) = self.next_of(Pin::new(&mut *body)).await else { break };
             if let Ok(data) = frame.map_err(BodyError::Body)?.into_data() {
                 let taken = if body.is_end_stream() {
-                    let mut only = First { rope: self, piece: Bytes::new() };
-                    only.take(data, 0).and_then(|()| only.keep())
+                    let mut only = Pieces::new(self);
+                    only.take(data, 0).and_then(|()| only.finish())
                 } else {
                     self.take_data(data, more_of(body))
                 };
@@ -321,36 +328,75 @@ fn more_of<B: Body>(body: &B) -> usize {
     usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX)
 }
 
-/// The first piece of a body, if it may be the only one, on its way to a rope. The rope has it too if the future is dropped.
-struct First<'a> {
+/// The pieces of a body that have not been copied yet, on their way to a rope. The rope has them too if the future is dropped.
+///
+/// The first piece waits if it may be the only one. While other bodies are received as well, those of a short body wait for
+/// the last one: the body is then copied to pages that were used a moment ago, rather than to pages that all bodies
+/// fill in turns.
+struct Pieces<'a> {
     rope: &'a mut Rope,
-    piece: Bytes,
+    waiting: Rope,
+    /// Counts what waits, from the second piece on.
+    beside: Option<Beside>,
+    /// Of a body that is received into a pool.
+    receiving: Option<Receiving>,
 }
 
-impl First<'_> {
+impl Pieces<'_> {
+    fn new(rope: &mut Rope) -> Pieces<'_> {
+        let receiving = rope.pool().map(Receiving::new);
+        Pieces { rope, waiting: Rope::new(), beside: None, receiving }
+    }
+
     /// Takes the next piece of the body, behind which `more` bytes are announced.
     fn take(&mut self, mut data: impl Buf, more: usize) -> io::Result<()> {
         let len = data.remaining();
-        let may_be_all = self.piece.is_empty() && more == 0 && len <= self.rope.allowed();
-        if may_be_all && self.rope.pool().is_some() && self.rope.has_nothing() {
-            self.piece = data.copy_to_bytes(len);
+        let whole = self.waiting.len().saturating_add(len).saturating_add(more);
+        let may_wait = self.rope.has_nothing() && whole <= self.rope.allowed();
+        if may_wait && (self.may_be_all(more) || self.is_better_copied_later(len, whole)) {
+            self.waiting.push(data.copy_to_bytes(len));
             return Ok(());
         }
-        self.rope.take_data(mem::take(&mut self.piece).chain(data), more)
+        self.beside = None;
+        self.rope.take_data(mem::take(&mut self.waiting).chain(data), more)
     }
 
-    /// Appends the piece: nothing follows it.
-    fn keep(&mut self) -> io::Result<()> {
-        let piece = mem::take(&mut self.piece);
-        if piece.is_empty() {
-            return Ok(());
+    /// Returns whether the next piece may be the only one.
+    fn may_be_all(&self, more: usize) -> bool {
+        self.receiving.is_some() && self.waiting.is_empty() && more == 0
+    }
+
+    /// Returns whether the next piece, of `len` bytes of `whole`, may wait for the others. If so, it is counted.
+    fn is_better_copied_later(&mut self, len: usize, whole: usize) -> bool {
+        let Some(receiving) = &self.receiving else { return false };
+        if receiving.is_only() || whole > WAIT_MAX || self.waiting.num_segments() >= WAIT_PIECES {
+            return false;
         }
+        // A short piece may keep as large a buffer as a long one.
+        let counted = |len: usize| len.max(KEEP_MIN);
+        match &mut self.beside {
+            Some(beside) => beside.add(counted(len)),
+            None => {
+                let first = if self.waiting.is_empty() { 0 } else { counted(self.waiting.len()) };
+                self.beside = self.rope.pool().and_then(|pool| Beside::new(pool, counted(len) + first));
+                self.beside.is_some()
+            }
+        }
+    }
+
+    /// Appends what waits: nothing follows it.
+    fn finish(&mut self) -> io::Result<()> {
+        let counted = self.beside.take();
+        if self.waiting.num_segments() > 1 {
+            return self.rope.take_data(mem::take(&mut self.waiting), 0);
+        }
+        let Some(piece) = self.waiting.pop_front() else { return Ok(()) };
         if piece.len() <= self.rope.inline_max() {
             self.rope.push(self.rope.own(piece[..].into()));
             return Ok(());
         }
         let pool = self.rope.pool().filter(|_| piece.len() >= KEEP_MIN);
-        match pool.and_then(|pool| Beside::new(pool, piece.len())) {
+        match pool.and_then(|pool| counted.or_else(|| Beside::new(pool, piece.len()))) {
             Some(beside) => self.rope.push(Bytes::from_owner(Kept { piece, _beside: beside })),
             None => self.rope.take_data(piece, 0)?,
         }
@@ -358,10 +404,10 @@ impl First<'_> {
     }
 }
 
-impl Drop for First<'_> {
+impl Drop for Pieces<'_> {
     fn drop(&mut self) {
         // What does not fit is held back.
-        let _ = self.keep();
+        let _ = self.finish();
     }
 }
 

@@ -76,6 +76,9 @@ pub(super) struct Counters {
     /// Bytes of ropes that lie outside the pages; see [`Beside`](super::room::Beside).
     #[cfg(feature = "http-body")]
     pub(super) beside: AtomicU64,
+    /// Bodies that are being received.
+    #[cfg(feature = "http-body")]
+    pub(super) receiving: AtomicU32,
     pub(super) fallbacks: AtomicU64,
     pub(super) bytes_copied: AtomicU64,
     pub(super) bytes_mapped: AtomicU64,

@@ -57,7 +57,7 @@ pub use options::{PoolOptions, PoolStats};
 pub(crate) use page_ref::PageRef;
 pub(crate) use refused::is_at_capacity;
 #[cfg(feature = "http-body")]
-pub(crate) use room::Beside;
+pub(crate) use room::{Beside, Receiving};
 pub use room::{Room, RoomFuture};
 pub(crate) use spill::SpillWait;
 

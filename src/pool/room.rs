@@ -167,10 +167,22 @@ impl Beside {
         if own_only || pool.core().check_process().is_err() {
             return None;
         }
-        let most = pool.core().capacity() / 32;
-        let beside = Beside { pool: pool.share(), bytes: bytes as u64 };
-        let before = pool.core().counters.beside.fetch_add(beside.bytes, Ordering::Relaxed);
-        (before.saturating_add(beside.bytes) <= most).then_some(beside)
+        let mut beside = Beside { pool: pool.share(), bytes: 0 };
+        beside.add(bytes).then_some(beside)
+    }
+
+    /// Counts so many more bytes, unless that would be too many; returns whether it did.
+    pub(crate) fn add(&mut self, bytes: usize) -> bool {
+        let core = self.pool.core();
+        let bytes = bytes as u64;
+        let before = core.counters.beside.fetch_add(bytes, Ordering::Relaxed);
+        let fits = before.saturating_add(bytes) <= core.capacity() / 32;
+        if fits {
+            self.bytes += bytes;
+        } else {
+            core.counters.beside.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        fits
     }
 }
 
@@ -178,6 +190,30 @@ impl Beside {
 impl Drop for Beside {
     fn drop(&mut self) {
         self.pool.core().counters.beside.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// One of the bodies that are being received into a pool's ropes.
+#[cfg(feature = "http-body")]
+pub(crate) struct Receiving(Pool);
+
+#[cfg(feature = "http-body")]
+impl Receiving {
+    pub(crate) fn new(pool: &Pool) -> Receiving {
+        pool.core().counters.receiving.fetch_add(1, Ordering::Relaxed);
+        Receiving(pool.share())
+    }
+
+    /// Whether there is no other.
+    pub(crate) fn is_only(&self) -> bool {
+        self.0.core().counters.receiving.load(Ordering::Relaxed) == 1
+    }
+}
+
+#[cfg(feature = "http-body")]
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.0.core().counters.receiving.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
