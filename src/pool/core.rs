@@ -73,9 +73,9 @@ pub(super) struct Counters {
     pub(super) first_read: AtomicU32,
     /// Bytes of the pages of segments that use little of them.
     pub(super) pinned: AtomicU64,
-    /// Bytes of ropes that lie outside the pages; see [`Beside`](super::room::Beside).
+    /// Further bytes of ropes that may lie outside the pages; see [`Beside`](super::room::Beside).
     #[cfg(feature = "http-body")]
-    pub(super) beside: AtomicU64,
+    pub(super) beside_left: AtomicU64,
     /// Bodies that are being received.
     #[cfg(feature = "http-body")]
     pub(super) receiving: AtomicU32,
@@ -202,11 +202,6 @@ impl Core {
     #[inline]
     pub(super) fn spill(&self) -> Option<&Arc<Spill>> {
         self.spill.as_ref()
-    }
-
-    #[cfg(feature = "http-body")]
-    pub(super) fn capacity(&self) -> u64 {
-        self.bytes(self.state().capacity.limit())
     }
 
     pub(super) fn bytes(&self, pages: u32) -> u64 {

@@ -149,7 +149,11 @@ impl Room {
     }
 }
 
-/// Bytes of a pool's ropes that lie outside its pages: all of them together are at most a 32nd of the capacity.
+/// The part of the capacity that may lie outside a pool's pages, as 1 of so many.
+#[cfg(feature = "http-body")]
+pub(super) const BESIDE_PART: u64 = 32;
+
+/// Bytes of a pool's ropes that lie outside its pages: all of them together are a bounded part of the capacity.
 ///
 /// They may be a small part of a larger buffer, and keep all of it. hyper's buffer has up to 408 KiB, 26 times the shortest
 /// piece that is kept, so together they keep less than the capacity.
@@ -161,7 +165,7 @@ pub(crate) struct Beside {
 
 #[cfg(feature = "http-body")]
 impl Beside {
-    /// `None` if that would be more, and where all bytes have to be in the pool's pages.
+    /// `None` if that would be too many, and where all bytes have to be in the pool's pages.
     pub(crate) fn new(pool: &Pool, bytes: usize) -> Option<Beside> {
         let own_only = pool.zeroes() || pool.is_for_handover() || pool.is_for_file();
         if own_only || pool.core().check_process().is_err() {
@@ -173,23 +177,21 @@ impl Beside {
 
     /// Counts so many more bytes, unless that would be too many; returns whether it did.
     pub(crate) fn add(&mut self, bytes: usize) -> bool {
-        let core = self.pool.core();
         let bytes = bytes as u64;
-        let before = core.counters.beside.fetch_add(bytes, Ordering::Relaxed);
-        let fits = before.saturating_add(bytes) <= core.capacity() / 32;
-        if fits {
+        let left = &self.pool.core().counters.beside_left;
+        let took =
+            left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)).is_ok();
+        if took {
             self.bytes += bytes;
-        } else {
-            core.counters.beside.fetch_sub(bytes, Ordering::Relaxed);
         }
-        fits
+        took
     }
 }
 
 #[cfg(feature = "http-body")]
 impl Drop for Beside {
     fn drop(&mut self) {
-        self.pool.core().counters.beside.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.pool.core().counters.beside_left.fetch_add(self.bytes, Ordering::Relaxed);
     }
 }
 

@@ -13,6 +13,8 @@ use crate::pool::decay::Decay;
 use crate::pool::options::PoolOptions;
 use crate::pool::refs::Refs;
 use crate::pool::refused::Size;
+#[cfg(feature = "http-body")]
+use crate::pool::room::BESIDE_PART;
 use crate::pool::runs::{Placement, Runs};
 use crate::pool::spill::{self, Spill};
 use crate::sys::memory::{self, Table};
@@ -155,7 +157,11 @@ impl Core {
             reduced: capacity < asked || IS_LINUX && arena.file().is_none(),
             handover: options.handover,
             pipe: Mutex::default(),
-            counters: Counters::default(),
+            counters: Counters {
+                #[cfg(feature = "http-body")]
+                beside_left: (capacity * page / BESIDE_PART).into(),
+                ..Counters::default()
+            },
             arena,
         })
     }
