@@ -127,6 +127,24 @@ fn short_frames_are_read_ahead_many_at_a_time() {
     }
 }
 
+/// Ropes that grow begin 512 KiB apart. One that passes on its frames does not grow, so a frame that is held does not keep
+/// pages apart that others could use.
+#[test]
+fn what_is_read_ahead_on_many_connections_lies_close_together() {
+    let pool = Pool::new().unwrap();
+    let mut held = Vec::new();
+    for index in 0..32 {
+        let file = file_of(&[5000, 100_000]);
+        let mut received = Rope::in_pool(&pool);
+        let frame = received.readv_frame(&file, &CODEC).unwrap().unwrap();
+        assert!(frame == pattern(0, 5000)[..], "{index}");
+        held.push((frame, received));
+    }
+    let starts = held.iter().map(|(frame, _)| frame.chunks().next().unwrap().as_ptr().addr());
+    let (first, last) = (starts.clone().min().unwrap(), starts.max().unwrap());
+    assert!(last - first < 16 * (512 << 10), "{} KiB", (last - first) >> 10);
+}
+
 #[test]
 fn aligned_bodies_are_read_where_they_have_to_be() {
     for (len, alignment) in [(64 << 10, 64), (64 << 10, 4096), ((1 << 20) + 17, 64), (4 << 20, 1 << 16)] {

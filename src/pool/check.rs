@@ -36,8 +36,9 @@ struct Model {
 impl Model {
     fn step(&mut self, what: u8, a: u32, b: u32) {
         let want = 1 + a % 200;
-        match what % 9 {
+        match what % 10 {
             0 | 1 => self.allocate(want, b % 100),
+            9 => self.allocate_packed(want),
             2 => self.allocate_exact(want),
             3 => self.allocate_resident(want),
             4 => self.grow(b, want, a % 30),
@@ -63,6 +64,13 @@ impl Model {
             .map(|(start, order)| PageRun::new(start, want.min(1 << order)));
         let run = self.runs.allocate(want, held);
         self.allocated(run, expected);
+    }
+
+    fn allocate_packed(&mut self, want: u32) {
+        let least = want.next_power_of_two().ilog2();
+        let block = (0..=least).rev().find_map(|order| Some((self.block(order)?, order)));
+        let run = self.runs.allocate_packed(want);
+        self.allocated(run, block.map(|(start, order)| PageRun::new(start, want.min(1 << order))));
     }
 
     fn allocate_exact(&mut self, want: u32) {

@@ -184,6 +184,8 @@ impl Pool {
 pub(super) enum Want {
     /// 1 to `.0`, for a rope that holds `.1`.
     UpTo(u32, u32),
+    /// 1 to so many, for a rope that passes on what it receives.
+    Packed(u32),
     /// In one run.
     Exactly(u32),
     /// 1 to so many that are resident, for when memory is short.
@@ -193,7 +195,8 @@ pub(super) enum Want {
 impl Want {
     #[inline]
     pub(super) fn pages(self) -> u32 {
-        let (Want::UpTo(pages, _) | Want::Exactly(pages) | Want::Resident(pages)) = self;
+        let (Want::UpTo(pages, _) | Want::Packed(pages) | Want::Exactly(pages) | Want::Resident(pages)) =
+            self;
         pages
     }
 }
@@ -316,7 +319,7 @@ impl Core {
                     0
                 }
             }
-            Want::Resident(_) => 0,
+            Want::Packed(_) | Want::Resident(_) => 0,
         };
         if grown == 0 {
             return (0, 0);
@@ -500,8 +503,9 @@ impl State {
     fn allocate(&mut self, want: Want, reserved: u32) -> Option<PageRun> {
         let allowed = self.allowed(reserved);
         match want {
-            Want::UpTo(..) | Want::Resident(_) if allowed == 0 => None,
+            Want::UpTo(..) | Want::Packed(_) | Want::Resident(_) if allowed == 0 => None,
             Want::UpTo(want, held) => self.runs.allocate(want.min(allowed), held),
+            Want::Packed(want) => self.runs.allocate_packed(want.min(allowed)),
             Want::Exactly(want) if want > allowed => None,
             Want::Exactly(want) => self.runs.allocate_exact(want),
             Want::Resident(want) => self.runs.allocate_resident(want.min(allowed)),

@@ -30,7 +30,7 @@ impl PageRef {
     pub(super) fn allocate(shard: &Arc<Shard>, want: Want, reserved: &mut u32) -> io::Result<PageRef> {
         let (core, before) = (&shard.core, *reserved);
         let cached = core.cache(shard.index, *reserved).and_then(|cache| match want {
-            Want::Exactly(pages) => cache.allocate_exact(pages),
+            Want::Packed(pages) | Want::Exactly(pages) => cache.allocate_exact(pages),
             want => cache.allocate(want.pages()),
         });
         let (run, resident) = match cached {

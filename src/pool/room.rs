@@ -100,6 +100,11 @@ impl Room {
         self.allocate_or_spill(|core| Want::UpTo(core.pages(want), core.pages(held)))
     }
 
+    /// Allocates up to `want` bytes for a rope that passes on what it receives; else as above.
+    pub(crate) fn allocate_packed(&mut self, want: usize) -> io::Result<PageRef> {
+        self.allocate_or_spill(|core| Want::Packed(core.pages(want)))
+    }
+
     /// Allocates at least `want` bytes in one run; else as above.
     pub(crate) fn allocate_exact(&mut self, want: usize) -> io::Result<PageRef> {
         self.allocate_or_spill(|core| Want::Exactly(core.pages(want)))

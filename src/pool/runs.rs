@@ -176,11 +176,23 @@ impl Runs {
         let slackest = (least..=most).rev().find_map(|order| below(&order));
         let place = slackest
             .or_else(|| (order_of(min_run).min(least)..least).rev().find_map(|order| below(&order)))
-            .or_else(|| {
-                let order = least.min(self.largest()?);
-                Some((self.lowest(order)?, order))
-            });
-        let (start, order) = place?;
+            .or_else(|| self.lowest_up_to(least));
+        self.take_block(place?, want)
+    }
+
+    /// Allocates 1 to `want` pages for a rope that passes on what it receives: the lowest place, without slack.
+    pub(super) fn allocate_packed(&mut self, want: u32) -> Option<PageRun> {
+        let place = self.lowest_up_to(order_of(want))?;
+        self.take_block(place, want)
+    }
+
+    /// The lowest free block of 2^`order` pages, or of as many as there are, and its order.
+    fn lowest_up_to(&self, order: u32) -> Option<(u32, u32)> {
+        let order = order.min(self.largest()?);
+        Some((self.lowest(order)?, order))
+    }
+
+    fn take_block(&mut self, (start, order): (u32, u32), want: u32) -> Option<PageRun> {
         Some(self.take(PageRun::new(start, want.min(1 << order.min(31)))))
     }
 

@@ -113,6 +113,7 @@ impl Rope {
     ///
     /// As for [`reserve_body`](Rope::reserve_body).
     pub(crate) fn prepare_body(&mut self, body: Option<Body>) -> io::Result<usize> {
+        self.passes_on = true;
         let Some(body) = body else {
             self.restart_if_empty();
             return Ok(usize::MAX);
@@ -250,7 +251,7 @@ impl Rope {
         let aligned = self.pool().is_some_and(|pool| pool.page_size() % align == 0);
         let want = len.saturating_add(if aligned { 0 } else { align - 1 });
         if ahead > want {
-            let fresh = self.memory.allocate(ahead, self.len())?;
+            let fresh = self.memory.allocate_packed(ahead)?;
             if fresh.spare() >= want {
                 return Ok(fresh);
             }

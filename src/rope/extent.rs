@@ -78,6 +78,15 @@ impl Memory {
         }
     }
 
+    /// Allocates up to `want` bytes for a rope that passes on what it receives; else as above.
+    #[inline]
+    pub(crate) fn allocate_packed(&mut self, want: usize) -> io::Result<Extent> {
+        match self {
+            Memory::Heap(limits) => Extent::on_heap(want.min(limits.max_segment), false),
+            Memory::Pool(room) => room.allocate_packed(want).map(Extent::over),
+        }
+    }
+
     /// Allocates at least `want` bytes in one run; else as above.
     pub(crate) fn allocate_exact(&mut self, want: usize) -> io::Result<Extent> {
         match self {

@@ -83,6 +83,8 @@ pub struct Rope {
     tail: Option<Box<Extent>>,
     /// The next byte of the tail, which is empty, begins something whose place matters: nothing is copied in front of it.
     tail_begins: bool,
+    /// What arrives is taken off, frame by frame, so the tail needs no pages behind it to grow into.
+    passes_on: bool,
     /// Where the tail is allocated.
     memory: Memory,
     /// The sizes of `memory`, copied here because small copies read them.
@@ -272,6 +274,7 @@ impl Rope {
             segments: Segments::default(),
             tail: None,
             tail_begins: false,
+            passes_on: false,
             limits: memory.limits(),
             memory,
             limit: usize::MAX,
@@ -895,6 +898,7 @@ impl Rope {
             segments,
             tail: None,
             tail_begins: false,
+            passes_on: false,
             memory: self.memory.share(),
             limits: self.limits,
             limit: self.limit,

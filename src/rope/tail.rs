@@ -331,7 +331,11 @@ impl Rope {
     #[inline]
     fn fresh(&mut self, want: usize) -> io::Result<Extent> {
         let held = self.len();
-        let fresh = self.memory.allocate(want, held)?;
+        let fresh = if self.passes_on {
+            self.memory.allocate_packed(want)
+        } else {
+            self.memory.allocate(want, held)
+        }?;
         if fresh.ready() >= want {
             return Ok(fresh);
         }
