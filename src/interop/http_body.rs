@@ -24,7 +24,7 @@ const COPY_MAX: usize = 1024;
 /// larger. Where they wait, they are counted as this long.
 const KEEP_MIN: usize = 16 << 10;
 
-/// Longest body whose pieces wait until all of them have come, while other bodies are received.
+/// Longest body whose pieces wait for the last one.
 const WAIT_MAX: usize = 1 << 20;
 
 /// Most pieces that wait.
@@ -336,7 +336,7 @@ fn more_of<B: Body>(body: &B) -> usize {
 struct Pieces<'a> {
     rope: &'a mut Rope,
     waiting: Rope,
-    /// Counts what waits, from the second piece on.
+    /// Counts what waits, unless that is one piece that may be all.
     beside: Option<Beside>,
     /// Of a body that is received into a pool.
     receiving: Option<Receiving>,

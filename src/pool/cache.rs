@@ -53,7 +53,7 @@ impl PageCache {
         self.take(want, 1, |run| run.start % self.alignment == 0)
     }
 
-    /// Allocates `want` pages for an extent that never grows.
+    /// Allocates `want` pages for an extent that needs no slack.
     #[inline]
     pub(super) fn allocate_exact(&self, want: u32) -> Option<PageRun> {
         self.take(want, 1, |_| true)

@@ -158,7 +158,7 @@ impl Room {
 #[cfg(feature = "http-body")]
 pub(super) const BESIDE_PART: u64 = 32;
 
-/// Bytes of a pool's ropes that lie outside its pages: all of them together are a bounded part of the capacity.
+/// Counts bytes of a pool's ropes that lie outside its pages, so that there are never too many of them.
 ///
 /// They may be a small part of a larger buffer, and keep all of it. hyper's buffer has up to 408 KiB, 26 times the shortest
 /// piece that is kept, so together they keep less than the capacity.

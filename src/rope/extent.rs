@@ -82,7 +82,7 @@ impl Memory {
     #[inline]
     pub(crate) fn allocate_packed(&mut self, want: usize) -> io::Result<Extent> {
         match self {
-            Memory::Heap(limits) => Extent::on_heap(want.min(limits.max_segment), false),
+            Memory::Heap(_) => self.allocate(want, 0),
             Memory::Pool(room) => room.allocate_packed(want).map(Extent::over),
         }
     }

@@ -1,4 +1,4 @@
-//! Each of the guide's servers as a program, for `tests/peers.rs`, which attacks it.
+//! Each of the guide's servers as a program, for `tests/siege.rs`, which attacks it.
 //!
 //! ```sh
 //! cargo run --release -p recipes --bin serve -- frames --listen 127.0.0.1:7000

@@ -41,6 +41,23 @@ fn spill() {
     besiege_until_the_end("spill", 200);
 }
 
+/// Sockets do not take the descriptors that whole uploads need to become files.
+#[test]
+fn more_uploads_than_descriptors_are_stored() {
+    let server = Server::start(env!("CARGO_BIN_EXE_serve"), 50, "spill --connections 60 --time 60");
+    let peers: Vec<_> = (0..60).map(|_| TcpStream::connect(server.address).unwrap()).collect();
+    for mut peer in &peers {
+        peer.write_all(b"all of it").unwrap();
+        peer.shutdown(Shutdown::Write).unwrap();
+    }
+    for (number, mut peer) in peers.iter().enumerate() {
+        let mut answer = Vec::new();
+        peer.set_read_timeout(Some(siege::PATIENCE)).unwrap();
+        let answered = peer.read_to_end(&mut answer);
+        assert!(answered.is_ok() && answer == b"all of it", "upload {number}: {answered:?}, {answer:?}");
+    }
+}
+
 #[test]
 fn echo() {
     besiege_until_the_end("echo", 200);
